@@ -1,0 +1,31 @@
+"""The errors a caller can act on; every package of hsexport raises these or their children."""
+
+from __future__ import annotations
+
+
+class HSError(Exception):
+    """A fault told in one line: subject, what was found, what was expected; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class BackendUnavailable(HSError):
+    """The backend's own library is not installed or does not work on this machine."""
+
+
+class EngineBuildError(HSError):
+    """A builder refused a network."""
+
+
+class EngineLoadError(HSError):
+    """An engine file cannot be used here: wrong device, wrong version, broken."""
+
+
+class ShapeError(HSError):
+    """A shape lies outside an engine's profiles, or shapes contradict one another."""

@@ -1,0 +1,65 @@
+"""A backend that records what is enqueued and computes nothing: for tests of what surrounds the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hsengines.backend import Backend, Binding, BuildOptions, Device, Engine, EngineFiles, Tensor
+from hsengines.binding import check_binding
+from hsengines.host import HostDevice
+from hsengines.spec import EngineSpec
+
+
+class NullBackend(Backend):
+    """Loads any engine without opening its file; `log` lists the names of engines in the order they ran."""
+
+    name = "null"
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def version(self) -> str:
+        """Nothing is built, so nothing changes."""
+        return "null 1"
+
+    def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
+        """Writes an empty engine."""
+        del onnx, options
+        engine = out / f"{spec.name}.null"
+        engine.touch()
+        return EngineFiles(engine)
+
+    def device(self, threads: int = 0) -> HostDevice:
+        """Host memory, so that tests can look at it."""
+        return HostDevice(threads)
+
+    def load(self, engine: Path, spec: EngineSpec, device: Device) -> NullEngine:
+        """An engine that appends to `log`."""
+        del engine, device
+        return NullEngine(spec, self.log)
+
+
+class NullEngine(Engine):
+    """Checks bindings as a real one does."""
+
+    def __init__(self, spec: EngineSpec, log: list[str]) -> None:
+        self.spec = spec
+        self._log = log
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> NullBinding:
+        """Checks shapes and dtypes."""
+        check_binding(self.spec, inputs, outputs)
+        return NullBinding(self.spec.name, self._log)
+
+
+class NullBinding(Binding):
+    """Knows only its engine's name."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self._name = name
+        self._log = log
+
+    def enqueue(self) -> None:
+        """Writes the name down."""
+        self._log.append(self._name)

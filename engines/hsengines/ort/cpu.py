@@ -1,0 +1,126 @@
+"""ONNX Runtime on the CPU: fp32, builds and runs anywhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnxruntime as ort
+
+from hsengines.backend import Backend, Binding, BuildOptions, Device, Engine, EngineFiles, Tensor
+from hsengines.binding import check_binding
+from hsengines.errors import EngineBuildError, EngineLoadError
+from hsengines.host import HostDevice, HostTensor
+from hsengines.spec import EngineSpec
+
+PROVIDERS = ["CPUExecutionProvider"]
+
+# One pool for all engines of the process. Pools of their own would keep spinning for a while after each run,
+# and the next engine of the step would find the cores taken.
+_pool_threads: int | None = None
+
+
+def _use_shared_pool(threads: int) -> None:
+    """Sizes the process-wide pool once; ONNX Runtime cannot resize it later."""
+    global _pool_threads
+    if _pool_threads is None:
+        ort.set_global_thread_pool_sizes(threads, 1)
+        _pool_threads = threads
+
+
+def _session_options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = 3
+    return options
+
+
+def _session(model: Path) -> ort.InferenceSession:
+    return ort.InferenceSession(str(model), _session_options(), providers=PROVIDERS)
+
+
+class OrtCpuBackend(Backend):
+    """The embedded default and the accuracy reference."""
+
+    name = "ort-cpu"
+
+    def version(self) -> str:
+        """ONNX Runtime's version."""
+        return f"onnxruntime {ort.__version__}"
+
+    def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
+        """Takes the ONNX file as the engine, once ONNX Runtime has accepted every node of it.
+
+        The optimised graph is not stored: it would hold kernels picked for the building machine's CPU.
+        """
+        if options.precision != "fp32":
+            raise EngineBuildError(
+                f"backend 'ort-cpu' builds fp32, not {options.precision}", "leave --precision out or name another backend"
+            )
+        weights = [onnx.with_name(onnx.name + ".data")] if onnx.with_name(onnx.name + ".data").exists() else []
+        copies = [shutil.copyfile(source, out / source.name) for source in (onnx, *weights)]
+        self.load(Path(copies[0]), spec, self.device()).close()
+        return EngineFiles(Path(copies[0]), tuple(Path(c) for c in copies[1:]))
+
+    def device(self, threads: int = 0) -> HostDevice:
+        """The CPU. The first call of the process decides how many threads all engines share."""
+        _use_shared_pool(threads)
+        return HostDevice(threads)
+
+    def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtEngine:
+        """Loads an ONNX file and checks its inputs and outputs against `spec`."""
+        del device
+        _use_shared_pool(0)
+        try:
+            session = _session(engine)
+        except Exception as err:  # ONNX Runtime raises a dozen types without a common base
+            raise EngineLoadError(f"ONNX Runtime refuses {engine.name}: {_first_line(err)}", "build the bundle again") from err
+        found = {node.name for node in [*session.get_inputs(), *session.get_outputs()]}
+        wanted = {tensor.name for tensor in [*spec.inputs, *spec.outputs]}
+        if found != wanted:
+            raise EngineLoadError(f"{engine.name} has other tensors than its spec: {sorted(found ^ wanted)}")
+        return OrtEngine(spec, session)
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).strip().splitlines()[0]
+
+
+class OrtEngine(Engine):
+    """An ONNX Runtime session."""
+
+    def __init__(self, spec: EngineSpec, session: ort.InferenceSession) -> None:
+        self.spec = spec
+        self._session: ort.InferenceSession | None = session
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> OrtBinding:
+        """Binds by address; the binding keeps the tensors alive."""
+        if self._session is None:
+            raise EngineLoadError(f"engine '{self.spec.name}' is closed")
+        check_binding(self.spec, inputs, outputs)
+        io = self._session.io_binding()
+        for name, tensor in inputs.items():
+            assert isinstance(tensor, HostTensor)
+            io.bind_input(name, "cpu", 0, tensor.dtype.type, tensor.shape, tensor.address)
+        for name, tensor in outputs.items():
+            assert isinstance(tensor, HostTensor)
+            io.bind_output(name, "cpu", 0, tensor.dtype.type, tensor.shape, tensor.address)
+        return OrtBinding(self._session, io, [*inputs.values(), *outputs.values()])
+
+    def close(self) -> None:
+        """Lets the session go."""
+        self._session = None
+
+
+class OrtBinding(Binding):
+    """A session with every input and output bound."""
+
+    def __init__(self, session: ort.InferenceSession, io: ort.IOBinding, kept: list[Tensor]) -> None:
+        self._run = session.run_with_iobinding
+        self._io = io
+        self._kept = kept
+
+    def enqueue(self) -> None:
+        """Runs to the end: on a CPU nothing is asynchronous."""
+        self._run(self._io)

@@ -1,0 +1,100 @@
+"""What an engine looks like from outside: named typed tensors over symbolic dimensions, and shape profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from hsengines.errors import ShapeError
+
+Dim = int | str
+"""A fixed extent, the name of a symbolic one ("G", "M", ...), or a product of these ("8*h")."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named input or output; `dtype` is numpy's name of it ("float32", "int32", "int64")."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def resolve(self, dims: Mapping[str, int]) -> tuple[int, ...]:
+        """The concrete shape under `dims`. Raises ShapeError for a name that `dims` lacks."""
+        return tuple(self._extent(dim, dims) for dim in self.shape)
+
+    def _extent(self, dim: Dim, dims: Mapping[str, int]) -> int:
+        if isinstance(dim, int):
+            return dim
+        factors = dim.split("*")
+        missing = [f for f in factors if not f.isdecimal() and f not in dims]
+        if missing:
+            raise ShapeError(f"tensor '{self.name}' has the dimension {missing[0]}, for which no extent was given")
+        return prod(int(f) if f.isdecimal() else dims[f] for f in factors)
+
+
+@dataclass(frozen=True)
+class DimRange:
+    """The extents one dimension may take, and the one to tune for."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not self.minimum <= self.optimum <= self.maximum:
+            raise ShapeError(f"range {self.minimum}..{self.optimum}..{self.maximum} is not in ascending order")
+
+    def __contains__(self, extent: int) -> bool:
+        return self.minimum <= extent <= self.maximum
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of extents that an engine is tuned for."""
+
+    name: str
+    dims: Mapping[str, DimRange]
+
+    def admits(self, dims: Mapping[str, int]) -> bool:
+        """Whether every extent in `dims` that the profile knows lies in its range."""
+        return all(extent in self.dims[name] for name, extent in dims.items() if name in self.dims)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """An engine's whole outside."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[Profile, ...] = ()
+
+    def dims_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The extents that concrete input shapes imply. Raises ShapeError where they contradict the spec."""
+        dims: dict[str, int] = {}
+        for tensor in self.inputs:
+            if tensor.name not in shapes:
+                raise ShapeError(f"engine '{self.name}' wants an input '{tensor.name}' that was not given")
+            shape = shapes[tensor.name]
+            if len(shape) != len(tensor.shape):
+                raise ShapeError(f"engine '{self.name}', input '{tensor.name}': shape {shape}, expected {tensor.shape}")
+            for want, extent in zip(tensor.shape, shape, strict=True):
+                known = want if isinstance(want, int) else dims.setdefault(want, extent)
+                if known != extent:
+                    raise ShapeError(
+                        f"engine '{self.name}', input '{tensor.name}': dimension {want} is {extent}, expected {known}"
+                    )
+        return dims
+
+    def check_dims(self, dims: Mapping[str, int]) -> None:
+        """Raises ShapeError, naming the nearest profile's ranges, if no profile admits `dims`."""
+        if not self.profiles or any(p.admits(dims) for p in self.profiles):
+            return
+        ranges = " or ".join(
+            f"{p.name}(" + ", ".join(f"{n} {r.minimum}..{r.maximum}" for n, r in p.dims.items()) + ")"
+            for p in self.profiles
+        )
+        given = ", ".join(f"{n}={e}" for n, e in dims.items())
+        raise ShapeError(f"engine '{self.name}': {given} lies outside its profiles {ranges}")

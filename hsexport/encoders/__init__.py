@@ -1,0 +1,1 @@
+"""What surrounds the transformers: text encoders and the VAE's decoder."""

@@ -1,0 +1,88 @@
+"""One network to one ONNX file, weights beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hsengines.errors import HSError
+from hsengines.spec import TensorSpec
+
+from hsexport.network import Network
+
+OPSET = 23  # the first with Attention
+
+
+class ExportError(HSError):
+    """A network that torch could not turn into ONNX."""
+
+
+def export_onnx(network: Network, out: Path) -> Path:
+    """Writes `<name>.onnx` and `<name>.onnx.data` into `out`; returns the former.
+
+    Weights go to the data file once, in one copy. Raises ExportError with the exporter's own first line.
+    """
+    path = out / f"{network.name}.onnx"
+    inputs = network.sample_inputs()
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network.module,
+                tuple(torch.from_numpy(inputs[t.name]) for t in network.spec.inputs),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic_shapes(network),
+                input_names=[t.name for t in network.spec.inputs],
+                output_names=[t.name for t in network.spec.outputs],
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path), external_data=True)
+    except Exception as err:
+        if isinstance(err, OSError):
+            raise
+        raise ExportError(f"network '{network.name}' cannot be exported: {_cause(err)}") from err
+    return path
+
+
+def dynamic_shapes(network: Network) -> tuple[Any, ...]:
+    """The spec's symbolic dimensions as torch.export wants them: by argument, a tuple's worth for *args."""
+    parameters = inspect.signature(network.module.forward).parameters.values()
+    shapes = [_symbols(tensor) for tensor in network.spec.inputs]
+    plain = sum(p.kind is not p.VAR_POSITIONAL for p in parameters)
+    rest = shapes[plain:]
+    return (*shapes[:plain], tuple(rest)) if rest else tuple(shapes)
+
+
+def _symbols(tensor: TensorSpec) -> dict[int, Any]:
+    return {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+
+
+def _cause(err: BaseException) -> str:
+    """The first line of the error at the bottom of the chain: the exporter wraps it in pages of advice."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's chatter off the terminal, where progress is shown."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""The SD3 family's transformer (MMDiT), token by token."""

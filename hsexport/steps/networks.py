@@ -1,0 +1,98 @@
+"""The step's modules as networks of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hsengines.spec import Dim, DimRange, EngineSpec, Profile, TensorSpec
+from hsruntime.manifest import Latent, Transformer
+from torch import nn
+
+from hsexport.network import Network
+from hsexport.steps.modules import Advance, AdvanceBlended, Prepare, Score, SelectCache
+
+TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "S": 9, "S1": 10}
+
+
+def _floats(name: str, *shape: Dim) -> TensorSpec:
+    return TensorSpec(name, "float32", shape)
+
+
+def _ints(name: str, *shape: Dim) -> TensorSpec:
+    return TensorSpec(name, "int32", shape)
+
+
+def _euler_inputs(width: int) -> tuple[TensorSpec, ...]:
+    return (
+        _floats("latents", "B", "N", width),
+        _ints("told", "B"),
+        _ints("untold", "B"),
+        _floats("guidance", 1),
+        _floats("sigmas", "S1"),
+        _ints("step", 1),
+    )
+
+
+def _euler_outputs(width: int) -> tuple[TensorSpec, ...]:
+    return (_floats("next_latents", "B", "N", width), _floats("guided", "B", "N", width), _ints("next_step", 1))
+
+
+_EULER_LIMITS: dict[str, int | str] = {"told": "G", "untold": "G", "step": 8}
+
+
+def step_networks(large: Transformer, latent: Latent, ranges: Mapping[str, DimRange]) -> list[Network]:
+    """prepare, advance, advance_blended, score and select_cache."""
+    width = latent.token_width
+
+    def network(
+        name: str, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], **limits: int | str
+    ) -> Network:
+        used = {d for t in inputs for d in t.shape if isinstance(d, str)}
+        profile = Profile("all", {name: ranges[name] for name in ranges if name in used})
+        dims = {d: TRACE_DIMS[d] for d in used}
+        return Network(EngineSpec(name, inputs, outputs, (profile,)), module.eval(), dims, limits)
+
+    slots = (large.heads, large.head_size)
+    return [
+        network(
+            "prepare",
+            Prepare(),
+            (_floats("latents", "B", "N", width), _ints("index", "G", "M"), _floats("timesteps", "S"), _ints("step", 1)),
+            (_floats("tokens", "G", "M", width), _floats("timestep", 1)),
+            index="B*N",
+            step="S",
+        ),
+        network(
+            "advance",
+            Advance(),
+            (_floats("velocity", "G", "N", width), *_euler_inputs(width)),
+            _euler_outputs(width),
+            **_EULER_LIMITS,
+        ),
+        network(
+            "advance_blended",
+            AdvanceBlended(),
+            (
+                _floats("velocity_large", "G", "M", width),
+                _floats("velocity_small", "G", "N", width),
+                _ints("blend", "B", "N"),
+                *_euler_inputs(width),
+            ),
+            _euler_outputs(width),
+            blend="B*N",
+            **_EULER_LIMITS,
+        ),
+        network(
+            "score",
+            Score(),
+            (_floats("first", "B", "N", width), _floats("second", "B", "N", width)),
+            (_floats("scores", "B", "N"),),
+        ),
+        network(
+            "select_cache",
+            SelectCache(),
+            (_floats("everything", "G", slots[0], "N", slots[1]), _ints("index", "G", slots[0], "R")),
+            (_floats("selected", "G", slots[0], "R", slots[1]),),
+            index="G*N",
+        ),
+    ]

@@ -1,0 +1,93 @@
+"""Trains the demo pair from nothing and writes it in diffusers' layout: `scripts/train_demo_pair --help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import AutoencoderKL
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .corpus import Corpus, load_corpus
+from .sampling import sample, save_sheet
+from .text import TextSide, new_text_side
+from .transformer import Stage, new_large, new_small, train_stage
+from .vae import fit_scaling, train_vae
+from .write import write_pair
+
+SHEET_PROMPTS = [
+    "red apple", "fox", "tiger", "rocket", "hamburger", "cactus", "red paper lantern", "violin",
+    "penguin", "strawberry", "blue book", "birthday cake", "octopus", "taxi", "owl", "teapot",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where to train and for how long."""
+
+    work: Path
+    vae_steps: int
+    large_steps: int
+    small_steps: int
+    seed: int
+    compiled: bool
+
+
+def progress_bar() -> Progress:
+    """The bar of all stages: steps, loss, time gone, time left."""
+    text = TextColumn("{task.description:>6} {task.completed}/{task.total} {task.fields[note]}")
+    return Progress(text, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def pictures_tensor(corpus: Corpus, device: str) -> torch.Tensor:
+    """The corpus as (count, 3, 128, 128) float32 in -1..1."""
+    return torch.from_numpy(corpus.pictures).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
+
+
+def train(plan: Plan, corpus: Corpus, device: str) -> tuple[AutoencoderKL, TextSide, Stage, Stage]:
+    """Runs the three stages; each continues from its checkpoint."""
+    pictures = pictures_tensor(corpus, device)
+    with progress_bar() as progress:
+        vae = train_vae(pictures, plan.work, plan.vae_steps, plan.seed, progress)
+        latents = fit_scaling(vae, pictures)
+
+        def on_epoch(stage: Stage, step: int) -> None:
+            sheet = sample(stage.model, stage.text, vae, SHEET_PROMPTS, plan.seed)
+            save_sheet(plan.work / "sheets" / f"{stage.name}-{step:06d}.png", sheet, columns=8)
+
+        text = new_text_side(corpus.captions, plan.seed)
+        text.encoders.to(device)
+        shared = {"text": text, "captions": corpus.captions, "latents": latents, "compiled": plan.compiled}
+        torch.manual_seed(plan.seed + 1)
+        large = Stage("large", new_large().to(device), trains_text=True, steps=plan.large_steps, seed=1, **shared)
+        train_stage(large, plan.work, progress, on_epoch)
+        text.encoders.requires_grad_(False)
+        torch.manual_seed(plan.seed + 2)
+        small = Stage("small", new_small().to(device), trains_text=False, steps=plan.small_steps, seed=2, **shared)
+        train_stage(small, plan.work, progress, on_epoch)
+    return vae, text, large, small
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="where the finished pair goes")] = Path("hsexport/demo"),
+    work: Annotated[Path, typer.Option(help="checkpoints and contact sheets")] = Path("build/demo-training"),
+    vae_steps: int = 1500,
+    large_steps: int = 3500,
+    small_steps: int = 4500,
+    seed: int = 0,
+    compiled: Annotated[bool, typer.Option(help="torch.compile the transformers (needs a C++ compiler)")] = True,
+) -> None:
+    """Trains VAE, large with the text encoders, then small; killed anywhere, it goes on from the last checkpoint."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan = Plan(work, vae_steps, large_steps, small_steps, seed, compiled)
+    corpus = load_corpus()
+    vae, text, large, small = train(plan, corpus, device)
+    write_pair(out, vae, text, large.model, small.model, corpus.captions)
+    typer.echo(f"the pair lies in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

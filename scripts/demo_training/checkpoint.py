@@ -1,0 +1,22 @@
+"""Checkpoints that a kill cannot break: written beside, then moved into place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replaces the checkpoint at `path` whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The checkpoint's state (tensors and plain values only), or None if there is none."""
+    return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
