@@ -26,7 +26,7 @@ class _Strict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A record that knows all of its fields."""
 
 
-class FileRecord(_Strict):
+class FileRecord(_Strict, frozen=True):
     """One file of the bundle; `path` is relative, with forward slashes."""
 
     path: str
@@ -34,7 +34,7 @@ class FileRecord(_Strict):
     sha256: Sha256
 
 
-class TensorRecord(_Strict):
+class TensorRecord(_Strict, frozen=True):
     """One named input or output of an engine."""
 
     name: str
@@ -42,14 +42,14 @@ class TensorRecord(_Strict):
     shape: list[int | str]
 
 
-class ProfileRecord(_Strict):
+class ProfileRecord(_Strict, frozen=True):
     """One optimisation profile: dimension name to (minimum, optimum, maximum)."""
 
     name: str
     dims: dict[str, tuple[int, int, int]]
 
 
-class ParityRecord(_Strict):
+class ParityRecord(_Strict, frozen=True):
     """How far an engine's outputs lay from its torch module at build, over one random input."""
 
     max_absolute: float
@@ -57,7 +57,7 @@ class ParityRecord(_Strict):
     """Largest absolute error over the largest absolute reference value."""
 
 
-class EngineRecord(_Strict):
+class EngineRecord(_Strict, frozen=True):
     """One engine: where it lies, what it looks like from outside, what was measured at build."""
 
     file: str
@@ -70,7 +70,7 @@ class EngineRecord(_Strict):
     parity: ParityRecord | None = None
 
 
-class Transformer(_Strict):
+class Transformer(_Strict, frozen=True):
     """What the runtime must know of one transformer's architecture: cache slots, and terms of the arithmetic."""
 
     source: str
@@ -93,7 +93,7 @@ class Transformer(_Strict):
         return self.layers + len(self.dual_attention_layers)
 
 
-class Latent(_Strict):
+class Latent(_Strict, frozen=True):
     """The latent space both transformers share."""
 
     channels: Count
@@ -112,7 +112,7 @@ class Latent(_Strict):
         return self.patch_size * self.vae_scale
 
 
-class PositionTable(_Strict):
+class PositionTable(_Strict, frozen=True):
     """The part of the trained `table_size`^2 position table that the engines carry: its centre."""
 
     table_size: Count
@@ -120,7 +120,7 @@ class PositionTable(_Strict):
     columns: Count
 
 
-class Sizes(_Strict):
+class Sizes(_Strict, frozen=True):
     """Which pictures the bundle was built for; widths and heights vary independently within the range."""
 
     default: Size
@@ -129,14 +129,14 @@ class Sizes(_Strict):
     max_batch: Count
 
 
-class Scheduler(_Strict):
+class Scheduler(_Strict, frozen=True):
     """FlowMatchEulerDiscreteScheduler's two numbers."""
 
     num_train_timesteps: Count
     shift: float
 
 
-class TextEncoder(_Strict):
+class TextEncoder(_Strict, frozen=True):
     """One text encoder and its tokenizer; `kind` is "clip" or "t5"."""
 
     engine: str
@@ -146,7 +146,7 @@ class TextEncoder(_Strict):
     pad_id: int
 
 
-class Defaults(_Strict):
+class Defaults(_Strict, frozen=True):
     """What `generate` does when it is told nothing."""
 
     schedule: str
@@ -154,7 +154,7 @@ class Defaults(_Strict):
     guidance_scale: float
 
 
-class Manifest(_Strict):
+class Manifest(_Strict, frozen=True):
     """Everything the runtime knows of a bundle before it opens an engine."""
 
     format_version: int

@@ -1,0 +1,94 @@
+"""Downloads from the Hugging Face hub: what a pair needs of a repository and no file more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from .errors import PairError
+from .layout import PART_NAMES
+
+# The repository's root may hold a transformer alone; single-file checkpoints there match none of these.
+ROOT_DOCUMENTS = ("model_index.json", "config.json", "diffusion_pytorch_model.safetensors.index*.json")
+DOCUMENTS = ("*.json", "*.txt", "*.model")
+SHARD = r"(-\d+-of-\d+)?"
+PLAIN_WEIGHTS = re.compile(rf"(diffusion_pytorch_)?model{SHARD}\.safetensors")
+FP16_WEIGHTS = re.compile(rf"(diffusion_pytorch_)?model(\.fp16{SHARD}|{SHARD}\.fp16)\.safetensors")
+
+
+def wanted_files(names: Iterable[str]) -> list[str]:
+    """Of a repository's files those a pair needs; fp16 twins only for a part that has nothing else."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(str(PurePosixPath(name).parent), []).append(PurePosixPath(name).name)
+    wanted: list[str] = []
+    for folder in (".", "transformer", *PART_NAMES):
+        patterns = ROOT_DOCUMENTS if folder == "." else DOCUMENTS
+        files = folders.get(folder, [])
+        kept = [file for file in files if any(fnmatchcase(file, pattern) for pattern in patterns)]
+        wanted += [str(PurePosixPath(folder) / file) for file in (*kept, *weights_among(files, folder))]
+    return wanted
+
+
+def weights_among(files: list[str], folder: str) -> list[str]:
+    """The safetensors files of one folder: full weights if it has them, else the fp16 variant."""
+    if folder == ".":
+        files = [file for file in files if file.startswith("diffusion_pytorch_model")]
+    plain = [file for file in files if PLAIN_WEIGHTS.fullmatch(file)]
+    return plain or [file for file in files if FP16_WEIGHTS.fullmatch(file)]
+
+
+def downloaded(hub_id: str, role: str) -> Path:
+    """The local snapshot of `hub_id`; without a network the one already in the hub's cache, if there is one."""
+    try:
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError
+    except ImportError as err:
+        raise PairError(
+            f"{role} '{hub_id}' is a hub id, but huggingface_hub is not installed", "pip install 'hsexport[build]'"
+        ) from err
+    try:
+        return snapshot(hub_id)
+    except GatedRepoError as err:
+        raise PairError(
+            f"{role} '{hub_id}' is gated on the hub, and this account has no access to it",
+            f"accept its licence at https://huggingface.co/{hub_id}, then: hf auth login",
+        ) from err
+    except RepositoryNotFoundError as err:
+        raise PairError(
+            f"{role} '{hub_id}' is neither a local directory nor a repository of the hub that this account can see",
+            f"check the name, run hf auth login for a private one, or give a directory: --{role} PATH",
+        ) from err
+    except (HTTPError, HFValidationError, OSError) as err:
+        raise PairError(
+            f"{role} '{hub_id}' could not be downloaded: {first_line(err)}",
+            f"check the network, or give a directory that is already here: --{role} PATH",
+        ) from err
+
+
+def snapshot(hub_id: str) -> Path:
+    """Downloads what is wanted of `hub_id`, or raises the hub's own errors."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+
+    try:
+        wanted = wanted_files(HfApi().list_repo_files(hub_id))
+    except HfHubHTTPError:  # the hub answered, and refused
+        raise
+    except (HTTPError, OSError) as unreachable:
+        try:
+            return Path(snapshot_download(hub_id, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise unreachable from None
+    if not wanted:
+        raise PairError(
+            f"'{hub_id}' holds no model_index.json, transformer or safetensors in diffusers' layout",
+            "hsexport reads repositories that StableDiffusion3Pipeline.from_pretrained reads",
+        )
+    return Path(snapshot_download(hub_id, allow_patterns=wanted))
+
+
+def first_line(err: Exception) -> str:
+    """The first line of a foreign error, or its type where it has no text."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)

@@ -1,0 +1,72 @@
+"""Which part of a model lies where in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .documents import read_document
+from .errors import PairError
+
+PART_NAMES = (
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "tokenizer",
+    "tokenizer_2",
+    "tokenizer_3",
+    "scheduler",
+)
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A whole pipeline, or a transformer with whichever other parts lie beside it, often none."""
+
+    root: Path
+    transformer: Path
+    parts: Mapping[str, Path]
+
+
+def find_model(root: Path) -> ModelDirectory:
+    """The parts in `root`: by model_index.json where there is one, else a transformer in it or under it."""
+    if (root / "model_index.json").is_file():
+        return pipeline_directory(root)
+    if (root / "transformer" / "config.json").is_file():
+        parts = {name: root / name for name in PART_NAMES if (root / name).is_dir()}
+        return ModelDirectory(root, root / "transformer", parts)
+    if (root / "config.json").is_file() and "_class_name" in read_document(root / "config.json"):
+        return ModelDirectory(root, root, {})
+    raise PairError(
+        f"{root} holds no model: found neither model_index.json nor transformer/config.json "
+        "nor a config.json with a _class_name",
+        "give a directory that diffusers' save_pretrained wrote",
+    )
+
+
+def pipeline_directory(root: Path) -> ModelDirectory:
+    """The parts that model_index.json lists; null means left out by design (SD3 runs without its T5)."""
+    index = read_document(root / "model_index.json")
+    if not is_listed(index, "transformer"):
+        raise PairError(
+            f"{root} is a {index.get('_class_name', 'pipeline')} without a transformer, "
+            "expected StableDiffusion3Pipeline",
+            "hsexport exports the SD3 family",
+        )
+    listed = [name for name in ("transformer", *PART_NAMES) if is_listed(index, name)]
+    absent = [name for name in listed if not (root / name).is_dir()]
+    if absent:
+        raise PairError(
+            f"{root}/model_index.json lists {', '.join(absent)}, but the directory has no such folder",
+            "download or save the pipeline again",
+        )
+    return ModelDirectory(root, root / "transformer", {name: root / name for name in listed if name in PART_NAMES})
+
+
+def is_listed(index: Mapping[str, Any], name: str) -> bool:
+    """Whether model_index.json names a class for `name`: absent, null and [null, null] all say no."""
+    entry = index.get(name)
+    return isinstance(entry, list) and any(entry)

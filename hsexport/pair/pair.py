@@ -1,0 +1,33 @@
+"""The pair: two transformers that share one latent space, and the parts they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .check import check_pair, shared_parts
+from .config import SchedulerConfig, VaeConfig, scheduler_config_from, vae_config_from
+from .member import Member, read_member
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A large and a small member that belong together; `shared` maps part names to directories."""
+
+    large: Member
+    small: Member
+    shared: Mapping[str, Path]
+    scheduler: SchedulerConfig
+    vae: VaeConfig
+
+
+def load_pair(large: str, small: str) -> Pair:
+    """Finds both members (a directory, a hub id or `demo`) and checks that they belong together.
+
+    Reads configurations and safetensors headers; weights only to compare a part that both members bring.
+    """
+    members = read_member("large", large), read_member("small", small)
+    check_pair(*members)
+    shared = shared_parts(*members)
+    return Pair(*members, shared, scheduler_config_from(shared["scheduler"]), vae_config_from(shared["vae"]))

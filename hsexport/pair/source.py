@@ -1,0 +1,46 @@
+"""Where a member of the pair comes from: the demo, a local directory, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from .errors import PairError
+from .hub import downloaded
+
+Role = Literal["large", "small"]
+
+DEMO = Path(__file__).parent.parent / "demo"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve_source(source: str, role: Role) -> Path:
+    """The directory behind `source`; a hub id is downloaded into the hub's own cache."""
+    if source == "demo":
+        return demo_directory(role)
+    local = Path(source).expanduser()
+    if source and local.is_dir():  # Path("") would be the current directory
+        return local
+    if source and local.exists():
+        raise PairError(
+            f"{role} '{source}' is a file, expected a model directory",
+            "convert a single-file checkpoint with StableDiffusion3Pipeline.from_single_file(...).save_pretrained(DIR)",
+        )
+    if HUB_ID.fullmatch(source):
+        return downloaded(source, role)
+    raise PairError(
+        f"{role} '{source}' is neither a directory, a hub id (org/name), nor 'demo'",
+        f"check the path given to --{role}",
+    )
+
+
+def demo_directory(role: Role) -> Path:
+    """The demo pair's `role`, which ships inside the package."""
+    directory = DEMO / role
+    if not directory.is_dir():
+        raise PairError(
+            f"the demo pair is not in this installation: {directory} does not exist",
+            "reinstall hsexport from its wheel, or train the pair: scripts/train_demo_pair",
+        )
+    return directory

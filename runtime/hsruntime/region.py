@@ -1,0 +1,72 @@
+"""Choosing the region: which tokens large goes on refining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Region:
+    """Active and cached tokens of each picture, in ascending order."""
+
+    active: np.ndarray  # (B, M) int32
+    cached: np.ndarray  # (B, R) int32
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(B, N) bool, true on active tokens."""
+        mask = np.zeros((len(self.active), self.active.shape[1] + self.cached.shape[1]), bool)
+        np.put_along_axis(mask, self.active.astype(np.int64), True, axis=1)
+        return mask
+
+
+def active_count(ratio: float, tokens: int) -> int:
+    """M for a ratio: rounded to a 64th of the picture (64 tokens at 4096), so that few shapes ever occur."""
+    multiple = max(1, tokens // 64)
+    return min(tokens, max(multiple, round(ratio * tokens / multiple) * multiple))
+
+
+def region_from_scores(scores: np.ndarray, active: int) -> Region:
+    """The `active` highest-scoring tokens of each picture; scores (B, N). Ties go to the earlier token."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return Region(
+        np.sort(order[:, :active], axis=1).astype(np.int32), np.sort(order[:, active:], axis=1).astype(np.int32)
+    )
+
+
+def random_scores(pictures: int, tokens: int, seed: int) -> np.ndarray:
+    """The first control: any tokens; picture i draws as picture 0 of seed + i would."""
+    return np.stack([np.random.default_rng((seed + i, 1)).random(tokens, np.float32) for i in range(pictures)])
+
+
+def center_scores(pictures: int, grid: tuple[int, int]) -> np.ndarray:
+    """The second control: the middle of the picture, a box."""
+    h, w = grid
+    rows, columns = np.abs(np.arange(h) - (h - 1) / 2) / h, np.abs(np.arange(w) - (w - 1) / 2) / w
+    distance = np.maximum(rows[:, None], columns[None, :]).ravel()
+    return np.tile(-distance.astype(np.float32), (pictures, 1))
+
+
+def row_index(tokens_per_row: int, columns: np.ndarray) -> np.ndarray:
+    """Flat row numbers of `columns` (rows, ...): row * tokens_per_row + column, int32."""
+    offsets = np.arange(len(columns), dtype=np.int32) * tokens_per_row
+    return columns + offsets.reshape(-1, *([1] * (columns.ndim - 1)))
+
+
+def cache_index(cached: np.ndarray, rows: int, heads: int, tokens: int) -> np.ndarray:
+    """Flat row numbers (G, H, R) into G * H * N of the cached tokens; guidance rows share their picture's region."""
+    repeated = np.tile(cached, (rows // len(cached), 1))
+    per_head = np.repeat(repeated, heads, axis=0)
+    return row_index(tokens, per_head).reshape(rows, heads, cached.shape[1])
+
+
+def blend_index(region: Region) -> np.ndarray:
+    """Flat row numbers (B, N) into large's B * M velocities followed by small's B * N: large's where active."""
+    pictures, active = region.active.shape
+    tokens = active + region.cached.shape[1]
+    index = pictures * active + np.arange(pictures * tokens, dtype=np.int32).reshape(pictures, tokens)
+    from_large = np.arange(pictures * active, dtype=np.int32).reshape(pictures, active)
+    np.put_along_axis(index, region.active.astype(np.int64), from_large, axis=1)
+    return index

@@ -1,0 +1,136 @@
+"""What a caller asks for, checked and completed before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from hsengines.errors import HSError, ShapeError
+
+from hsruntime.flow import seeded_noise
+from hsruntime.manifest import Manifest
+from hsruntime.presets import resolve_schedule
+from hsruntime.schedule import Schedule
+
+
+class RequestError(HSError):
+    """A call of `generate` that cannot be met."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Told to the callback after each step."""
+
+    step: int
+    steps: int
+    mode: str
+
+
+Callback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A complete, checked order for pictures."""
+
+    prompts: list[str]
+    negative_prompts: list[str]
+    latents: np.ndarray  # (B, C, h, w) float32, at sigma 1
+    size: tuple[int, int]  # width, height in pixels
+    seed: int
+    guidance_scale: float
+    schedule: Schedule
+    callback: Callback | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance doubles the rows; as in diffusers, a scale up to 1 switches it off."""
+        return self.guidance_scale > 1
+
+    @property
+    def all_prompts(self) -> list[str]:
+        """Prompts by row: negative ones first, if there is guidance."""
+        return [*self.negative_prompts, *self.prompts] if self.guided else self.prompts
+
+
+def complete_request(
+    manifest: Manifest,
+    prompt: str | Sequence[str],
+    *,
+    negative_prompt: str | Sequence[str] = "",
+    seed: int = 0,
+    latents: np.ndarray | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    schedule: str | Schedule | None = None,
+    callback: Callback | None = None,
+) -> Request:
+    """Fills in the bundle's defaults. Raises RequestError, ShapeError or ScheduleError."""
+    prompts = _prompt_list(prompt)
+    if len(prompts) > manifest.sizes.max_batch:
+        raise ShapeError(
+            f"{len(prompts)} prompts at once, the bundle takes {manifest.sizes.max_batch}", "build with a larger --max-batch"
+        )
+    size = _checked_size(manifest, size, latents)
+    return Request(
+        prompts=prompts,
+        negative_prompts=_negative_list(negative_prompt, len(prompts)),
+        latents=_checked_latents(manifest, latents, len(prompts), size, seed),
+        size=size,
+        seed=seed,
+        guidance_scale=manifest.defaults.guidance_scale if guidance_scale is None else float(guidance_scale),
+        schedule=resolve_schedule(schedule or manifest.defaults.schedule, steps, manifest.defaults.steps),
+        callback=callback,
+    )
+
+
+def _prompt_list(prompt: str | Sequence[str]) -> list[str]:
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise RequestError("the list of prompts is empty", "give at least one prompt")
+    if not all(isinstance(p, str) for p in prompts):
+        raise RequestError(f"a prompt is a {type(next(p for p in prompts if not isinstance(p, str))).__name__}, expected str")
+    return prompts
+
+
+def _negative_list(negative: str | Sequence[str], count: int) -> list[str]:
+    negatives = [negative] * count if isinstance(negative, str) else list(negative)
+    if len(negatives) != count:
+        raise RequestError(f"{len(negatives)} negative prompts for {count} prompts", "give one, or one for each")
+    return negatives
+
+
+def _checked_size(
+    manifest: Manifest, size: tuple[int | None, int | None], latents: np.ndarray | None
+) -> tuple[int, int]:
+    sizes, multiple, scale = manifest.sizes, manifest.latent.pixels_per_token, manifest.latent.vae_scale
+    default = sizes.default
+    if latents is not None and latents.ndim == 4:
+        default = (latents.shape[3] * scale, latents.shape[2] * scale)
+    width, height = size[0] or default[0], size[1] or default[1]
+    for name, value, low, high in (
+        ("width", width, sizes.minimum[0], sizes.maximum[0]),
+        ("height", height, sizes.minimum[1], sizes.maximum[1]),
+    ):
+        if not low <= value <= high:
+            raise ShapeError(f"{name} {value} lies outside the bundle's {low}..{high}", "build with another --min-size or --max-size")
+        if value % multiple:
+            nearest = value - value % multiple
+            raise ShapeError(f"{name} {value} is not a multiple of {multiple}", f"try {nearest} or {nearest + multiple}")
+    return width, height
+
+
+def _checked_latents(
+    manifest: Manifest, latents: np.ndarray | None, count: int, size: tuple[int, int], seed: int
+) -> np.ndarray:
+    scale = manifest.latent.vae_scale
+    shape = (count, manifest.latent.channels, size[1] // scale, size[0] // scale)
+    if latents is None:
+        if seed < 0:
+            raise RequestError(f"seed {seed} is negative", "seeds start at 0")
+        return seeded_noise(shape, seed)
+    if latents.shape != shape or latents.dtype != np.float32:
+        raise RequestError(f"latents are {latents.dtype}{latents.shape}, expected float32{shape}")
+    return latents

@@ -1,0 +1,137 @@
+"""Schedules as data: segments of steps in one mode, and the region policy. Two spellings, JSON and a short one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from hsengines.errors import HSError
+from msgspec import Meta, Struct
+
+Signal = Literal["change", "gap", "random", "center"]
+
+MODES = {"large": ("full", None), "hybrid": ("region", "full"), "small": (None, "full")}
+"""The short form's names, as what large and small do in such a segment."""
+
+
+class ScheduleError(HSError):
+    """A schedule that cannot be read or cannot be run."""
+
+
+class Segment(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A run of steps in one mode."""
+
+    steps: Annotated[int, Meta(ge=1)]
+    large: Literal["full", "region"] | None = None
+    small: Literal["full"] | None = None
+
+    @property
+    def mode(self) -> str:
+        """The short form's name of what this segment does."""
+        return next(name for name, parts in MODES.items() if parts == (self.large, self.small))
+
+
+class RegionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the active tokens are chosen: by which signal, how many, and how often anew (0: never)."""
+
+    signal: Signal = "gap"
+    ratio: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    refresh: Annotated[int, Meta(ge=0)] = 0
+
+
+class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
+    """Segments in order; `steps` is their sum."""
+
+    steps: Annotated[int, Meta(ge=1)]
+    segments: list[Segment]
+    region: RegionPolicy = RegionPolicy()
+
+    def __str__(self) -> str:
+        text = ",".join(f"{s.mode}:{s.steps}" for s in self.segments)
+        if not self.has_region:
+            return text
+        return f"{text};signal={self.region.signal},ratio={self.region.ratio:g},refresh={self.region.refresh}"
+
+    @property
+    def has_region(self) -> bool:
+        """Whether any segment runs large on a region."""
+        return any(s.large == "region" for s in self.segments)
+
+    def unrolled(self) -> Iterator[Segment]:
+        """The segments as they run: a refresh puts one step of large on the whole picture between hybrid steps."""
+        for segment in self.segments:
+            every = self.region.refresh
+            if segment.large != "region" or every == 0:
+                yield segment
+                continue
+            left = segment.steps
+            while left > 0:
+                yield Segment(min(every, left), segment.large, segment.small)
+                left -= every
+                if left > 0:
+                    yield Segment(1, "full", None)
+                    left -= 1
+
+
+def check_schedule(schedule: Schedule) -> Schedule:
+    """Returns `schedule`. Raises ScheduleError naming the first segment that cannot run and why."""
+    total = sum(s.steps for s in schedule.segments)
+    if not schedule.segments:
+        raise ScheduleError("a schedule needs at least one segment", "for example large:10,hybrid:10,small:8")
+    if total != schedule.steps:
+        raise ScheduleError(f"the segments have {total} steps together, the schedule says {schedule.steps}")
+    for number, segment in enumerate(schedule.segments, start=1):
+        if (segment.large, segment.small) not in MODES.values():
+            found = f"large {segment.large or 'off'} with small {segment.small or 'off'}"
+            raise ScheduleError(f"segment {number}: {found} is not a mode", f"allowed: {', '.join(MODES)}")
+        if segment.large == "region" and (number == 1 or schedule.segments[number - 2].large != "full"):
+            raise ScheduleError(
+                f"segment {number} ({segment.mode}:{segment.steps}) needs large's keys and values of the step before it",
+                "put a large segment directly in front of it",
+            )
+    return schedule
+
+
+def schedule_from_json(text: str | bytes) -> Schedule:
+    """Parses the JSON spelling. Raises ScheduleError naming the field."""
+    try:
+        return check_schedule(msgspec.json.decode(text, type=Schedule))
+    except msgspec.DecodeError as err:
+        raise ScheduleError(f"schedule: {err}", 'for example {"steps": 8, "segments": [{"steps": 8, "large": "full"}]}') from err
+
+
+def schedule_from_text(text: str) -> Schedule:
+    """Parses JSON or the short form `large:10,hybrid:10,small:8[;signal=gap,ratio=0.3,refresh=0]`."""
+    text = text.strip()
+    if text.startswith("{"):
+        return schedule_from_json(text)
+    modes, _, policy = text.partition(";")
+    segments = [_segment_from_text(number, part) for number, part in enumerate(modes.split(","), start=1)]
+    region = _region_from_text(policy) if policy else RegionPolicy()
+    return check_schedule(Schedule(sum(s.steps for s in segments), segments, region))
+
+
+def schedule_json(schedule: Schedule) -> str:
+    """The JSON spelling, on one line."""
+    return msgspec.json.encode(schedule).decode()
+
+
+def _segment_from_text(number: int, text: str) -> Segment:
+    mode, _, count = text.strip().partition(":")
+    if mode not in MODES:
+        raise ScheduleError(f"segment {number} '{text.strip()}': there is no mode '{mode}'", f"allowed: {', '.join(MODES)}")
+    if not count.isdecimal() or int(count) < 1:
+        raise ScheduleError(f"segment {number} '{text.strip()}': '{count}' is not a number of steps", "write mode:steps, steps from 1")
+    large, small = MODES[mode]
+    return msgspec.convert({"steps": int(count), "large": large, "small": small}, Segment)
+
+
+def _region_from_text(text: str) -> RegionPolicy:
+    fields = dict(part.strip().split("=", 1) if "=" in part else (part.strip(), "") for part in text.split(","))
+    try:
+        return msgspec.convert(fields, RegionPolicy, strict=False)
+    except msgspec.ValidationError as err:
+        raise ScheduleError(
+            f"region policy '{text}': {err}", "allowed: signal=change|gap|random|center, ratio above 0 up to 1, refresh from 0"
+        ) from err

@@ -1,0 +1,158 @@
+from types import SimpleNamespace
+
+import pytest
+
+from hsexport.pair import PairError, hub, source
+from hsexport.pair.hub import wanted_files
+from hsexport.pair.source import resolve_source
+
+SD35 = [
+    ".gitattributes",
+    "README.md",
+    "sd3.5_large.safetensors",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.fp16.safetensors",
+    "text_encoder/model.safetensors",
+    "text_encoder_3/model-00001-of-00002.safetensors",
+    "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+    "text_encoder_3/model.safetensors.index.json",
+    "text_encoders/t5xxl_fp16.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer_3/spiece.model",
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "transformer/diffusion_pytorch_model.safetensors.index.json",
+    "vae/diffusion_pytorch_model.bin",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+]
+
+
+def test_directory_is_itself(tmp_path):
+    assert resolve_source(str(tmp_path), "large") == tmp_path
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./no/such", "/no/such/place", "a/b/c", ""])
+def test_unknown_source_names_all_three_kinds(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        PairError, match=r"small '.*' is neither a directory, a hub id \(org/name\), nor 'demo'.*--small"
+    ):
+        resolve_source(name, "small")
+
+
+def test_single_file_checkpoint_is_told_how_to_convert(tmp_path):
+    file = tmp_path / "sd3.5_large.safetensors"
+    file.touch()
+    with pytest.raises(PairError, match=r"is a file, expected a model directory.*from_single_file"):
+        resolve_source(str(file), "large")
+
+
+def test_hub_id_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "snapshot", lambda hub_id: tmp_path / hub_id)
+    assert resolve_source("org/name-3.5", "large") == tmp_path / "org/name-3.5"
+
+
+def test_local_directory_wins_over_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert resolve_source("org/name", "large").is_dir()
+    assert source.HUB_ID.fullmatch("org/name")
+
+
+def test_wanted_files_leave_duplicates_and_single_files_on_the_hub():
+    left = set(SD35) - set(wanted_files(SD35))
+    assert left == {
+        ".gitattributes",
+        "README.md",
+        "sd3.5_large.safetensors",
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+        "text_encoders/t5xxl_fp16.safetensors",
+        "vae/diffusion_pytorch_model.bin",
+    }
+
+
+def test_wanted_files_of_a_lone_transformer():
+    names = ["config.json", "diffusion_pytorch_model.safetensors", "model.safetensors", "README.md"]
+    assert wanted_files(names) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def response(status):
+    """As much of an HTTP answer as the hub's errors look at."""
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+def raising(error):
+    def snapshot(hub_id):
+        raise error
+
+    return snapshot
+
+
+def test_gated_repository_is_told_to_log_in(monkeypatch):
+    from huggingface_hub.errors import GatedRepoError
+
+    monkeypatch.setattr(hub, "snapshot", raising(GatedRepoError("403", response=response(403))))
+    with pytest.raises(PairError, match=r"large 'org/name' is gated.*https://huggingface.co/org/name.*hf auth login"):
+        resolve_source("org/name", "large")
+
+
+def test_unknown_repository_is_told_to_give_a_path(monkeypatch):
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    monkeypatch.setattr(hub, "snapshot", raising(RepositoryNotFoundError("404", response=response(404))))
+    with pytest.raises(PairError, match=r"neither a local directory nor a repository of the hub.*--small PATH"):
+        resolve_source("org/name", "small")
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """A hub client that reaches nobody, over an empty cache."""
+    import huggingface_hub
+
+    def refused(*args, **kwargs):
+        raise ConnectionError("Name or service not known\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refused)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_no_network_and_no_cache_is_told(no_network):
+    with pytest.raises(PairError, match=r"could not be downloaded: Name or service not known; check the network.*PATH"):
+        resolve_source("org/name", "large")
+
+
+def test_malformed_hub_id_is_told_not_traced(no_network):
+    with pytest.raises(PairError, match=r"large 'org/a--b' could not be downloaded"):
+        resolve_source("org/a--b", "large")
+
+
+def test_no_network_takes_the_cached_snapshot(monkeypatch, tmp_path, no_network):
+    import huggingface_hub
+
+    def cached(hub_id, *, local_files_only):
+        assert local_files_only
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert resolve_source("org/name", "large") == tmp_path
+
+
+def test_only_wanted_files_are_downloaded(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = {}
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, hub_id: SD35)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda hub_id, **kw: asked.update(kw) or str(tmp_path))
+    assert resolve_source("org/name", "large") == tmp_path
+    assert asked["allow_patterns"] == wanted_files(SD35)
+
+
+def test_repository_of_another_kind_is_told(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, hub_id: ["README.md", "x.gguf"])
+    with pytest.raises(PairError, match=r"'org/name' holds no model_index.json"):
+        resolve_source("org/name", "large")
