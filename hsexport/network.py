@@ -1,29 +1,35 @@
-"""A network on its way to an engine: a torch module, its outside, and inputs to trace and compare it with."""
+"""A network on its way to an engine: its outside, how to load its torch module, and inputs to trace it with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
 from hsengines.spec import EngineSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
 class Network:
     """What the export, compile and verify stages know of one network of a bundle.
 
-    `module` takes the spec's inputs in order and returns its outputs in order. `trace_dims` are extents to trace
-    and compare with; every one differs from 0, 1 and from the others, so that the tracer mistakes none for a
-    constant or for its neighbour. `limits` bounds integer inputs from above (exclusive); a name of a dimension or
-    a product of names ("B*N") stands for its extent.
+    `load()` makes the module in evaluation mode; it takes the spec's inputs in order and returns a tuple of its
+    outputs. `weights` is the checkpoint folder it reads, if any. `trace_dims` are extents to trace and compare with;
+    each differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds integer
+    inputs from above (exclusive) by a number or by a dimension or product of dimensions ("B*N").
     """
 
     spec: EngineSpec
-    module: torch.nn.Module
+    load: Callable[[], nn.Module]
     trace_dims: Mapping[str, int]
     limits: Mapping[str, int | str] = field(default_factory=dict)
+    weights: Path | None = None
 
     @property
     def name(self) -> str:
@@ -40,13 +46,14 @@ class Network:
         shape = tensor.resolve(dims)
         if np.dtype(tensor.dtype).kind == "f":
             return rng.standard_normal(shape).astype(tensor.dtype)
-        limit = self.limits[tensor.name]
-        top = limit if isinstance(limit, int) else TensorSpec("", "", (limit,)).resolve(dims)[0]
+        top = TensorSpec(tensor.name, "int64", (self.limits[tensor.name],)).resolve(dims)[0]
         return rng.integers(0, top, shape).astype(tensor.dtype)
 
-    @torch.inference_mode()
-    def reference(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the torch module answers."""
-        outputs = self.module(*(torch.from_numpy(inputs[t.name]) for t in self.spec.inputs))
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return {t.name: o.numpy() for t, o in zip(self.spec.outputs, outputs, strict=True)}
+
+def reference_outputs(module: nn.Module, spec: EngineSpec, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the torch module answers to `inputs`."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = module(*(torch.from_numpy(inputs[t.name]) for t in spec.inputs))
+    return {t.name: o.numpy() for t, o in zip(spec.outputs, outputs, strict=True)}

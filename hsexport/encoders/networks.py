@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from diffusers import AutoencoderKL
-from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
-from hsruntime.manifest import Latent, TextEncoder
-
-from hsexport.encoders.modules import ClipEncoder, JoinText, T5Encoder, VaeDecoder
+from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsexport.network import Network
+from hsexport.pair.shards import find_weights
+from hsexport.recipe import Recipe, TextPart
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def _states(name: str, length: int, width: int) -> TensorSpec:
-    return TensorSpec(name, "float32", ("B", length, width))
-
-
-def text_encoder_network(encoder: TextEncoder, model: Any, rows: DimRange) -> Network:
+def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
     """One text encoder at its full padded length; B counts prompts and negative prompts together."""
-    config = model.config
-    ids = TensorSpec("ids", "int32", ("B", encoder.length))
-    outputs: tuple[TensorSpec, ...]
-    if encoder.kind == "clip":
-        pooled = TensorSpec("pooled", "float32", ("B", config.projection_dim))
-        module, outputs = ClipEncoder(model), (_states("states", encoder.length, config.hidden_size), pooled)
-    else:
-        module, outputs = T5Encoder(model), (_states("states", encoder.length, config.d_model),)
-    spec = EngineSpec(encoder.engine, (ids,), outputs, (Profile("all", {"B": rows}),))
-    return Network(spec, module.eval(), {"B": 3}, {"ids": config.vocab_size})
+    length = part.record.length
+    outputs = [_states("states", length, part.hidden)]
+    if part.record.kind == "clip":
+        outputs.append(TensorSpec("pooled", "float32", ("B", part.projection)))
+    ids = TensorSpec("ids", "int32", ("B", length))
+    spec = EngineSpec(part.record.engine, (ids,), tuple(outputs), _text_profile(recipe))
+    return Network(spec, lambda: _load_encoder(part), {"B": 3}, {"ids": part.vocabulary}, weights=part.encoder)
 
 
-def join_text_network(
-    encoders: Sequence[TextEncoder], widths: Sequence[tuple[int, int]], t5_length: int, text_width: int, rows: DimRange
-) -> Network:
-    """Joins states and pooled; `widths` holds (hidden, projection) of the two CLIPs."""
-    length = encoders[0].length
-    inputs = []
-    for number, (hidden, projection) in enumerate(widths, start=1):
-        inputs += [_states(f"states_{number}", length, hidden)]
-        inputs += [TensorSpec(f"pooled_{number}", "float32", ("B", projection))]
-    inputs += [_states("states_3", t5_length, text_width)]
+def join_text_network(recipe: Recipe) -> Network:
+    """All encoders' states and pooled answers joined as the transformers take them."""
+    width = recipe.large.text_width
+    clips = [part for part in recipe.text if part.record.kind == "clip"]
+    inputs: list[TensorSpec] = []
+    for number, part in enumerate(clips, start=1):
+        inputs.append(_states(f"states_{number}", part.record.length, part.hidden))
+        inputs.append(TensorSpec(f"pooled_{number}", "float32", ("B", part.projection)))
+    inputs.append(_states("states_3", recipe.t5_length, width))
     outputs = (
-        _states("text", length + t5_length, text_width),
-        TensorSpec("pooled", "float32", ("B", sum(projection for _, projection in widths))),
+        _states("text", recipe.text_tokens, width),
+        TensorSpec("pooled", "float32", ("B", sum(part.projection for part in clips))),
     )
-    spec = EngineSpec("join_text", tuple(inputs), outputs, (Profile("all", {"B": rows}),))
-    return Network(spec, JoinText(text_width).eval(), {"B": 3})
+
+    def load() -> nn.Module:
+        from hsexport.encoders.modules import JoinText
+
+        return JoinText(width).eval()
+
+    return Network(EngineSpec("join_text", tuple(inputs), outputs, _text_profile(recipe)), load, {"B": 3})
 
 
-def vae_decoder_network(vae: AutoencoderKL, latent: Latent, ranges: Mapping[str, DimRange]) -> Network:
+def vae_decoder_network(recipe: Recipe) -> Network:
     """Latents of any height and width in the profile to pictures."""
+    latent, ranges, folder = recipe.latent, recipe.ranges(), recipe.pair.shared["vae"]
     scale = latent.vae_scale
     spec = EngineSpec(
         "vae_decoder",
@@ -58,4 +56,35 @@ def vae_decoder_network(vae: AutoencoderKL, latent: Latent, ranges: Mapping[str,
         (TensorSpec("pictures", "float32", ("B", f"{scale}*h", f"{scale}*w", 3)),),
         (Profile("all", {name: ranges[name] for name in ("B", "h", "w")}),),
     )
-    return Network(spec, VaeDecoder(vae).eval(), {"B": 2, "h": 6, "w": 10})
+
+    def load() -> nn.Module:
+        import torch
+        from diffusers import AutoencoderKL
+
+        from hsexport.encoders.modules import VaeDecoder
+
+        variant = find_weights(folder).variant
+        return VaeDecoder(AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, variant=variant)).eval()
+
+    return Network(spec, load, {"B": 2, "h": 6, "w": 10}, weights=folder)
+
+
+def _states(name: str, length: int, width: int) -> TensorSpec:
+    return TensorSpec(name, "float32", ("B", length, width))
+
+
+def _text_profile(recipe: Recipe) -> tuple[Profile, ...]:
+    return (Profile("all", {"B": recipe.ranges()["G"]}),)
+
+
+def _load_encoder(part: TextPart) -> nn.Module:
+    import torch
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+    from hsexport.encoders.modules import ClipEncoder, T5Encoder
+
+    options = {"dtype": torch.float32, "variant": find_weights(part.encoder).variant}
+    if part.record.kind == "clip":
+        return ClipEncoder(CLIPTextModelWithProjection.from_pretrained(part.encoder, **options)).eval()
+    # Eager attention: the fused one's output strides trip torch.export's decomposition (transformers 5.23).
+    return T5Encoder(T5EncoderModel.from_pretrained(part.encoder, attn_implementation="eager", **options)).eval()

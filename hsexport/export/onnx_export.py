@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from hsengines.errors import HSError
 from hsengines.spec import TensorSpec
-
 from hsexport.network import Network
+from hsexport.passes.strip_metadata import strip_metadata
 
 OPSET = 23  # the first with Attention
 
@@ -24,8 +25,8 @@ class ExportError(HSError):
     """A network that torch could not turn into ONNX."""
 
 
-def export_onnx(network: Network, out: Path) -> Path:
-    """Writes `<name>.onnx` and `<name>.onnx.data` into `out`; returns the former.
+def export_onnx(network: Network, module: torch.nn.Module, out: Path) -> Path:
+    """Writes `<name>.onnx` and, if it has weights, `<name>.onnx.data` into `out`; returns the former.
 
     Weights go to the data file once, in one copy. Raises ExportError with the exporter's own first line.
     """
@@ -34,17 +35,19 @@ def export_onnx(network: Network, out: Path) -> Path:
     try:
         with _quiet():
             program = torch.onnx.export(
-                network.module,
+                module,
                 tuple(torch.from_numpy(inputs[t.name]) for t in network.spec.inputs),
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=dynamic_shapes(network),
+                dynamic_shapes=dynamic_shapes(network, module),
                 input_names=[t.name for t in network.spec.inputs],
                 output_names=[t.name for t in network.spec.outputs],
                 verbose=False,
             )
             assert program is not None
-            program.save(str(path), external_data=True)
+            strip_metadata(program.model)
+            has_weights = any(value.const_value is not None for value in program.model.graph.initializers.values())
+            program.save(str(path), external_data=has_weights)
     except Exception as err:
         if isinstance(err, OSError):
             raise
@@ -52,9 +55,9 @@ def export_onnx(network: Network, out: Path) -> Path:
     return path
 
 
-def dynamic_shapes(network: Network) -> tuple[Any, ...]:
+def dynamic_shapes(network: Network, module: torch.nn.Module) -> tuple[Any, ...]:
     """The spec's symbolic dimensions as torch.export wants them: by argument, a tuple's worth for *args."""
-    parameters = inspect.signature(network.module.forward).parameters.values()
+    parameters = inspect.signature(module.forward).parameters.values()
     shapes = [_symbols(tensor) for tensor in network.spec.inputs]
     plain = sum(p.kind is not p.VAR_POSITIONAL for p in parameters)
     rest = shapes[plain:]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from diffusers import SD3Transformer2DModel
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
-from hsruntime.manifest import Latent, PositionTable, Transformer
-
-from hsexport.mmdit.transformer import TokenTransformer
 from hsexport.network import Network
+from hsexport.pair.member import Member
+from hsexport.pair.shards import find_weights
+from hsexport.recipe import Recipe
+from hsruntime.manifest import Transformer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TRACE_DIMS = {"G": 2, "M": 6, "R": 10, "T": 5, "N": 12}
+REGION_RATIO = 0.3  # what the region profile is tuned for
 
 
 def cache_names(prefix: str, layers: int) -> list[str]:
@@ -19,52 +23,60 @@ def cache_names(prefix: str, layers: int) -> list[str]:
     return [f"{prefix}_{which}_{layer}" for layer in range(layers) for which in ("k", "v")]
 
 
-def _common_inputs(arch: Transformer, latent: Latent, tokens: str) -> list[TensorSpec]:
-    return [
-        TensorSpec("tokens", "float32", ("G", tokens, latent.token_width)),
-        TensorSpec("positions", "int32", ("G", tokens)),
-        TensorSpec("timestep", "float32", (1,)),
-        TensorSpec("text", "float32", ("G", "T", arch.text_width)),
-        TensorSpec("pooled", "float32", ("G", arch.pooled_width)),
-    ]
-
-
-def large_network(
-    model: SD3Transformer2DModel,
-    arch: Transformer,
-    latent: Latent,
-    kept: PositionTable,
-    ranges: Mapping[str, DimRange],
-) -> Network:
+def large_network(recipe: Recipe) -> Network:
     """Large: M active tokens, R cached ones; R = 0 makes it the whole model."""
-    slot = ("G", arch.heads, "R", arch.head_size)
-    present = ("G", arch.heads, "M", arch.head_size)
-    past = [TensorSpec(n, "float32", slot) for n in cache_names("past", arch.attention_layers)]
-    presents = [TensorSpec(n, "float32", present) for n in cache_names("present", arch.attention_layers)]
-    velocity = TensorSpec("velocity", "float32", ("G", "M", latent.token_width))
+    arch, ranges = recipe.large, recipe.ranges()
+    past = [TensorSpec(n, "float32", _slot(arch, "R")) for n in cache_names("past", arch.attention_layers)]
+    presents = [TensorSpec(n, "float32", _slot(arch, "M")) for n in cache_names("present", arch.attention_layers)]
     rows, tokens, text = ranges["G"], ranges["N"], ranges["T"]
-    region = DimRange(1, max(1, round(0.3 * tokens.optimum)), tokens.maximum)
-    cached = DimRange(0, tokens.optimum - region.optimum, tokens.maximum - 1)
+    region = DimRange(1, max(1, round(REGION_RATIO * tokens.optimum)), tokens.maximum)
+    cached = DimRange(0, tokens.optimum - region.optimum, max(1, tokens.maximum - 1))
     profiles = (
         Profile("full", {"G": rows, "M": tokens, "R": DimRange(0, 0, 0), "T": text}),
         Profile("region", {"G": rows, "M": region, "R": cached, "T": text}),
     )
-    inputs = (*_common_inputs(arch, latent, "M"), *past)
-    spec = EngineSpec("large", inputs, (velocity, *presents), profiles)
-    module = TokenTransformer(model, kept, takes_cache=True).eval()
-    return Network(spec, module, TRACE_DIMS, {"positions": kept.rows * kept.columns})
+    velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.latent.token_width))
+    spec = EngineSpec("large", (*_common_inputs(recipe, arch, "M"), *past), (velocity, *presents), profiles)
+    return _network(recipe, spec, recipe.pair.large)
 
 
-def small_network(
-    model: SD3Transformer2DModel,
-    arch: Transformer,
-    latent: Latent,
-    kept: PositionTable,
-    ranges: Mapping[str, DimRange],
-) -> Network:
+def small_network(recipe: Recipe) -> Network:
     """Small: always the whole picture, no cache."""
-    velocity = TensorSpec("velocity", "float32", ("G", "N", latent.token_width))
+    ranges = recipe.ranges()
+    velocity = TensorSpec("velocity", "float32", ("G", "N", recipe.latent.token_width))
     profiles = (Profile("full", {name: ranges[name] for name in ("G", "N", "T")}),)
-    spec = EngineSpec("small", tuple(_common_inputs(arch, latent, "N")), (velocity,), profiles)
-    module = TokenTransformer(model, kept, takes_cache=False).eval()
-    return Network(spec, module, TRACE_DIMS, {"positions": kept.rows * kept.columns})
+    spec = EngineSpec("small", _common_inputs(recipe, recipe.small, "N"), (velocity,), profiles)
+    return _network(recipe, spec, recipe.pair.small)
+
+
+def _slot(arch: Transformer, tokens: str) -> tuple[str, int, str, int]:
+    return ("G", arch.heads, tokens, arch.head_size)
+
+
+def _common_inputs(recipe: Recipe, arch: Transformer, tokens: str) -> tuple[TensorSpec, ...]:
+    return (
+        TensorSpec("tokens", "float32", ("G", tokens, recipe.latent.token_width)),
+        TensorSpec("positions", "int32", ("G", tokens)),
+        TensorSpec("timestep", "float32", (1,)),
+        TensorSpec("text", "float32", ("G", "T", arch.text_width)),
+        TensorSpec("pooled", "float32", ("G", arch.pooled_width)),
+    )
+
+
+def _network(recipe: Recipe, spec: EngineSpec, member: Member) -> Network:
+    kept = recipe.positions[member.role]
+
+    def load() -> nn.Module:
+        import torch
+        from diffusers import SD3Transformer2DModel
+
+        from hsexport.mmdit.transformer import TokenTransformer
+
+        folder = member.directory.transformer
+        model = SD3Transformer2DModel.from_pretrained(
+            folder, torch_dtype=torch.float32, variant=find_weights(folder).variant
+        )
+        return TokenTransformer(model, kept, takes_cache=member.role == "large").eval()
+
+    limits = {"positions": kept.rows * kept.columns}
+    return Network(spec, load, TRACE_DIMS, limits, weights=member.directory.transformer)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
-from hsruntime.manifest import PositionTable
 from torch import Tensor, nn
 
 from hsexport.mmdit.attention import KeyValue, joint_attention, self_attention
 from hsexport.mmdit.positions import centre_rows
+from hsruntime.manifest import PositionTable
 
 
 def token_weight(weight: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def guided(velocity: Tensor, told: Tensor, untold: Tensor, guidance: Tensor) -> 
 
 
 def euler(latents: Tensor, velocity: Tensor, sigmas: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """x + (sigma_next - sigma) v, and the next step's number."""
+    """X + (sigma_next - sigma) v, and the next step's number."""
     after = step + 1
     return latents + (sigmas.index_select(0, after) - sigmas.index_select(0, step)) * velocity, after
 
@@ -83,14 +83,14 @@ class AdvanceBlended(nn.Module):
 class Score(nn.Module):
     """How much two velocities (B, N, P) differ, token by token: mean absolute difference (B, N)."""
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor]:
         """Zero where they agree."""
-        return (first - second).abs().mean(dim=-1)
+        return ((first - second).abs().mean(dim=-1),)
 
 
 class SelectCache(nn.Module):
     """The cached tokens' part (G, H, R, D) of one layer's keys or values (G, H, N, D)."""
 
-    def forward(self, everything: Tensor, index: Tensor) -> Tensor:
+    def forward(self, everything: Tensor, index: Tensor) -> tuple[Tensor]:
         """`index` (G, H, R) holds flat row numbers into G * H * N."""
-        return take_rows(everything.flatten(0, 2), index)
+        return (take_rows(everything.flatten(0, 2), index),)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from hsengines.spec import Dim, DimRange, EngineSpec, Profile, TensorSpec
-from hsruntime.manifest import Latent, Transformer
-from torch import nn
-
+from hsengines.spec import Dim, EngineSpec, Profile, TensorSpec
 from hsexport.network import Network
-from hsexport.steps.modules import Advance, AdvanceBlended, Prepare, Score, SelectCache
+from hsexport.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "S": 9, "S1": 10}
 
@@ -40,38 +40,49 @@ def _euler_outputs(width: int) -> tuple[TensorSpec, ...]:
 _EULER_LIMITS: dict[str, int | str] = {"told": "G", "untold": "G", "step": 8}
 
 
-def step_networks(large: Transformer, latent: Latent, ranges: Mapping[str, DimRange]) -> list[Network]:
+def _module(name: str) -> nn.Module:
+    from hsexport.steps import modules
+
+    return getattr(modules, name)().eval()
+
+
+def step_networks(recipe: Recipe) -> list[Network]:
     """prepare, advance, advance_blended, score and select_cache."""
-    width = latent.token_width
+    width, ranges, large = recipe.latent.token_width, recipe.ranges(), recipe.large
 
     def network(
-        name: str, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], **limits: int | str
+        name: str, module: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], **limits: int | str
     ) -> Network:
         used = {d for t in inputs for d in t.shape if isinstance(d, str)}
         profile = Profile("all", {name: ranges[name] for name in ranges if name in used})
         dims = {d: TRACE_DIMS[d] for d in used}
-        return Network(EngineSpec(name, inputs, outputs, (profile,)), module.eval(), dims, limits)
+        return Network(EngineSpec(name, inputs, outputs, (profile,)), lambda: _module(module), dims, limits)
 
     slots = (large.heads, large.head_size)
     return [
         network(
             "prepare",
-            Prepare(),
-            (_floats("latents", "B", "N", width), _ints("index", "G", "M"), _floats("timesteps", "S"), _ints("step", 1)),
+            "Prepare",
+            (
+                _floats("latents", "B", "N", width),
+                _ints("index", "G", "M"),
+                _floats("timesteps", "S"),
+                _ints("step", 1),
+            ),
             (_floats("tokens", "G", "M", width), _floats("timestep", 1)),
             index="B*N",
             step="S",
         ),
         network(
             "advance",
-            Advance(),
+            "Advance",
             (_floats("velocity", "G", "N", width), *_euler_inputs(width)),
             _euler_outputs(width),
             **_EULER_LIMITS,
         ),
         network(
             "advance_blended",
-            AdvanceBlended(),
+            "AdvanceBlended",
             (
                 _floats("velocity_large", "G", "M", width),
                 _floats("velocity_small", "G", "N", width),
@@ -84,13 +95,13 @@ def step_networks(large: Transformer, latent: Latent, ranges: Mapping[str, DimRa
         ),
         network(
             "score",
-            Score(),
+            "Score",
             (_floats("first", "B", "N", width), _floats("second", "B", "N", width)),
             (_floats("scores", "B", "N"),),
         ),
         network(
             "select_cache",
-            SelectCache(),
+            "SelectCache",
             (_floats("everything", "G", slots[0], "N", slots[1]), _ints("index", "G", slots[0], "R")),
             (_floats("selected", "G", slots[0], "R", slots[1]),),
             index="G*N",

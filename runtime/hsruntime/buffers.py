@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from hsengines.backend import Device, Tensor
 
+from hsengines.backend import Device, Tensor
 from hsruntime.manifest import Manifest, Transformer
 
 

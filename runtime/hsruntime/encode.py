@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from hsengines.backend import Device, Engine, Tensor
 
-from hsruntime.bundle import Bundle
+from hsengines.backend import Device, Engine, Tensor
 from hsruntime.buffers import Conditioning
+from hsruntime.bundle import Bundle
 from hsruntime.text import PromptTokenizer, warn_of_cuts
 
 

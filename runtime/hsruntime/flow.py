@@ -26,7 +26,9 @@ def sigmas_for(scheduler: Scheduler, steps: int) -> np.ndarray:
 
 def seeded_noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Standard normal latents (B, C, h, w) float32; picture i of a batch is picture 0 of seed + i."""
-    draws = [np.random.Generator(np.random.PCG64(seed + i)).standard_normal(shape[1:], np.float32) for i in range(shape[0])]
+    draws = [
+        np.random.Generator(np.random.PCG64(seed + i)).standard_normal(shape[1:], np.float32) for i in range(shape[0])
+    ]
     return np.stack(draws)
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from time import perf_counter
 
 import numpy as np
-from hsengines.backend import Device, Engine, Tensor
 
+from hsengines.backend import Device, Engine, Tensor
 from hsruntime.buffers import Cache, Conditioning, LoopShape, StepBuffers, TokenBuffers, write_all
 from hsruntime.flow import grid_positions
 from hsruntime.manifest import Manifest
@@ -87,7 +87,9 @@ class Loop:
 
     def _sequence(self, mode: str) -> list[Enqueue]:
         """A mode's engines in order, bound on first use: a schedule pays only for the modes it has."""
-        return {"large": self._large_steps, "small": self._small_steps, "hybrid": self._hybrid_steps}[mode]
+        if mode == "large":
+            return self._large_steps
+        return self._small_steps if mode == "small" else self._hybrid_steps
 
     @cached_property
     def _presents(self) -> Cache:

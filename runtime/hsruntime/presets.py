@@ -27,7 +27,11 @@ def hybridstitch(steps: int) -> Schedule:
     first = max(1, round(steps * LARGE_SHARE))
     middle = max(1, min(steps - first - 1, round(steps * HYBRID_SHARE)))
     last = steps - first - middle
-    segments = [Segment(first, large="full"), Segment(middle, large="region", small="full"), Segment(last, small="full")]
+    segments = [
+        Segment(first, large="full"),
+        Segment(middle, large="region", small="full"),
+        Segment(last, small="full"),
+    ]
     return Schedule(steps, segments, RegionPolicy())
 
 
@@ -47,8 +51,13 @@ def resolve_schedule(wanted: str | Schedule, steps: int | None, default_steps: i
     if isinstance(wanted, str) and wanted.strip() in PRESETS:
         return check_schedule(PRESETS[wanted.strip()](steps or default_steps))
     if isinstance(wanted, str) and wanted.strip().isidentifier():
-        raise ScheduleError(f"there is no preset '{wanted}'", f"presets: {', '.join(PRESETS)}; or segments like large:10,hybrid:10,small:8")
+        raise ScheduleError(
+            f"there is no preset '{wanted}'",
+            f"presets: {', '.join(PRESETS)}; or segments like large:10,hybrid:10,small:8",
+        )
     schedule = schedule_from_text(wanted) if isinstance(wanted, str) else check_schedule(wanted)
     if steps is not None and steps != schedule.steps:
-        raise ScheduleError(f"the schedule has {schedule.steps} steps, {steps} were asked for", "leave one of the two out")
+        raise ScheduleError(
+            f"the schedule has {schedule.steps} steps, {steps} were asked for", "leave one of the two out"
+        )
     return schedule

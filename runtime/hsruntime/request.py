@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hsengines.errors import HSError, ShapeError
 
+from hsengines.errors import HSError, ShapeError
 from hsruntime.flow import seeded_noise
 from hsruntime.manifest import Manifest
 from hsruntime.presets import resolve_schedule
@@ -71,7 +71,8 @@ def complete_request(
     prompts = _prompt_list(prompt)
     if len(prompts) > manifest.sizes.max_batch:
         raise ShapeError(
-            f"{len(prompts)} prompts at once, the bundle takes {manifest.sizes.max_batch}", "build with a larger --max-batch"
+            f"{len(prompts)} prompts at once, the bundle takes {manifest.sizes.max_batch}",
+            "build with a larger --max-batch",
         )
     size = _checked_size(manifest, size, latents)
     return Request(
@@ -91,7 +92,9 @@ def _prompt_list(prompt: str | Sequence[str]) -> list[str]:
     if not prompts:
         raise RequestError("the list of prompts is empty", "give at least one prompt")
     if not all(isinstance(p, str) for p in prompts):
-        raise RequestError(f"a prompt is a {type(next(p for p in prompts if not isinstance(p, str))).__name__}, expected str")
+        raise RequestError(
+            f"a prompt is a {type(next(p for p in prompts if not isinstance(p, str))).__name__}, expected str"
+        )
     return prompts
 
 
@@ -115,10 +118,14 @@ def _checked_size(
         ("height", height, sizes.minimum[1], sizes.maximum[1]),
     ):
         if not low <= value <= high:
-            raise ShapeError(f"{name} {value} lies outside the bundle's {low}..{high}", "build with another --min-size or --max-size")
+            raise ShapeError(
+                f"{name} {value} lies outside the bundle's {low}..{high}", "build with another --min-size or --max-size"
+            )
         if value % multiple:
             nearest = value - value % multiple
-            raise ShapeError(f"{name} {value} is not a multiple of {multiple}", f"try {nearest} or {nearest + multiple}")
+            raise ShapeError(
+                f"{name} {value} is not a multiple of {multiple}", f"try {nearest} or {nearest + multiple}"
+            )
     return width, height
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
-from hsengines.errors import HSError
 from msgspec import Meta, Struct
+
+from hsengines.errors import HSError
 
 Signal = Literal["change", "gap", "random", "center"]
 
@@ -98,7 +99,9 @@ def schedule_from_json(text: str | bytes) -> Schedule:
     try:
         return check_schedule(msgspec.json.decode(text, type=Schedule))
     except msgspec.DecodeError as err:
-        raise ScheduleError(f"schedule: {err}", 'for example {"steps": 8, "segments": [{"steps": 8, "large": "full"}]}') from err
+        raise ScheduleError(
+            f"schedule: {err}", 'for example {"steps": 8, "segments": [{"steps": 8, "large": "full"}]}'
+        ) from err
 
 
 def schedule_from_text(text: str) -> Schedule:
@@ -120,9 +123,13 @@ def schedule_json(schedule: Schedule) -> str:
 def _segment_from_text(number: int, text: str) -> Segment:
     mode, _, count = text.strip().partition(":")
     if mode not in MODES:
-        raise ScheduleError(f"segment {number} '{text.strip()}': there is no mode '{mode}'", f"allowed: {', '.join(MODES)}")
+        raise ScheduleError(
+            f"segment {number} '{text.strip()}': there is no mode '{mode}'", f"allowed: {', '.join(MODES)}"
+        )
     if not count.isdecimal() or int(count) < 1:
-        raise ScheduleError(f"segment {number} '{text.strip()}': '{count}' is not a number of steps", "write mode:steps, steps from 1")
+        raise ScheduleError(
+            f"segment {number} '{text.strip()}': '{count}' is not a number of steps", "write mode:steps, steps from 1"
+        )
     large, small = MODES[mode]
     return msgspec.convert({"steps": int(count), "large": large, "small": small}, Segment)
 
@@ -133,5 +140,6 @@ def _region_from_text(text: str) -> RegionPolicy:
         return msgspec.convert(fields, RegionPolicy, strict=False)
     except msgspec.ValidationError as err:
         raise ScheduleError(
-            f"region policy '{text}': {err}", "allowed: signal=change|gap|random|center, ratio above 0 up to 1, refresh from 0"
+            f"region policy '{text}': {err}",
+            "allowed: signal=change|gap|random|center, ratio above 0 up to 1, refresh from 0",
         ) from err

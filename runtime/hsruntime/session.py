@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+
 from hsengines.backend import Engine, get_backend
 from hsengines.errors import HSError
-
 from hsruntime.buffers import Conditioning, LoopShape
 from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.encode import TextSide
@@ -84,7 +84,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

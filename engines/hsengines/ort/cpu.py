@@ -56,7 +56,8 @@ class OrtCpuBackend(Backend):
         """
         if options.precision != "fp32":
             raise EngineBuildError(
-                f"backend 'ort-cpu' builds fp32, not {options.precision}", "leave --precision out or name another backend"
+                f"backend 'ort-cpu' builds fp32, not {options.precision}",
+                "leave --precision out or name another backend",
             )
         weights = [onnx.with_name(onnx.name + ".data")] if onnx.with_name(onnx.name + ".data").exists() else []
         copies = [shutil.copyfile(source, out / source.name) for source in (onnx, *weights)]
@@ -75,7 +76,9 @@ class OrtCpuBackend(Backend):
         try:
             session = _session(engine)
         except Exception as err:  # ONNX Runtime raises a dozen types without a common base
-            raise EngineLoadError(f"ONNX Runtime refuses {engine.name}: {_first_line(err)}", "build the bundle again") from err
+            raise EngineLoadError(
+                f"ONNX Runtime refuses {engine.name}: {_first_line(err)}", "build the bundle again"
+            ) from err
         found = {node.name for node in [*session.get_inputs(), *session.get_outputs()]}
         wanted = {tensor.name for tensor in [*spec.inputs, *spec.outputs]}
         if found != wanted:

@@ -1,0 +1,113 @@
+"""A content-addressed store of build products: whole entries or none, whatever kills the builder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hsengines.errors import HSError
+from hsengines.key import BuildKey
+
+FACTS = "key.json"
+SIZES = "sizes.json"
+_UNFINISHED = ".unfinished-"
+
+
+class Store:
+    """Entries are folders `<root>/<kind>/<digest>`; once there, an entry is never written again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, key: BuildKey) -> Path | None:
+        """The entry's folder, or None; an entry whose files lost bytes counts as missing and is removed."""
+        entry = self._entry(key)
+        if not entry.is_dir():
+            return None
+        if _is_whole(entry):
+            return entry
+        shutil.rmtree(entry)
+        return None
+
+    def make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
+        """The entry's folder, filled by `fill` in a temporary place if it is missing, then moved in whole."""
+        if found := self.find(key):
+            return found
+        entry = self._entry(key)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        self._sweep(entry.parent)
+        work = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=entry.parent))
+        try:
+            with _os_errors_told(key.name, self.root):
+                fill(work)
+                _write_record(work, key)
+            try:
+                work.rename(entry)
+            except OSError:  # another build of the same thing came first: its entry is as good
+                if not entry.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        self._remember(key)
+        return entry
+
+    def why_missing(self, key: BuildKey) -> str:
+        """What changed since the last product of this kind and name was made; "first build" if there was none."""
+        last = self._last(key)
+        if not last.is_file():
+            return "first build"
+        try:
+            return key.changes_since(json.loads(last.read_text())) or "the stored one was gone or broken"
+        except ValueError:
+            return "the record of the last build is unreadable"
+
+    def _entry(self, key: BuildKey) -> Path:
+        return self.root / key.kind / key.digest
+
+    def _last(self, key: BuildKey) -> Path:
+        return self.root / key.kind / f"{key.name}.last.json"
+
+    def _remember(self, key: BuildKey) -> None:
+        last = self._last(key)
+        beside = last.with_name(f".{last.name}.{os.getpid()}")
+        beside.write_text(json.dumps(dict(key.facts), sort_keys=True))
+        beside.replace(last)
+
+    @staticmethod
+    def _sweep(folder: Path) -> None:
+        """Removes what killed builders left behind."""
+        for leftover in folder.glob(f"{_UNFINISHED}*"):
+            pid = leftover.name.removeprefix(_UNFINISHED).split("-")[0]
+            if not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _os_errors_told(name: str, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        free_mb = shutil.disk_usage(root).free // 1_000_000
+        raise HSError(
+            f"'{name}' could not be written to the cache {root}: {err.strerror or err} ({free_mb} MB free)",
+            "free some space or name another place with --cache; what is done so far is kept",
+        ) from err
+
+
+def _write_record(folder: Path, key: BuildKey) -> None:
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    (folder / FACTS).write_text(json.dumps(dict(key.facts), sort_keys=True, indent=1))
+    (folder / SIZES).write_text(json.dumps(sizes, sort_keys=True))
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        sizes = json.loads((entry / SIZES).read_text())
+        return all((entry / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,33 @@
+"""The build, as a sentence: load, export, compile, verify, pack."""
+
+from __future__ import annotations
+
+from hsengines.backend import BuildOptions, get_backend
+from hsengines.store import Store
+from hsexport.compile import compile_all
+from hsexport.export.stage import export_all
+from hsexport.networks import networks_of
+from hsexport.pack import pack
+from hsexport.pair import load_pair
+from hsexport.progress import Reporter
+from hsexport.recipe import BuildRequest, recipe_from_pair
+from hsexport.verify.stage import verify_all
+from hsruntime.bundle import Bundle
+
+
+def build(request: BuildRequest, reporter: Reporter) -> Bundle:
+    """Builds and writes a bundle. Raises an HSError for anything the user can mend.
+
+    Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
+    """
+    backend = get_backend(request.backend)
+    reporter.stage("load", 1)
+    reporter.begin("pair")
+    pair = load_pair(request.large, request.small)
+    recipe = recipe_from_pair(pair, request)
+    reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
+    store = Store(request.cache)
+    exported = export_all(networks_of(recipe), store, reporter)
+    engines = compile_all(exported, backend, BuildOptions(request.precision), store, reporter)
+    parity = verify_all(engines, backend, request.precision, reporter)
+    return pack(recipe, engines, parity, backend, reporter)

@@ -1,0 +1,82 @@
+"""The pack stage: engines, goldens and tokenizers into a bundle."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from hsengines.backend import Backend
+from hsexport import __version__
+from hsexport.compile import CompiledEngine
+from hsexport.export.stage import TOOLS
+from hsexport.progress import Reporter
+from hsexport.recipe import Recipe, load_tokenizer
+from hsruntime.bundle import Bundle
+from hsruntime.bundle_writer import write_bundle
+from hsruntime.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord, engine_record
+
+
+@dataclass
+class _Contents:
+    """Paths in the bundle and where their bytes come from; weights with one name and content are stored once."""
+
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    engines: dict[str, EngineRecord] = field(default_factory=dict)
+
+
+def pack(
+    recipe: Recipe,
+    engines: list[CompiledEngine],
+    parity: Mapping[str, ParityRecord],
+    backend: Backend,
+    reporter: Reporter,
+) -> Bundle:
+    """Writes the bundle at the recipe's `out`, atomically."""
+    contents = _Contents()
+    for engine in engines:
+        _add_engine(contents, engine, parity[engine.spec.name])
+    for part in recipe.text:
+        contents.files[part.record.tokenizer] = load_tokenizer(part.tokenizer).backend_tokenizer.to_str().encode()
+    reporter.stage("pack", len(contents.files))
+    manifest = _manifest(recipe, contents.engines, backend)
+    reporter.begin(str(recipe.request.out))
+    bundle = write_bundle(recipe.request.out, manifest, contents.files, lambda path, _: reporter.end(path))
+    return bundle
+
+
+def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecord) -> None:
+    name, folder = engine.spec.name, "engines"
+    file = f"{folder}/{engine.files.engine.name}"
+    weights = [f"{folder}/{path.name}" for path in engine.files.weights]
+    golden = f"goldens/{name}.npz"
+    contents.files |= {file: engine.files.engine, golden: engine.golden}
+    contents.files |= dict(zip(weights, engine.files.weights, strict=True))
+    record = engine_record(engine.spec, file=file, weights=weights, build_key=engine.key)
+    contents.engines[name] = msgspec.structs.replace(record, golden=golden, parity=parity)
+
+
+def _manifest(recipe: Recipe, engines: dict[str, EngineRecord], backend: Backend) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        backend=backend.name,
+        precision=recipe.request.precision,
+        target="any",
+        tools={"hsexport": __version__, "builder": backend.version()} | {tool: version(tool) for tool in TOOLS},
+        device=f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        large=recipe.large,
+        small=recipe.small,
+        latent=recipe.latent,
+        positions=recipe.positions,
+        sizes=recipe.sizes,
+        scheduler=recipe.scheduler,
+        text_encoders=[part.record for part in recipe.text],
+        defaults=recipe.defaults,
+        engines=engines,
+        files=[],
+    )

@@ -1,0 +1,31 @@
+"""How the stages tell of their progress; the command line decides how it looks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Hears what a long piece of work is doing."""
+
+    def stage(self, name: str, items: int) -> None:
+        """A stage of `items` items begins; the one before is over."""
+
+    def begin(self, item: str, note: str = "") -> None:
+        """Work on an item begins; `note` says why it is needed."""
+
+    def end(self, item: str, note: str = "") -> None:
+        """The item is done; `note` says with what result."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, name: str, items: int) -> None:
+        """Nothing."""
+
+    def begin(self, item: str, note: str = "") -> None:
+        """Nothing."""
+
+    def end(self, item: str, note: str = "") -> None:
+        """Nothing."""

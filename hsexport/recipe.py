@@ -1,0 +1,199 @@
+"""What is going to be built: the pair's facts as the manifest will hold them, fixed before anything is traced."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hsengines.errors import HSError
+from hsengines.spec import DimRange
+from hsexport.pair.member import Member
+from hsexport.pair.pair import Pair
+from hsruntime.manifest import Defaults, Latent, PositionTable, Scheduler, Size, Sizes, TextEncoder, Transformer
+from hsruntime.presets import resolve_schedule
+
+T5_LENGTH = 256  # StableDiffusion3Pipeline's max_sequence_length
+TEXT_ENCODERS = (
+    ("text_encoder", "tokenizer", "clip"),
+    ("text_encoder_2", "tokenizer_2", "clip"),
+    ("text_encoder_3", "tokenizer_3", "t5"),
+)
+
+
+class RecipeError(HSError):
+    """Build options that do not fit the pair or one another."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What the user asked `build` for; None means the pair's own default."""
+
+    large: str
+    small: str
+    out: Path
+    cache: Path
+    backend: str = "ort-cpu"
+    precision: str = "fp32"
+    size: Size | None = None
+    min_size: Size | None = None
+    max_size: Size | None = None
+    max_batch: int = 4
+    schedule: str = "hybridstitch"
+    steps: int = 28
+    guidance_scale: float = 3.5
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """One text encoder with its folders."""
+
+    record: TextEncoder
+    encoder: Path
+    tokenizer: Path
+    hidden: int
+    projection: int  # 0 for T5
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked pair with every number the networks and the manifest need."""
+
+    request: BuildRequest
+    pair: Pair
+    large: Transformer
+    small: Transformer
+    latent: Latent
+    positions: dict[str, PositionTable]
+    sizes: Sizes
+    scheduler: Scheduler
+    text: tuple[TextPart, ...]
+    defaults: Defaults
+
+    @property
+    def t5_length(self) -> int:
+        """T5's tokens, or their stand-ins where the pair comes without T5."""
+        return next((p.record.length for p in self.text if p.record.kind == "t5"), T5_LENGTH)
+
+    @property
+    def text_tokens(self) -> int:
+        """T."""
+        return self.text[0].record.length + self.t5_length
+
+    def ranges(self) -> dict[str, DimRange]:
+        """Extents of every symbolic dimension. Minima are 1: `sizes` bounds what users may ask for."""
+        per_token, scale, batch = self.latent.pixels_per_token, self.latent.vae_scale, self.sizes.max_batch
+        (width, height), (max_width, max_height) = self.sizes.default, self.sizes.maximum
+        tokens = DimRange(1, width * height // per_token**2, max_width * max_height // per_token**2)
+        return {
+            "B": DimRange(1, 1, batch),
+            "G": DimRange(1, 2, 2 * batch),
+            "N": tokens,
+            "M": tokens,
+            "T": DimRange(1, self.text_tokens, self.text_tokens),
+            "h": DimRange(1, height // scale, max_height // scale),
+            "w": DimRange(1, width // scale, max_width // scale),
+        }
+
+
+def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
+    """Completes the request with the pair's facts. Raises RecipeError for sizes or batches that cannot be."""
+    config, vae = pair.large.config, pair.vae
+    latent = Latent(channels=config.in_channels, patch_size=config.patch_size, vae_scale=vae.scale)
+    sizes = _sizes(pair, latent, request)
+    resolve_schedule(request.schedule, None, request.steps)
+    return Recipe(
+        request=request,
+        pair=pair,
+        large=_transformer(pair.large),
+        small=_transformer(pair.small),
+        latent=latent,
+        positions={
+            role: _positions(member, latent, sizes) for role, member in (("large", pair.large), ("small", pair.small))
+        },
+        sizes=sizes,
+        scheduler=Scheduler(num_train_timesteps=pair.scheduler.num_train_timesteps, shift=pair.scheduler.shift),
+        text=tuple(_text_part(pair, *names) for names in TEXT_ENCODERS if names[0] in pair.shared),
+        defaults=Defaults(schedule=request.schedule, steps=request.steps, guidance_scale=request.guidance_scale),
+    )
+
+
+def _transformer(member: Member) -> Transformer:
+    config = member.config
+    return Transformer(
+        source=member.source,
+        parameters=member.parameters,
+        layers=config.num_layers,
+        heads=config.num_attention_heads,
+        head_size=config.attention_head_dim,
+        dual_attention_layers=list(config.dual_attention_layers),
+        text_width=config.joint_attention_dim,
+        pooled_width=config.pooled_projection_dim,
+    )
+
+
+def _positions(member: Member, latent: Latent, sizes: Sizes) -> PositionTable:
+    columns, rows = (side // latent.pixels_per_token for side in sizes.maximum)
+    return PositionTable(table_size=member.config.pos_embed_max_size, rows=rows, columns=columns)
+
+
+def _sizes(pair: Pair, latent: Latent, request: BuildRequest) -> Sizes:
+    """Default: the size large was trained at; from half of it to half as much again, as far as the tables reach."""
+    unit = latent.pixels_per_token
+    reach = unit * min(pair.large.config.pos_embed_max_size, pair.small.config.pos_embed_max_size)
+    trained = pair.large.config.sample_size * latent.vae_scale
+    default = request.size or (trained, trained)
+    low = request.min_size or tuple(max(unit, side // 2 // unit * unit) for side in default)
+    high = request.max_size or tuple(max(side, min(reach, side * 3 // 2 // unit * unit)) for side in default)
+    for name, size in (("--size", default), ("--min-size", low), ("--max-size", high)):
+        _check_size(name, size, unit, reach)
+    if not all(a <= b <= c for a, b, c in zip(low, default, high, strict=True)):
+        shown = [f"{w}x{h}" for w, h in (low, default, high)]
+        raise RecipeError(f"sizes {shown[0]} (minimum), {shown[1]} and {shown[2]} (maximum) are not in ascending order")
+    if request.max_batch < 1:
+        raise RecipeError(f"--max-batch {request.max_batch} is too small", "ask for 1 or more")
+    return Sizes(default=default, minimum=(low[0], low[1]), maximum=(high[0], high[1]), max_batch=request.max_batch)
+
+
+def _check_size(name: str, size: tuple[int, ...], unit: int, reach: int) -> None:
+    for side in size:
+        if side < unit or side % unit:
+            raise RecipeError(f"{name} {size[0]}x{size[1]}: {side} is not a multiple of {unit} pixels")
+        if side > reach:
+            raise RecipeError(
+                f"{name} {size[0]}x{size[1]}: {side} is beyond the {reach} pixels that the pair's position tables reach"
+            )
+
+
+def _text_part(pair: Pair, encoder: str, tokenizer: str, kind: str) -> TextPart:
+    config = _json(pair.shared[encoder] / "config.json")
+    tokenizer_config = _json(pair.shared[tokenizer] / "tokenizer_config.json")
+    longest = int(min(tokenizer_config.get("model_max_length") or 10**9, 10**9))
+    length = min(longest, T5_LENGTH if kind == "t5" else config.get("max_position_embeddings", 77))
+    record = TextEncoder(
+        engine=encoder,
+        kind=kind,
+        tokenizer=f"tokenizers/{tokenizer}.json",
+        length=length,
+        pad_id=_pad_id(pair.shared[tokenizer]),
+    )
+    hidden = config["d_model"] if kind == "t5" else config["hidden_size"]
+    projection = 0 if kind == "t5" else config.get("projection_dim", 512)
+    return TextPart(record, pair.shared[encoder], pair.shared[tokenizer], hidden, projection, config["vocab_size"])
+
+
+def _pad_id(tokenizer: Path) -> int:
+    return int(load_tokenizer(tokenizer).pad_token_id)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Transformers' own tokenizer: it alone knows all the layouts a checkpoint may bring."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

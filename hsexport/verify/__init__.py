@@ -1,0 +1,1 @@
+"""Verification: engines against torch or goldens, and the strong oracle."""

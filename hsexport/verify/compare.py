@@ -1,0 +1,77 @@
+"""One engine's outputs beside a reference's, through polygraphy's comparator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hsengines.backend import Device, Engine
+from hsruntime.manifest import ParityRecord
+
+TOLERANCE = {"fp32": 1e-4}
+"""Largest error over the largest reference value. fp32 accumulates in another order than torch: 1e-6 to 1e-5."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far an engine lay from its reference, and polygraphy's verdict."""
+
+    engine: str
+    reference: str
+    max_absolute: float
+    max_relative: float
+    tolerance: float
+    passed: bool
+
+    @property
+    def parity(self) -> ParityRecord:
+        """As the manifest keeps it."""
+        return ParityRecord(max_absolute=self.max_absolute, max_relative=self.max_relative)
+
+
+def engine_outputs(engine: Engine, device: Device, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs an engine once over host arrays."""
+    dims = engine.spec.dims_of({name: array.shape for name, array in inputs.items()})
+    outputs = {t.name: device.empty(t.resolve(dims), t.dtype) for t in engine.spec.outputs}
+    engine.bind({name: device.upload(array) for name, array in inputs.items()}, outputs).enqueue()
+    return {name: tensor.read() for name, tensor in outputs.items()}
+
+
+def compare(
+    engine: Engine,
+    device: Device,
+    inputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    reference: str,
+    tolerance: float,
+) -> Comparison:
+    """Runs `engine` over `inputs` and sets its outputs beside `expected`."""
+    found = engine_outputs(engine, device, inputs)
+    absolute = max(_difference(found[n], expected[n]) for n in expected)
+    scale = max(float(np.abs(a).max(initial=0)) for a in expected.values())
+    passed = _polygraphy_verdict(engine.spec.name, found, dict(expected), tolerance)
+    return Comparison(engine.spec.name, reference, absolute, absolute / max(scale, 1e-30), tolerance, passed)
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    if not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found.astype(np.float64) - expected).max(initial=0))
+
+
+def _polygraphy_verdict(
+    name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float
+) -> bool:
+    """Polygraphy's own comparison: absolute tolerance scaled by each output's largest value, NaN never passes."""
+    from polygraphy.comparator import Comparator, CompareFunc, IterationResult, RunResults
+    from polygraphy.logger import G_LOGGER
+
+    results = RunResults()
+    results.append((f"{name} engine", [IterationResult(found)]))
+    results.append((f"{name} reference", [IterationResult(expected)]))
+    scaled = {n: tolerance * max(1e-6, float(np.abs(a).max(initial=0))) for n, a in expected.items()}
+    check = CompareFunc.simple(atol=scaled, rtol=0.0, check_error_stat="max", fail_fast=True)
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        return bool(Comparator.compare_accuracy(results, compare_func=check))
