@@ -1,0 +1,52 @@
+"""`hsexport`: commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+from hsengines.errors import HSError
+
+from hsexport.cli import build, inspect, run, verify
+
+app = typer.Typer(
+    name="hsexport",
+    help="Builds bundles of engines from pairs of diffusion transformers, and makes pictures with them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("build")(build.build)
+app.command("run")(run.run)
+app.command("inspect")(inspect.inspect)
+app.command("verify")(verify.verify)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except HSError as err:
+        _fail(str(err))
+    except KeyboardInterrupt:
+        print("hsexport: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+            raise
+        where = f" ({err.filename})" if err.filename else ""
+        _fail(f"{err.strerror}{where}; free some space or name another place")
+    except ModuleNotFoundError as err:
+        if (err.name or "").split(".")[0] not in {"torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"}:
+            raise
+        _fail(f"building needs the module '{err.name}', which is missing; pip install 'hsexport[build]'")
+
+
+def _fail(message: str) -> None:
+    print(f"hsexport: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Progress on stderr: a live bar in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+class BuildReport:
+    """A Reporter for people; a context manager, since a live display must be put away."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal
+        self._progress = Progress(
+            TextColumn("[bold]{task.description:<8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[item]}"),
+            console=self._console,
+        )
+        self._task: TaskID | None = None
+        self._stage, self._begun = "", 0.0
+
+    def __enter__(self) -> BuildReport:
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        self._finish_stage()
+        if self._live:
+            self._progress.stop()
+
+    def stage(self, name: str, items: int) -> None:
+        """A new bar, or a heading."""
+        self._finish_stage()
+        self._stage = name
+        if self._live:
+            self._task = self._progress.add_task(name, total=items, item="")
+        else:
+            self._console.print(f"{name}: {items} to do")
+
+    def begin(self, item: str, note: str = "") -> None:
+        """Shows what is being worked on, and why."""
+        self._begun = perf_counter()
+        if self._task is not None:
+            self._progress.update(self._task, item=f"{item}  [dim]{note[:80]}")
+        elif note:
+            self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True, markup=False)
+
+    def end(self, item: str, note: str = "") -> None:
+        """Counts an item."""
+        if self._task is not None:
+            self._progress.update(self._task, advance=1, item=f"{item}  [dim]{note}")
+        elif self._stage != "pack":
+            seconds = perf_counter() - self._begun
+            self._console.print(f"{self._stage}: {item} done in {seconds:.1f} s {note}".rstrip(), markup=False)
+
+    def _finish_stage(self) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, item="")
+        self._task = None

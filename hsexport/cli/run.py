@@ -1,0 +1,129 @@
+"""`hsexport run`: works without torch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from hsengines.errors import HSError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hsexport import __version__
+from hsexport.cli.options import size_from_text
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
+    prompt: Annotated[list[str], typer.Option(help="repeat it for several pictures at once")],
+    out: Annotated[Path, typer.Option(help="PNG; several pictures get -0, -1, ... before the suffix")] = Path("picture.png"),
+    negative_prompt: Annotated[str, typer.Option(help="what the picture should not be")] = "",
+    seed: Annotated[int, typer.Option(help="picture i uses seed + i")] = 0,
+    schedule: Annotated[str | None, typer.Option(help="hybridstitch, large, small, or large:10,hybrid:10,small:8")] = None,
+    steps: Annotated[int | None, typer.Option(help="steps of a preset")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 or less switches guidance off")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="in pixels, within the bundle's range")] = None,
+    region: Annotated[Path | None, typer.Option(help="also write the picture with its region marked")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for all")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print files, schedule and times for scripts")] = False,
+) -> None:
+    """Make pictures from a bundle."""
+    from hsruntime.session import Session
+
+    width, height = size_from_text(size) if size else (None, None)
+    _check_writable(out, *([region] if region else []))
+    console = Console(stderr=True, highlight=False)
+    with Session.open(bundle, threads=threads) as session, _progress(console) as progress:
+        if region and not _asked(session, schedule, steps).has_region:
+            raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = session.generate(
+                prompt,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                width=width,
+                height=height,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                schedule=schedule,
+                callback=_step_shower(progress),
+            )
+        guidance = session.manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    cuts = [str(w.message) for w in caught]
+    for cut in cuts:
+        console.print(f"warning: {cut}", soft_wrap=True, markup=False)
+    recipe = {"negative_prompt": negative_prompt, "schedule": str(result.schedule), "guidance_scale": f"{guidance:g}"}
+    files = _save(result, prompt, seed, recipe, out, region)
+    if as_json:
+        typer.echo(json.dumps(_summary(result, files, cuts)))
+    else:
+        console.print(f"{', '.join(files)}: {result.schedule}, {result.seconds:.2f} s", soft_wrap=True, markup=False)
+
+
+def _asked(session: Any, schedule: str | None, steps: int | None) -> Any:
+    from hsruntime.presets import resolve_schedule
+
+    defaults = session.manifest.defaults
+    return resolve_schedule(schedule or defaults.schedule, steps, defaults.steps)
+
+
+def _check_writable(*files: Path) -> None:
+    """Before the work, not after it."""
+    for file in files:
+        if not file.parent.is_dir():
+            raise HSError(f"{file.parent} is not a directory", "make it first, or write elsewhere")
+        if file.is_dir():
+            raise HSError(f"{file} is a directory", "name a file in it")
+
+
+def _progress(console: Console) -> Progress:
+    text = TextColumn("{task.description:<6}")
+    return Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
+
+
+def _step_shower(progress: Progress) -> Callable[[Any], None]:
+    task = progress.add_task("", total=None)
+
+    def show(now: Any) -> None:
+        progress.update(task, description=now.mode, completed=now.step, total=now.steps)
+
+    return show
+
+
+def _save(
+    result: Any, prompts: list[str], seed: int, recipe: dict[str, str], out: Path, region: Path | None
+) -> list[str]:
+    from hsruntime.picture import region_overlay, save_png
+
+    written = []
+    for i, (prompt, picture) in enumerate(zip(prompts, result.images, strict=True)):
+        story = {"prompt": prompt, "seed": str(seed + i), **recipe, "software": f"hsexport {__version__}"}
+        save_png(numbered(out, i, len(prompts)), picture, story)
+        written.append(str(numbered(out, i, len(prompts))))
+        if region:
+            overlay = region_overlay(picture, result.region[i], result.grid)
+            save_png(numbered(region, i, len(prompts)), overlay, story)
+            written.append(str(numbered(region, i, len(prompts))))
+    return written
+
+
+def numbered(path: Path, index: int, count: int) -> Path:
+    """`picture.png` as `picture-0.png` if there are several."""
+    return path if count == 1 else path.with_name(f"{path.stem}-{index}{path.suffix}")
+
+
+def _summary(result: Any, files: list[str], cuts: list[str]) -> dict[str, Any]:
+    segments = [{"mode": s.mode, "steps": s.steps, "seconds": s.seconds} for s in result.segments]
+    return {
+        "files": files,
+        "schedule": str(result.schedule),
+        "seconds": result.seconds,
+        "loop_seconds": result.loop_seconds,
+        "segments": segments,
+        "warnings": cuts,
+    }

@@ -1,0 +1,49 @@
+"""`hsexport verify`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from hsengines.errors import HSError
+from hsruntime.bundle import open_bundle
+from rich.console import Console
+from rich.table import Table
+
+from hsexport.cli.report import BuildReport
+from hsexport.verify.bundle import Verification, verify_bundle
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="a bundle")],
+    as_json: Annotated[bool, typer.Option("--json", help="print all comparisons for scripts")] = False,
+) -> None:
+    """Check a bundle: every byte, every engine against torch or its golden, and the region against the full pass."""
+    opened = open_bundle(bundle)
+    with BuildReport() as report:
+        result = verify_bundle(opened, report)
+    if as_json:
+        comparisons = [asdict(c) for c in result.comparisons]
+        typer.echo(json.dumps({"passed": result.passed, "comparisons": comparisons, "left_out": result.left_out}))
+    else:
+        _print(result)
+    if not result.passed:
+        worst = max((c for c in result.comparisons if not c.passed), key=lambda c: c.max_relative)
+        raise HSError(
+            f"engine '{worst.engine}' lies {worst.max_relative:.1e} from {worst.reference}, tolerance {worst.tolerance:.0e}",
+            "build the bundle again on this machine",
+        )
+
+
+def _print(result: Verification) -> None:
+    console = Console(highlight=False)
+    table = Table("engine", "against", "largest error", "tolerance", "", box=None)
+    for c in result.comparisons:
+        verdict = "[green]ok" if c.passed else "[red]fails"
+        table.add_row(c.engine, c.reference, f"{c.max_relative:.1e}", f"{c.tolerance:.0e}", verdict)
+    console.print(table)
+    for line in result.left_out:
+        console.print(line, soft_wrap=True)

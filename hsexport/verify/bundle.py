@@ -1,0 +1,111 @@
+"""Verification of a finished bundle: goldens, torch where it and the pair are there, and the strong oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from hsengines.backend import Backend, Device, Engine, get_backend
+from hsengines.errors import HSError
+from hsruntime.bundle import Bundle
+from hsruntime.golden import load_golden
+from hsruntime.manifest import engine_spec
+
+from hsexport.progress import Reporter
+from hsexport.verify.compare import TOLERANCE, Comparison, compare
+from hsexport.verify.oracle import check_oracle
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All comparisons, and what was left out and why."""
+
+    comparisons: list[Comparison]
+    left_out: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison lies within its tolerance."""
+        return all(c.passed for c in self.comparisons)
+
+
+def verify_bundle(bundle: Bundle, reporter: Reporter) -> Verification:
+    """Compares every engine of an opened bundle. Raises EngineLoadError for one that does not load."""
+    backend = get_backend(bundle.manifest.backend)
+    device = backend.device()
+    left_out: list[str] = []
+    comparisons = list(_goldens(bundle, backend, device, reporter))
+    comparisons += _torch(bundle, backend, device, reporter, left_out)
+    reporter.stage("oracle", 1)
+    large = _load(bundle, backend, device, "large")
+    comparisons += check_oracle(large, device, bundle.manifest)
+    large.close()
+    return Verification(comparisons, left_out)
+
+
+def _load(bundle: Bundle, backend: Backend, device: Device, name: str) -> Engine:
+    record = bundle.manifest.engines[name]
+    return backend.load(bundle.file(record.file), engine_spec(name, record), device)
+
+
+def _goldens(bundle: Bundle, backend: Backend, device: Device, reporter: Reporter) -> Iterator[Comparison]:
+    recorded = {n: r.golden for n, r in bundle.manifest.engines.items() if r.golden is not None}
+    reporter.stage("goldens", len(recorded))
+    for name, golden in recorded.items():
+        reporter.begin(name)
+        engine = _load(bundle, backend, device, name)
+        inputs, expected = load_golden(bundle.file(golden))
+        tolerance = TOLERANCE[bundle.manifest.precision]
+        yield compare(engine, device, inputs, expected, "golden of the build", tolerance)
+        engine.close()
+        reporter.end(name)
+
+
+def _torch(
+    bundle: Bundle, backend: Backend, device: Device, reporter: Reporter, left_out: list[str]
+) -> list[Comparison]:
+    """Each engine beside its torch module over inputs the build has not seen."""
+    if any(find_spec(module) is None for module in ("torch", "diffusers", "transformers")):
+        left_out.append("torch: not installed here; the build's goldens stand in for it")
+        return []
+    from hsexport.network import reference_outputs
+    from hsexport.networks import networks_of
+
+    try:
+        recipe = _recipe_of(bundle)
+    except HSError as err:
+        left_out.append(f"torch: the pair this bundle was built from is not here ({err.message})")
+        return []
+    networks = networks_of(recipe)
+    reporter.stage("torch", len(networks))
+    results = []
+    for network in networks:
+        reporter.begin(network.name)
+        engine = _load(bundle, backend, device, network.name)
+        inputs = network.sample_inputs(seed=1)
+        expected = reference_outputs(network.load(), network.spec, inputs)
+        tolerance = TOLERANCE[bundle.manifest.precision]
+        results.append(compare(engine, device, inputs, expected, "torch, fresh input", tolerance))
+        engine.close()
+        reporter.end(network.name)
+    return results
+
+
+def _recipe_of(bundle: Bundle):  # noqa: ANN202 - imported lazily, it needs the pair's room
+    from hsexport.pair import load_pair
+    from hsexport.recipe import BuildRequest, recipe_from_pair
+
+    manifest = bundle.manifest
+    request = BuildRequest(
+        large=manifest.large.source,
+        small=manifest.small.source,
+        out=bundle.path,
+        cache=Path(),
+        size=manifest.sizes.default,
+        min_size=manifest.sizes.minimum,
+        max_size=manifest.sizes.maximum,
+        max_batch=manifest.sizes.max_batch,
+    )
+    return recipe_from_pair(load_pair(request.large, request.small), request)

@@ -1,0 +1,59 @@
+"""The strong oracle: with the cache taken at the same state, a region's velocity equals the full pass's."""
+
+from __future__ import annotations
+
+import numpy as np
+from hsengines.backend import Device, Engine
+from hsruntime.manifest import Manifest
+
+from hsexport.verify.compare import TOLERANCE, Comparison, compare, engine_outputs
+
+TOKENS = 24
+SHARES = (1 / TOKENS, 0.3, 0.7)
+
+
+def check_oracle(engine: Engine, device: Device, manifest: Manifest, seed: int = 0) -> list[Comparison]:
+    """Runs large over TOKENS random tokens, then over random regions of them with the rest as cache.
+
+    Independent of torch and of any golden: it tests that the graph's cache inputs mean what the runtime takes them
+    for, on this machine's engine.
+    """
+    rng = np.random.default_rng(seed)
+    whole = _inputs(manifest, rng)
+    full = engine_outputs(engine, device, whole)
+    results = []
+    for share in SHARES:
+        order = rng.permutation(TOKENS)
+        count = max(1, round(share * TOKENS))
+        part, expected = _region(whole, full, np.sort(order[:count]), np.sort(order[count:]))
+        reference = f"full pass, region of {count} of {TOKENS}"
+        results.append(compare(engine, device, part, expected, reference, TOLERANCE[manifest.precision]))
+    return results
+
+
+def _inputs(manifest: Manifest, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    large, table, rows = manifest.large, manifest.positions["large"], 2
+    places = rng.permutation(table.rows * table.columns)
+    positions = np.resize(places, TOKENS).astype(np.int32)
+    inputs = {
+        "tokens": rng.standard_normal((rows, TOKENS, manifest.latent.token_width), np.float32),
+        "positions": np.tile(positions, (rows, 1)),
+        "timestep": np.array([500.0], np.float32),
+        "text": rng.standard_normal((rows, 5, large.text_width), np.float32),
+        "pooled": rng.standard_normal((rows, large.pooled_width), np.float32),
+    }
+    empty = np.zeros((rows, large.heads, 0, large.head_size), np.float32)
+    return inputs | {f"past_{which}_{i}": empty for i in range(large.attention_layers) for which in "kv"}
+
+
+def _region(
+    whole: dict[str, np.ndarray], full: dict[str, np.ndarray], active: np.ndarray, cached: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Inputs of the region pass, and what it must answer."""
+    part = whole | {name: np.ascontiguousarray(whole[name][:, active]) for name in ("tokens", "positions")}
+    expected = {"velocity": full["velocity"][:, active]}
+    for name, tensor in full.items():
+        if name.startswith("present_"):
+            part[name.replace("present", "past")] = np.ascontiguousarray(tensor[:, :, cached])
+            expected[name] = tensor[:, :, active]
+    return part, expected
