@@ -46,8 +46,7 @@ def pack(
     reporter.stage("pack", len(contents.files))
     manifest = _manifest(recipe, contents.engines, backend)
     reporter.begin(str(recipe.request.out))
-    bundle = write_bundle(recipe.request.out, manifest, contents.files, lambda path, _: reporter.end(path))
-    return bundle
+    return write_bundle(recipe.request.out, manifest, contents.files, lambda path, _: reporter.end(path))
 
 
 def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecord) -> None:

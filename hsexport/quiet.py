@@ -6,17 +6,18 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 
 @contextmanager
 def hush_libraries() -> Iterator[None]:
-    """Silences progress bars, advice and warnings of transformers and diffusers; errors still raise."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    for module in (transformers_logging, diffusers_logging):
-        module.set_verbosity(logging.CRITICAL)
-        module.disable_progress_bar()
+    """Silences transformers' and diffusers' progress bars, advice and warnings, where they are installed."""
+    for name in ("transformers", "diffusers"):
+        if find_spec(name) is not None:
+            library = import_module(f"{name}.utils.logging")
+            library.set_verbosity(logging.CRITICAL)
+            library.disable_progress_bar()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -66,6 +66,7 @@ class Engine(ABC):
     def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Binding:
         """Fixes shapes and addresses. Raises ShapeError if they do not fit the spec or no profile admits them."""
 
+    @abstractmethod
     def close(self) -> None:
         """Frees what the engine holds; bindings made from it must not be enqueued again."""
 

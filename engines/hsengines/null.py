@@ -52,6 +52,9 @@ class NullEngine(Engine):
         check_binding(self.spec, inputs, outputs)
         return NullBinding(self.spec.name, self._log)
 
+    def close(self) -> None:
+        """Holds nothing."""
+
 
 class NullBinding(Binding):
     """Knows only its engine's name."""

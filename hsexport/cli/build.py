@@ -8,9 +8,9 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
-from hsengines.backend import backend_names
 from rich.console import Console
 
+from hsengines.backend import backend_names
 from hsexport.cli.options import size_from_text
 from hsexport.cli.report import BuildReport
 from hsexport.recipe import BuildRequest

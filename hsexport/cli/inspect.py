@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
 from hsruntime.arithmetic import predicted_speedup
 from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.manifest import Manifest, Transformer, manifest_bytes
 from hsruntime.presets import resolve_schedule
-from rich.console import Console
-from rich.table import Table
 
 
 def inspect(
@@ -37,10 +38,14 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     tokens = m.sizes.default[0] * m.sizes.default[1] // side**2
     text = sum({e.kind: e.length for e in m.text_encoders}.values())
     predicted = predicted_speedup(schedule, m.large, m.small, tokens, text)
-    console.print(f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right")
+    console.print(
+        f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
+    )
     console.print(f"large    {_model(m.large)}")
     console.print(f"small    {_model(m.small)}")
-    console.print(f"sizes    {sizes[0]} to {sizes[2]}, default {sizes[1]} ({tokens} tokens), up to {m.sizes.max_batch} at once")
+    console.print(
+        f"sizes    {sizes[0]} to {sizes[2]}, default {sizes[1]} ({tokens} tokens), up to {m.sizes.max_batch} at once"
+    )
     console.print(f"default  {m.defaults.schedule}: {schedule}, guidance {m.defaults.guidance_scale:g}")
     console.print(f"         {predicted:.2f} times as fast as large alone, by counting operations")
     console.print(f"built    by {', '.join(f'{k} {v}' for k, v in m.tools.items())} on {m.device}")

@@ -6,8 +6,8 @@ import errno
 import sys
 
 import typer
-from hsengines.errors import HSError
 
+from hsengines.errors import HSError
 from hsexport.cli import build, inspect, run, verify
 
 app = typer.Typer(
@@ -38,7 +38,14 @@ def main() -> None:
         where = f" ({err.filename})" if err.filename else ""
         _fail(f"{err.strerror}{where}; free some space or name another place")
     except ModuleNotFoundError as err:
-        if (err.name or "").split(".")[0] not in {"torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"}:
+        if (err.name or "").split(".")[0] not in {
+            "torch",
+            "diffusers",
+            "transformers",
+            "onnx",
+            "onnxscript",
+            "onnx_ir",
+        }:
             raise
         _fail(f"building needs the module '{err.name}', which is missing; pip install 'hsexport[build]'")
 

@@ -31,7 +31,9 @@ class BuildReport:
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._finish_stage()
         if self._live:
             self._progress.stop()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from hsengines.errors import HSError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hsengines.errors import HSError
 from hsexport import __version__
 from hsexport.cli.options import size_from_text
 
@@ -20,10 +20,14 @@ from hsexport.cli.options import size_from_text
 def run(
     bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
     prompt: Annotated[list[str], typer.Option(help="repeat it for several pictures at once")],
-    out: Annotated[Path, typer.Option(help="PNG; several pictures get -0, -1, ... before the suffix")] = Path("picture.png"),
+    out: Annotated[Path, typer.Option(help="PNG; several pictures get -0, -1, ... before the suffix")] = Path(
+        "picture.png"
+    ),
     negative_prompt: Annotated[str, typer.Option(help="what the picture should not be")] = "",
     seed: Annotated[int, typer.Option(help="picture i uses seed + i")] = 0,
-    schedule: Annotated[str | None, typer.Option(help="hybridstitch, large, small, or large:10,hybrid:10,small:8")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="hybridstitch, large, small, or large:10,hybrid:10,small:8")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="steps of a preset")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="1 or less switches guidance off")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="in pixels, within the bundle's range")] = None,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from hsengines.errors import HSError
-from hsruntime.bundle import open_bundle
 from rich.console import Console
 from rich.table import Table
 
+from hsengines.errors import HSError
 from hsexport.cli.report import BuildReport
+from hsexport.quiet import hush_libraries
 from hsexport.verify.bundle import Verification, verify_bundle
+from hsruntime.bundle import open_bundle
 
 
 def verify(
@@ -23,7 +24,7 @@ def verify(
 ) -> None:
     """Check a bundle: every byte, every engine against torch or its golden, and the region against the full pass."""
     opened = open_bundle(bundle)
-    with BuildReport() as report:
+    with BuildReport() as report, hush_libraries():
         result = verify_bundle(opened, report)
     if as_json:
         comparisons = [asdict(c) for c in result.comparisons]
@@ -33,7 +34,7 @@ def verify(
     if not result.passed:
         worst = max((c for c in result.comparisons if not c.passed), key=lambda c: c.max_relative)
         raise HSError(
-            f"engine '{worst.engine}' lies {worst.max_relative:.1e} from {worst.reference}, tolerance {worst.tolerance:.0e}",
+            f"engine '{worst.engine}' lies {worst.max_relative:.1e} from {worst.reference}, allowed {worst.tolerance:.0e}",
             "build the bundle again on this machine",
         )
 

@@ -85,7 +85,7 @@ def run_block(
     out, text_out, present = joint_attention(block.attn, normed, text_normed, _slot(cache, presents))
     presents.append(present)
     x = x + gate[:, None] * out
-    if normed2 is not None:
+    if normed2 is not None and gate2 is not None:
         out, present = self_attention(block.attn2, normed2, _slot(cache, presents))
         presents.append(present)
         x = x + gate2[:, None] * out

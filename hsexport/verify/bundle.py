@@ -9,13 +9,14 @@ from pathlib import Path
 
 from hsengines.backend import Backend, Device, Engine, get_backend
 from hsengines.errors import HSError
+from hsexport.pair import load_pair
+from hsexport.progress import Reporter
+from hsexport.recipe import BuildRequest, Recipe, recipe_from_pair
+from hsexport.verify.compare import TOLERANCE, Comparison, compare
+from hsexport.verify.oracle import check_oracle
 from hsruntime.bundle import Bundle
 from hsruntime.golden import load_golden
 from hsruntime.manifest import engine_spec
-
-from hsexport.progress import Reporter
-from hsexport.verify.compare import TOLERANCE, Comparison, compare
-from hsexport.verify.oracle import check_oracle
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,7 @@ def _torch(
     return results
 
 
-def _recipe_of(bundle: Bundle):  # noqa: ANN202 - imported lazily, it needs the pair's room
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
-
+def _recipe_of(bundle: Bundle) -> Recipe:
     manifest = bundle.manifest
     request = BuildRequest(
         large=manifest.large.source,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from hsengines.backend import Device, Engine
-from hsruntime.manifest import Manifest
 
+from hsengines.backend import Device, Engine
 from hsexport.verify.compare import TOLERANCE, Comparison, compare, engine_outputs
+from hsruntime.manifest import Manifest
 
 TOKENS = 24
 SHARES = (1 / TOKENS, 0.3, 0.7)

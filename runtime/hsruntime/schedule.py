@@ -88,7 +88,7 @@ def check_schedule(schedule: Schedule) -> Schedule:
             raise ScheduleError(f"segment {number}: {found} is not a mode", f"allowed: {', '.join(MODES)}")
         if segment.large == "region" and (number == 1 or schedule.segments[number - 2].large != "full"):
             raise ScheduleError(
-                f"segment {number} ({segment.mode}:{segment.steps}) needs large's keys and values of the step before it",
+                f"segment {number} ({segment.mode}:{segment.steps}) needs keys and values of a large step before it",
                 "put a large segment directly in front of it",
             )
     return schedule
@@ -135,7 +135,7 @@ def _segment_from_text(number: int, text: str) -> Segment:
 
 
 def _region_from_text(text: str) -> RegionPolicy:
-    fields = dict(part.strip().split("=", 1) if "=" in part else (part.strip(), "") for part in text.split(","))
+    fields = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in text.split(","))}
     try:
         return msgspec.convert(fields, RegionPolicy, strict=False)
     except msgspec.ValidationError as err:

@@ -75,8 +75,8 @@ def main(
     out: Annotated[Path, typer.Option(help="where the finished pair goes")] = Path("hsexport/demo"),
     work: Annotated[Path, typer.Option(help="checkpoints and contact sheets")] = Path("build/demo-training"),
     vae_steps: int = 1500,
-    large_steps: int = 3500,
-    small_steps: int = 4500,
+    large_steps: int = 2600,
+    small_steps: int = 3200,
     seed: int = 0,
     compiled: Annotated[bool, typer.Option(help="torch.compile the transformers (needs a C++ compiler)")] = True,
 ) -> None:

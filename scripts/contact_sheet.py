@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Draws a contact sheet from a bundle and measures its speedup: `scripts/contact_sheet.py BUNDLE --out sheet.png`.
+
+Needs the runtime alone: no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hsengines.errors import HSError
+from hsruntime import Result, Session
+from hsruntime.arithmetic import predicted_speedup
+from hsruntime.manifest import Manifest
+from hsruntime.picture import contact_sheet, region_overlay
+from hsruntime.presets import resolve_schedule
+from hsruntime.schedule import Schedule
+
+PROMPTS = ["red apple", "fox", "violin", "birthday cake", "octopus", "red paper lantern"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One schedule's cost, measured beside large's in the same rounds."""
+
+    schedule: str
+    loop_ms: float
+    """Median of the denoising loop."""
+    speedup: float
+    """Median over the rounds of large's loop time over this one's."""
+    predicted: float
+    """The same by counting operations."""
+
+
+def schedules_for(manifest: Manifest) -> dict[str, Schedule]:
+    """The three columns' schedules: as many steps of large, as the bundle stitches by default, and of small."""
+    stitched = resolve_schedule(manifest.defaults.schedule, None, manifest.defaults.steps)
+    return {
+        "large only": resolve_schedule("large", stitched.steps, stitched.steps),
+        "stitched": stitched,
+        "small only": resolve_schedule("small", stitched.steps, stitched.steps),
+    }
+
+
+def draw_columns(
+    session: Session, schedules: dict[str, Schedule], prompts: list[str], seed: int, progress: Progress
+) -> dict[str, list[np.ndarray]]:
+    """One column of pictures per schedule, and the region that the stitched one chose."""
+    task = progress.add_task("pictures", total=len(prompts) * len(schedules))
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in [*schedules, "region"]}
+    for prompt in prompts:
+        for name, schedule in schedules.items():
+            result = session.generate(prompt, seed=seed, schedule=schedule)
+            columns[name].append(result.image)
+            if name == "stitched":
+                columns["region"].append(overlay_of(result))
+            progress.advance(task)
+    return columns
+
+
+def overlay_of(result: Result) -> np.ndarray:
+    """The first picture with its region marked; the picture itself if the schedule has no region."""
+    return result.image if result.region is None else region_overlay(result.image, result.region[0], result.grid)
+
+
+def loop_seconds(
+    session: Session, schedules: dict[str, Schedule], prompt: str, rounds: int, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Loop times (rounds,) of each schedule. A round runs all of them, so that what slows the machine slows all."""
+    task = progress.add_task("timing", total=(rounds + 1) * len(schedules))
+    times: dict[str, list[float]] = {name: [] for name in schedules}
+    for _ in range(rounds + 1):
+        for name, schedule in schedules.items():
+            times[name].append(session.generate(prompt, seed=0, schedule=schedule).loop_seconds)
+            progress.advance(task)
+    return {name: np.array(own[1:]) for name, own in times.items()}  # the first round warms up
+
+
+def predicted(manifest: Manifest, schedule: Schedule) -> float:
+    """The speedup over large that the arithmetic promises at the bundle's default size."""
+    width, height = manifest.sizes.default
+    tokens = width * height // manifest.latent.pixels_per_token**2
+    text = manifest.engines["large"].profiles[0].dims["T"][1]
+    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text)
+
+
+def speeds_from_times(
+    manifest: Manifest, schedules: dict[str, Schedule], times: dict[str, np.ndarray]
+) -> dict[str, Speed]:
+    """Medians of the rounds; a ratio is taken within its round."""
+    reference = times["large only"]
+    return {
+        name: Speed(
+            schedule=str(schedule),
+            loop_ms=1000 * median(times[name]),
+            speedup=median(reference / times[name]),
+            predicted=predicted(manifest, schedule),
+        )
+        for name, schedule in schedules.items()
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the platform tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def report(manifest: Manifest, speeds: dict[str, Speed], rounds: int, threads: int) -> dict[str, Any]:
+    """All numbers and what they were measured on, for a JSON file."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": {"processor": processor(), "cores": usable_cores(), "threads": threads or usable_cores()},
+        "bundle": {"backend": manifest.backend, "precision": manifest.precision, "size": list(manifest.sizes.default)},
+        "guidance_scale": manifest.defaults.guidance_scale,
+        "rounds": rounds,
+        "schedules": {name: asdict(speed) for name, speed in speeds.items()},
+    }
+
+
+def speed_table(speeds: dict[str, Speed]) -> Table:
+    """The numbers for people."""
+    table = Table("", "schedule", "loop ms", "speedup measured", "predicted", box=None)
+    for name, speed in speeds.items():
+        numbers = f"{speed.loop_ms:.0f}", f"{speed.speedup:.2f}", f"{speed.predicted:.2f}"
+        table.add_row(name, speed.schedule, *numbers)
+    return table
+
+
+def progress_bar(console: Console) -> Progress:
+    """Task, bar, count and time; gone when the work is done."""
+    columns = TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True)
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
+    out: Annotated[Path, typer.Option(help="the sheet, a PNG")] = Path("contact_sheet.png"),
+    prompt: Annotated[list[str] | None, typer.Option(help="a row; repeatable")] = None,
+    seed: Annotated[int, typer.Option(help="of every picture's first noise")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="of timing after a warm-up; 0 leaves the timing out")] = 5,
+    threads: Annotated[int, typer.Option(help="CPU threads, 0 for all")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the numbers there")] = None,
+) -> None:
+    """Draw large only, stitched, small only and the region for some prompts, and measure the speedup."""
+    prompts, console = prompt or PROMPTS, Console(highlight=False, soft_wrap=True)
+    with Session.open(bundle, threads=threads) as session, progress_bar(console) as progress:
+        manifest, schedules = session.manifest, schedules_for(session.manifest)
+        columns = draw_columns(session, schedules, prompts, seed, progress)
+        times = loop_seconds(session, schedules, prompts[0], rounds, progress) if rounds else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(columns, prompts).save(out)
+    if times is not None:
+        speeds = speeds_from_times(manifest, schedules, times)
+        console.print(speed_table(speeds))
+        console.print(
+            f"stitched is {speeds['stitched'].speedup:.2f} times as fast as large only "
+            f"({speeds['stitched'].predicted:.2f} predicted by counting operations)"
+        )
+        if json_file:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(report(manifest, speeds, rounds, threads), indent=2) + "\n")
+    console.print(f"contact sheet: {out}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except HSError as err:
+        raise SystemExit(f"contact_sheet: {err}") from None
