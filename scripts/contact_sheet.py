@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from hsengines.errors import HSError
 from hsruntime import Result, Session
@@ -138,13 +138,20 @@ def report(manifest: Manifest, speeds: dict[str, Speed], rounds: int, threads: i
     }
 
 
-def speed_table(speeds: dict[str, Speed]) -> Table:
+def write_report(path: Path, numbers: dict[str, Any]) -> None:
+    """Writes the numbers as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+
+def print_speeds(console: Console, speeds: dict[str, Speed]) -> None:
     """The numbers for people."""
-    table = Table("", "schedule", "loop ms", "speedup measured", "predicted", box=None)
+    table = Table("", "loop ms", "speedup", "predicted", Column("schedule", overflow="fold"), box=None)
     for name, speed in speeds.items():
-        numbers = f"{speed.loop_ms:.0f}", f"{speed.speedup:.2f}", f"{speed.predicted:.2f}"
-        table.add_row(name, speed.schedule, *numbers)
-    return table
+        table.add_row(name, f"{speed.loop_ms:.0f}", f"{speed.speedup:.2f}", f"{speed.predicted:.2f}", speed.schedule)
+    console.print(table)
+    stitched = speeds["stitched"]
+    console.print(f"speedup of stitched over large only: {stitched.speedup:.2f}, predicted {stitched.predicted:.2f}")
 
 
 def progress_bar(console: Console) -> Progress:
@@ -167,19 +174,14 @@ def main(
     with Session.open(bundle, threads=threads) as session, progress_bar(console) as progress:
         manifest, schedules = session.manifest, schedules_for(session.manifest)
         columns = draw_columns(session, schedules, prompts, seed, progress)
-        times = loop_seconds(session, schedules, prompts[0], rounds, progress) if rounds else None
+        times = loop_seconds(session, schedules, prompts[0], rounds, progress) if rounds else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(columns, prompts).save(out)
-    if times is not None:
+    if times:
         speeds = speeds_from_times(manifest, schedules, times)
-        console.print(speed_table(speeds))
-        console.print(
-            f"stitched is {speeds['stitched'].speedup:.2f} times as fast as large only "
-            f"({speeds['stitched'].predicted:.2f} predicted by counting operations)"
-        )
+        print_speeds(console, speeds)
         if json_file:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(report(manifest, speeds, rounds, threads), indent=2) + "\n")
+            write_report(json_file, report(manifest, speeds, rounds, threads))
     console.print(f"contact sheet: {out}")
 
 

@@ -123,7 +123,7 @@ def backend_names() -> list[str]:
 def get_backend(name: str) -> Backend:
     """The backend called `name`; its library is imported here and nowhere earlier.
 
-    Raises BackendUnavailable if there is no such backend or its library is missing.
+    Raises BackendUnavailable if there is no such backend, or its library is missing or cannot be loaded.
     """
     if name not in _BACKENDS:
         raise BackendUnavailable(f"there is no backend '{name}'", f"choose one of {', '.join(backend_names())}")
@@ -132,3 +132,5 @@ def get_backend(name: str) -> Backend:
         return getattr(import_module(module), attribute)()
     except ModuleNotFoundError as err:
         raise BackendUnavailable(f"backend '{name}' needs the module '{err.name}', which is missing", install) from err
+    except ImportError as err:
+        raise BackendUnavailable(f"backend '{name}' does not work here: {err}", install) from err

@@ -38,23 +38,8 @@ class Store:
         """The entry's folder, filled by `fill` in a temporary place if it is missing, then moved in whole."""
         if found := self.find(key):
             return found
-        entry = self._entry(key)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        self._sweep(entry.parent)
-        work = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=entry.parent))
-        try:
-            with _os_errors_told(key.name, self.root):
-                fill(work)
-                _write_record(work, key)
-            try:
-                work.rename(entry)
-            except OSError:  # another build of the same thing came first: its entry is as good
-                if not entry.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        self._remember(key)
-        return entry
+        with _os_errors_told(key.name, self.root):
+            return self._make(key, fill)
 
     def why_missing(self, key: BuildKey) -> str:
         """What changed since the last product of this kind and name was made; "first build" if there was none."""
@@ -65,6 +50,24 @@ class Store:
             return key.changes_since(json.loads(last.read_text())) or "the stored one was gone or broken"
         except ValueError:
             return "the record of the last build is unreadable"
+
+    def _make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
+        entry = self._entry(key)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        self._sweep(entry.parent)
+        work = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=entry.parent))
+        try:
+            fill(work)
+            _write_record(work, key)
+            try:
+                work.rename(entry)
+            except OSError:  # another build of the same thing came first: its entry is as good
+                if not entry.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        self._remember(key)
+        return entry
 
     def _entry(self, key: BuildKey) -> Path:
         return self.root / key.kind / key.digest
@@ -92,7 +95,8 @@ def _os_errors_told(name: str, root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        free_mb = shutil.disk_usage(root).free // 1_000_000
+        existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+        free_mb = shutil.disk_usage(existing).free // 1_000_000
         raise HSError(
             f"'{name}' could not be written to the cache {root}: {err.strerror or err} ({free_mb} MB free)",
             "free some space or name another place with --cache; what is done so far is kept",

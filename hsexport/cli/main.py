@@ -29,9 +29,6 @@ def main() -> None:
         app()
     except HSError as err:
         _fail(str(err))
-    except KeyboardInterrupt:
-        print("hsexport: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
     except OSError as err:
         if err.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
             raise

@@ -37,6 +37,8 @@ class BuildReport:
         self._finish_stage()
         if self._live:
             self._progress.stop()
+        if kind is KeyboardInterrupt:  # typer turns it into exit code 130 without a word
+            self._console.print("hsexport: stopped; what is finished is kept, the same command goes on from there")
 
     def stage(self, name: str, items: int) -> None:
         """A new bar, or a heading."""

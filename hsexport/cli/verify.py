@@ -34,7 +34,7 @@ def verify(
     if not result.passed:
         worst = max((c for c in result.comparisons if not c.passed), key=lambda c: c.max_relative)
         raise HSError(
-            f"engine '{worst.engine}' lies {worst.max_relative:.1e} from {worst.reference}, allowed {worst.tolerance:.0e}",
+            f"engine '{worst.engine}' lies {worst.max_relative:.1e} from its reference, allowed {worst.tolerance:.0e}",
             "build the bundle again on this machine",
         )
 

@@ -23,7 +23,9 @@ class Region:
 
 
 def active_count(ratio: float, tokens: int) -> int:
-    """M for a ratio: rounded to a 64th of the picture (64 tokens at 4096), so that few shapes ever occur."""
+    """M for a ratio: rounded to a 64th of the picture (64 tokens at 4096), so that few shapes ever occur; 1 is all."""
+    if ratio == 1:
+        return tokens
     multiple = max(1, tokens // 64)
     return min(tokens, max(multiple, round(ratio * tokens / multiple) * multiple))
 

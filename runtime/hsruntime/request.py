@@ -112,7 +112,7 @@ def _checked_size(
     default = sizes.default
     if latents is not None and latents.ndim == 4:
         default = (latents.shape[3] * scale, latents.shape[2] * scale)
-    width, height = size[0] or default[0], size[1] or default[1]
+    width, height = (default[i] if side is None else side for i, side in enumerate(size))
     for name, value, low, high in (
         ("width", width, sizes.minimum[0], sizes.maximum[0]),
         ("height", height, sizes.minimum[1], sizes.maximum[1]),
@@ -134,9 +134,9 @@ def _checked_latents(
 ) -> np.ndarray:
     scale = manifest.latent.vae_scale
     shape = (count, manifest.latent.channels, size[1] // scale, size[0] // scale)
+    if seed < 0:
+        raise RequestError(f"seed {seed} is negative", "seeds start at 0")
     if latents is None:
-        if seed < 0:
-            raise RequestError(f"seed {seed} is negative", "seeds start at 0")
         return seeded_noise(shape, seed)
     if latents.shape != shape or latents.dtype != np.float32:
         raise RequestError(f"latents are {latents.dtype}{latents.shape}, expected float32{shape}")

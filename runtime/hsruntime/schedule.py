@@ -52,7 +52,7 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
         text = ",".join(f"{s.mode}:{s.steps}" for s in self.segments)
         if not self.has_region:
             return text
-        return f"{text};signal={self.region.signal},ratio={self.region.ratio:g},refresh={self.region.refresh}"
+        return f"{text};signal={self.region.signal},ratio={self.region.ratio},refresh={self.region.refresh}"
 
     @property
     def has_region(self) -> bool:
@@ -77,6 +77,7 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
 
 def check_schedule(schedule: Schedule) -> Schedule:
     """Returns `schedule`. Raises ScheduleError naming the first segment that cannot run and why."""
+    _check_fields(schedule)
     total = sum(s.steps for s in schedule.segments)
     if not schedule.segments:
         raise ScheduleError("a schedule needs at least one segment", "for example large:10,hybrid:10,small:8")
@@ -91,7 +92,25 @@ def check_schedule(schedule: Schedule) -> Schedule:
                 f"segment {number} ({segment.mode}:{segment.steps}) needs keys and values of a large step before it",
                 "put a large segment directly in front of it",
             )
+        if segment.large == "region" and schedule.region.signal == "change":
+            _check_two_steps_before(schedule, number)
     return schedule
+
+
+def _check_fields(schedule: Schedule) -> None:
+    """Structs made in Python are not checked by msgspec as parsed ones are."""
+    try:
+        msgspec.convert(msgspec.to_builtins(schedule), Schedule)
+    except msgspec.ValidationError as err:
+        raise ScheduleError(f"schedule: {err}") from err
+
+
+def _check_two_steps_before(schedule: Schedule, number: int) -> None:
+    if sum(s.steps for s in schedule.segments[: number - 1]) < 2:
+        raise ScheduleError(
+            f"segment {number}: signal 'change' compares two steps before it, there is one",
+            "give the large segment 2 steps or more, or choose another signal",
+        )
 
 
 def schedule_from_json(text: str | bytes) -> Schedule:

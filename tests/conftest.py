@@ -1,0 +1,53 @@
+"""A tiny pair and a bundle of real engines built from it, once a session."""
+
+import pytest
+from hypothesis import settings
+
+# Time on a shared machine says nothing about the code.
+settings.register_profile("hsexport", deadline=None)
+settings.load_profile("hsexport")
+
+
+@pytest.fixture(scope="session")
+def tiny_pair_dirs(tmp_path_factory):
+    """Folders (large, small), two layers each, dual attention in the first: every kind of cache slot occurs."""
+    from tiny_pair import make_pair
+
+    return make_pair(tmp_path_factory.mktemp("tiny_pair"), layers=2, dual_layers=(0,))
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny_build):
+    """The store that the tiny bundle was built through."""
+    return tiny_build[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_build):
+    """The tiny bundle's path: 16x16 pixels of 4x4 tokens by default, sides from 8 to 24, up to 4 prompts at once."""
+    return tiny_build[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_build(tiny_pair_dirs, tmp_path_factory):
+    """Builds the tiny bundle; (bundle, cache)."""
+    from hsexport.build import build
+    from hsexport.progress import Silent
+    from hsexport.recipe import BuildRequest
+
+    large, small = tiny_pair_dirs
+    root = tmp_path_factory.mktemp("tiny_build")
+    build(BuildRequest(large=str(large), small=str(small), out=root / "bundle", cache=root / "cache"), Silent())
+    return root / "bundle", root / "cache"
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory):
+    """The demo pair's bundle, built here and now."""
+    from hsexport.build import build
+    from hsexport.progress import Silent
+    from hsexport.recipe import BuildRequest
+
+    root = tmp_path_factory.mktemp("demo")
+    build(BuildRequest(large="demo", small="demo", out=root / "bundle", cache=root / "cache"), Silent())
+    return root / "bundle"

@@ -1,0 +1,69 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hsengines.backend import backend_names, get_backend
+from hsengines.errors import BackendUnavailable
+from hsengines.host import HostDevice
+
+
+def test_every_listed_backend_has_its_name():
+    assert "ort-cpu" in backend_names()
+    assert get_backend("ort-cpu").name == "ort-cpu"
+
+
+def test_unknown_backend_is_told_with_the_choices():
+    with pytest.raises(BackendUnavailable, match=r"there is no backend 'ort-gpu'; choose one of .*ort-cpu"):
+        get_backend("ort-gpu")
+
+
+def test_null_backend_is_not_offered():
+    assert "null" not in backend_names()
+    assert get_backend("null").name == "null"
+
+
+def test_missing_library_is_told_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "hsengines.ort.cpu", raising=False)
+    words = r"backend 'ort-cpu' needs the module 'onnxruntime', which is missing; pip install 'hsexport\[cpu\]'"
+    with pytest.raises(BackendUnavailable, match=words):
+        get_backend("ort-cpu")
+
+
+def test_broken_library_is_told_with_its_own_words(monkeypatch, tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.delitem(sys.modules, "hsengines.ort.cpu", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"'ort-cpu' does not work here: libgomp\.so\.1"):
+        get_backend("ort-cpu")
+
+
+def test_registry_imports_no_backend_before_it_is_asked():
+    code = "import sys, hsengines.backend; print([m for m in ('onnxruntime', 'tensorrt', 'cuda') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_read_is_a_copy_that_later_writes_do_not_change():
+    tensor = HostDevice().upload(np.arange(4, dtype=np.float32))
+    before = tensor.read()
+    tensor.write(np.zeros(4, np.float32))
+    np.testing.assert_array_equal(before, [0, 1, 2, 3])
+
+
+def test_write_and_copy_keep_the_address():
+    tensor, other = HostDevice().empty((3,), "int32"), HostDevice().upload(np.ones(3, np.int32))
+    address = tensor.address
+    tensor.write(np.zeros(3, np.int32))
+    tensor.copy_from(other)
+    assert tensor.address == address
+    np.testing.assert_array_equal(tensor.read(), [1, 1, 1])
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros(4, np.float32)])
+def test_write_refuses_another_dtype_and_another_shape(array):
+    with pytest.raises((TypeError, ValueError)):
+        HostDevice().empty((3,), "float32").write(array)

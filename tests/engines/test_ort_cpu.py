@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from hsengines.backend import BuildOptions, get_backend
+from hsengines.errors import EngineBuildError, EngineLoadError, ShapeError
+from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
+
+SPEC = EngineSpec(
+    "join",
+    (TensorSpec("active", "float32", ("M", 3)), TensorSpec("past", "float32", ("R", 3))),
+    (TensorSpec("sum", "float32", (3,)), TensorSpec("doubled", "float32", ("M", 3))),
+    (Profile("all", {"M": DimRange(1, 2, 8), "R": DimRange(0, 2, 8)}),),
+)
+
+
+@pytest.fixture
+def onnx(tmp_path):
+    """Sums active and past rows together, and doubles the active ones."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Concat", ["active", "past"], ["all"], axis=0),
+            helper.make_node("ReduceSum", ["all", "axes"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["active", "active"], ["doubled"]),
+        ],
+        "join",
+        [value("active", TensorProto.FLOAT, ["M", 3]), value("past", TensorProto.FLOAT, ["R", 3])],
+        [value("sum", TensorProto.FLOAT, [3]), value("doubled", TensorProto.FLOAT, ["M", 3])],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], [0])],
+    )
+    path = tmp_path / "join.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+@pytest.fixture
+def backend():
+    return get_backend("ort-cpu")
+
+
+@pytest.fixture
+def device(backend):
+    return backend.device()
+
+
+@pytest.fixture
+def engine(backend, device, onnx):
+    engine = backend.load(onnx, SPEC, device)
+    yield engine
+    engine.close()
+
+
+def tensors(device, active=2, cached=2):
+    """Buffers (inputs, outputs) for as many active and cached rows."""
+    inputs = {"active": device.empty((active, 3), "float32"), "past": device.empty((cached, 3), "float32")}
+    return inputs, {"sum": device.empty((3,), "float32"), "doubled": device.empty((active, 3), "float32")}
+
+
+def test_one_binding_follows_its_inputs_through_many_runs(engine, device):
+    inputs, outputs = tensors(device)
+    binding = engine.bind(inputs, outputs)
+    for run in range(20):
+        active, past = np.full((2, 3), run, np.float32), np.full((2, 3), 10 * run, np.float32)
+        inputs["active"].write(active)
+        inputs["past"].write(past)
+        binding.enqueue()
+        np.testing.assert_array_equal(outputs["sum"].read(), [22 * run] * 3)
+        np.testing.assert_array_equal(outputs["doubled"].read(), 2 * active)
+
+
+def test_output_of_one_binding_is_the_input_of_another(engine, device):
+    inputs, outputs = tensors(device)
+    inputs["active"].write(np.ones((2, 3), np.float32))
+    inputs["past"].write(np.zeros((2, 3), np.float32))
+    first = engine.bind(inputs, outputs)
+    after = tensors(device)[1]
+    second = engine.bind({"active": outputs["doubled"], "past": inputs["past"]}, after)
+    first.enqueue()
+    second.enqueue()
+    np.testing.assert_array_equal(after["doubled"].read(), np.full((2, 3), 4))
+
+
+def test_no_cached_rows_at_all_is_a_shape_like_any_other(engine, device):
+    inputs, outputs = tensors(device, cached=0)
+    inputs["active"].write(np.ones((2, 3), np.float32))
+    engine.bind(inputs, outputs).enqueue()
+    np.testing.assert_array_equal(outputs["sum"].read(), [2, 2, 2])
+
+
+def test_bindings_of_different_shapes_live_side_by_side(engine, device):
+    small, large = tensors(device, active=1, cached=0), tensors(device, active=8, cached=8)
+    bindings = [engine.bind(*small), engine.bind(*large)]
+    for inputs, _ in (small, large):
+        for tensor in inputs.values():
+            tensor.write(np.ones(tensor.shape, np.float32))
+    for binding in (*bindings, *bindings):
+        binding.enqueue()
+    assert small[1]["sum"].read()[0] == 1
+    assert large[1]["sum"].read()[0] == 16
+
+
+def test_binding_keeps_its_tensors_alive(engine, device):
+    inputs, outputs = tensors(device)
+    inputs["active"].write(np.ones((2, 3), np.float32))
+    inputs["past"].write(np.ones((2, 3), np.float32))
+    binding = engine.bind(inputs, outputs)
+    total = outputs["sum"]
+    del inputs, outputs
+    noise = [np.full((2, 3), 7, np.float32) for _ in range(100)]  # would land in the freed memory
+    binding.enqueue()
+    assert len(noise) == 100
+    np.testing.assert_array_equal(total.read(), [4, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("side", "name", "shape", "dtype", "words"),
+    [
+        (0, "past", (2, 3), "float64", "'past': found float64"),
+        (0, "past", (2, 4), "float32", "'past': dimension 3 is 4"),
+        (0, "past", (9, 3), "float32", "R=9 lies outside its profiles"),
+        (1, "doubled", (3, 3), "float32", r"'doubled': found float32\(3, 3\), expected float32\(2, 3\)"),
+        (1, "tripled", (2, 3), "float32", "no tensor named tripled"),
+    ],
+)
+def test_tensor_that_does_not_fit_is_refused_at_binding(engine, device, side, name, shape, dtype, words):
+    bound = tensors(device)
+    bound[side][name] = device.empty(shape, dtype)
+    with pytest.raises(ShapeError, match=words):
+        engine.bind(*bound)
+
+
+def test_missing_output_is_refused_at_binding(engine, device):
+    inputs, outputs = tensors(device)
+    del outputs["sum"]
+    with pytest.raises(ShapeError, match="nothing is bound to 'sum'"):
+        engine.bind(inputs, outputs)
+
+
+def test_closed_engine_refuses_to_bind(engine, device):
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineLoadError, match="engine 'join' is closed"):
+        engine.bind(*tensors(device))
+
+
+def test_build_leaves_a_loadable_copy(backend, device, onnx, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    files = backend.build(onnx, SPEC, BuildOptions(), out)
+    assert files.engine.read_bytes() == onnx.read_bytes()
+    assert files.weights == ()
+    backend.load(files.engine, SPEC, device).close()
+
+
+def test_build_in_another_precision_is_refused(backend, onnx, tmp_path):
+    with pytest.raises(EngineBuildError, match="'ort-cpu' builds fp32, not fp16; leave --precision out"):
+        backend.build(onnx, SPEC, BuildOptions(precision="fp16"), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a protobuf", None])
+def test_broken_file_is_named_in_one_line(backend, device, tmp_path, content):
+    path = tmp_path / "broken.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EngineLoadError, match=r"broken\.onnx.*build the bundle again") as told:
+        backend.load(path, SPEC, device)
+    assert "\n" not in str(told.value)
+
+
+def test_truncated_file_is_named(backend, device, onnx):
+    onnx.write_bytes(onnx.read_bytes()[:-20])
+    with pytest.raises(EngineLoadError, match=r"join\.onnx"):
+        backend.load(onnx, SPEC, device)
+
+
+def test_engine_with_other_tensors_than_its_spec_is_refused(backend, device, onnx):
+    other = EngineSpec("join", SPEC.inputs[:1], SPEC.outputs, SPEC.profiles)
+    with pytest.raises(EngineLoadError, match=r"join\.onnx has other tensors than its spec: \['past'\]"):
+        backend.load(onnx, other, device)

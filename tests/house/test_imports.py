@@ -1,0 +1,152 @@
+"""The three packages' dependencies point downward only, and the runtime lives without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "hsengines": ROOT / "engines" / "hsengines",
+    "hsruntime": ROOT / "runtime" / "hsruntime",
+    "hsexport": ROOT / "hsexport",
+}
+BUILD_SIDE = {"torch", "diffusers", "transformers", "onnx"}
+FORBIDDEN = {
+    "hsengines": {"hsruntime", "hsexport", *BUILD_SIDE},
+    "hsruntime": {"hsexport", *BUILD_SIDE},
+    "hsexport": set(),
+}
+BACKEND_OF_LIBRARY = {
+    "onnxruntime": "hsengines.ort",
+    "tensorrt": "hsengines.trt",
+    "tensorrt_rtx": "hsengines.trt",
+    "cuda": "hsengines.cuda",
+}
+IMPORT_LIMIT_SECONDS = 0.2
+
+
+def module_names(package: str) -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    root = PACKAGES[package]
+    dotted = {file: (package, *file.relative_to(root).with_suffix("").parts) for file in root.rglob("*.py")}
+    return {".".join(parts).removesuffix(".__init__"): file for file, parts in dotted.items()}
+
+
+def imported_names(source: str, module: str, *, is_package: bool) -> Iterator[str]:
+    """What the source imports at any depth, dotted; import_module and __import__ of a literal count as well."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def imports_of(package: str) -> Iterator[tuple[str, str]]:
+    """Pairs of a module and a name that it imports."""
+    for module, file in module_names(package).items():
+        names = imported_names(file.read_text(encoding="utf-8"), module, is_package=file.name == "__init__.py")
+        yield from ((module, name) for name in names)
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """What `code` prints in an interpreter of its own. Fails the test with its stderr."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_imports_are_found_at_any_depth():
+    source = "def f():\n    from .a import b\n    import onnx.helper\n    importlib.import_module('torch')\n"
+    assert set(imported_names(source, "p.q.r", is_package=False)) == {"p.q.a.b", "onnx.helper", "torch"}
+    assert "p.q.r.a.b" in set(imported_names(source, "p.q.r", is_package=True))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_imports_nothing_above_it(package):
+    found = [f"{module} imports {name}" for module, name in imports_of(package) if root(name) in FORBIDDEN[package]]
+    assert not found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_engine_libraries_stay_inside_their_backend(package):
+    found = [
+        f"{module} imports {name}, which belongs to {BACKEND_OF_LIBRARY[root(name)]}"
+        for module, name in imports_of(package)
+        if root(name) in BACKEND_OF_LIBRARY and not is_inside(module, BACKEND_OF_LIBRARY[root(name)])
+    ]
+    assert not found
+
+
+def root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def is_inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+BLOCKING_IMPORT = """
+import sys
+from importlib import import_module
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ImportError(f"{name} is blocked")
+blocked = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Blocked())
+for module in sys.argv[2:]:
+    import_module(module)
+assert not blocked & {name.partition(".")[0] for name in sys.modules}
+"""
+
+
+def importable_modules(package: str) -> list[str]:
+    """The package's modules but those of backends whose library is not installed."""
+    missing = {home for library, home in BACKEND_OF_LIBRARY.items() if find_spec(library) is None}
+    return [m for m in sorted(module_names(package)) if not any(is_inside(m, home) for home in missing)]
+
+
+@pytest.mark.parametrize("package", ["hsengines", "hsruntime"])
+def test_every_module_imports_with_the_build_side_blocked(package):
+    run_python(BLOCKING_IMPORT, ",".join(BUILD_SIDE), *importable_modules(package))
+
+
+ONLY_NUMPY = """
+import sys
+class OnlyNumpy:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "numpy", "hsruntime", "hsengines"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, OnlyNumpy())
+import hsruntime
+assert hsruntime.__all__
+"""
+
+
+def test_hsruntime_imports_with_numpy_alone():
+    run_python(ONLY_NUMPY)
+
+
+TIMED_IMPORT = """
+from time import perf_counter
+start = perf_counter()
+import hsruntime
+print(perf_counter() - start)
+"""
+
+
+def test_hsruntime_imports_in_a_fifth_of_a_second():
+    assert min(float(run_python(TIMED_IMPORT)) for _ in range(5)) < IMPORT_LIMIT_SECONDS

@@ -1,0 +1,114 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from one_line import told_in_one_line
+
+from hsruntime.bundle import open_bundle
+
+
+def build_arguments(pair, out, cache):
+    return ["build", "--large", pair[0], "--small", pair[1], "--out", out, "--cache", cache]
+
+
+def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
+    done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("kept from an earlier build") == 24
+    assert json.loads(done.stdout)["parity"] < 1e-4
+    first, second = ({f.path: f.sha256 for f in open_bundle(b).manifest.files} for b in (tiny_bundle, tmp_path / "b"))
+    assert first == second
+
+
+def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs, tmp_path):
+    arguments = [*map(str, build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache"))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hsexport.cli.main", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stderr:
+        if "export: text_encoder_2" in line and "done" not in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "b").exists()
+    done = hsexport(*arguments)
+    assert done.returncode == 0, done.stderr
+    kept = [line for line in done.stderr.splitlines() if "kept from an earlier build" in line]
+    assert sum("export: large" in k or "export: small" in k for k in kept) == 2
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == 12
+    assert not list((tmp_path / "cache").rglob(".unfinished-*"))
+
+
+def test_ctrl_c_leaves_no_bundle_and_one_line(tiny_pair_dirs, tmp_path):
+    arguments = [*map(str, build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache"))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hsexport.cli.main", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stderr:
+        if line.startswith("export: large"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "Traceback" not in rest and "goes on from there" in rest
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_told_and_leaves_nothing(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        told_in_one_line(hsexport(*build_arguments(tiny_pair_dirs, disk / "b", tiny_cache)), "b", "free")
+        assert not list(disk.iterdir())
+        shutil.rmtree(disk / "c", ignore_errors=True)
+        told_in_one_line(
+            hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", disk / "c")), "cache", "free some space"
+        )
+        assert not (tmp_path / "b").exists() and not list(disk.rglob("*.onnx"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--large", "nowhere"], ["nowhere"]),
+        (["--backend", "tensorflow"], ["tensorflow", "ort-cpu"]),
+        (["--precision", "fp16"], ["fp16", "fp32"]),
+        (["--size", "15x16"], ["15 is not a multiple of 4"]),
+        (["--max-size", "4096x16"], ["4096", "position tables reach"]),
+        (["--min-size", "20x20", "--size", "16x16"], ["20x20", "ascending"]),
+        (["--max-batch", "0"], ["--max-batch 0"]),
+        (["--schedule", "tiny:3"], ["segment 1", "tiny"]),
+    ],
+)
+def test_bad_options_are_told_before_anything_is_traced(hsexport, tiny_pair_dirs, tmp_path, arguments, words):
+    start = time.monotonic()
+    given = [*build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "c"), *arguments]
+    told_in_one_line(hsexport(*given), *words)
+    assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
+    assert time.monotonic() - start < 60
+
+
+def test_a_pair_of_strangers_is_refused(hsexport, tiny_pair_dirs, tmp_path):
+    other = tmp_path / "small"
+    shutil.copytree(tiny_pair_dirs[1], other)
+    config = json.loads((other / "transformer" / "config.json").read_text())
+    config["pooled_projection_dim"] = 999
+    (other / "transformer" / "config.json").write_text(json.dumps(config))
+    told_in_one_line(hsexport(*build_arguments((tiny_pair_dirs[0], other), tmp_path / "b", tmp_path / "c")), "999")

@@ -1,0 +1,166 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsruntime.schedule import (
+    MODES,
+    RegionPolicy,
+    Schedule,
+    ScheduleError,
+    Segment,
+    check_schedule,
+    schedule_from_json,
+    schedule_from_text,
+    schedule_json,
+)
+
+
+def segment(mode, steps):
+    large, small = MODES[mode]
+    return Segment(steps, large, small)
+
+
+POLICIES = st.builds(
+    RegionPolicy,
+    signal=st.sampled_from(["change", "gap", "random", "center"]),
+    ratio=st.floats(0, 1, exclude_min=True),
+    refresh=st.integers(0, 50),
+)
+
+
+@st.composite
+def schedules(draw, policies=POLICIES):
+    """Schedules that can run: hybrid stands behind large, and two steps lie before it."""
+    segments, modes = [], ["large", "small"]
+    for _ in range(draw(st.integers(1, 6))):
+        mode = draw(st.sampled_from(modes))
+        segments.append(segment(mode, draw(st.integers(2, 60))))
+        modes = ["large", "small", "hybrid"] if mode == "large" else ["large", "small"]
+    return Schedule(sum(s.steps for s in segments), segments, draw(policies))
+
+
+@given(schedules())
+def test_json_reads_back_as_it_was_written(schedule):
+    assert schedule_from_json(schedule_json(schedule)) == schedule
+    assert schedule_from_text(schedule_json(schedule)) == schedule
+
+
+@given(schedules())
+def test_short_form_reads_back_as_it_was_written(schedule):
+    """A schedule without a region does not print the policy that it does not use."""
+    used = schedule.region if schedule.has_region else RegionPolicy()
+    assert schedule_from_text(str(schedule)) == msgspec.structs.replace(schedule, region=used)
+
+
+@given(st.text('large:hybridsmall10,;=. -{}"signaltiofresh', max_size=60))
+def test_any_text_is_a_schedule_or_told_in_one_line(text):
+    try:
+        assert schedule_from_text(text).steps >= 1
+    except ScheduleError as err:
+        assert "\n" not in str(err)
+
+
+def test_short_form_means_what_the_design_says():
+    assert schedule_from_text(" large:10, hybrid:10 ,small:8 ; ratio=0.25 , signal=change,refresh=5 ") == Schedule(
+        28,
+        [Segment(10, large="full"), Segment(10, large="region", small="full"), Segment(8, small="full")],
+        RegionPolicy(signal="change", ratio=0.25, refresh=5),
+    )
+
+
+def test_json_leaves_out_what_a_segment_does_not_run():
+    text = schedule_json(schedule_from_text("large:2,small:1"))
+    assert '"segments":[{"steps":2,"large":"full"},{"steps":1,"small":"full"}]' in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"segment 1 '': there is no mode ''; allowed: large, hybrid, small"),
+        ("large:2,huge:3", r"segment 2 'huge:3': there is no mode 'huge'; allowed: large, hybrid, small"),
+        ("large:0", r"segment 1 'large:0': '0' is not a number of steps; write mode:steps"),
+        ("large", r"segment 1 'large': '' is not a number of steps"),
+        ("large:2,hybrid:-1", r"segment 2 'hybrid:-1': '-1' is not a number of steps"),
+        ("hybrid:2", r"segment 1 \(hybrid:2\) needs .* large .*; put a large segment directly in front of it"),
+        ("large:2,small:2,hybrid:2", r"segment 3 \(hybrid:2\) needs"),
+        ("large:2,hybrid:2,hybrid:2", r"segment 3 \(hybrid:2\) needs"),
+        ("large:2,hybrid:2;ratio=0", r"region policy 'ratio=0': .*allowed: .*ratio above 0 up to 1"),
+        ("large:2,hybrid:2;ratio=1.1", r"ratio above 0 up to 1"),
+        ("large:2,hybrid:2;ratio=nan", r"ratio above 0 up to 1"),
+        ("large:2,hybrid:2;refresh=-1", r"refresh from 0"),
+        ("large:2,hybrid:2;signal=edges", r"signal=change\|gap\|random\|center"),
+        ("large:2,hybrid:2;feather=3", r"feather"),
+        (
+            "large:1,hybrid:2;signal=change",
+            r"segment 2: signal 'change' compares two steps .*; give the large segment 2",
+        ),
+    ],
+)
+def test_text_that_cannot_run_is_told_with_what_is_allowed(text, words):
+    with pytest.raises(ScheduleError, match=words):
+        schedule_from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", r"schedule: .*for example"),
+        ('{"steps": 3, "segments": []}', "needs at least one segment; for example large:10,hybrid:10,small:8"),
+        ('{"steps": 3, "segments": [{"steps": 2, "large": "full"}]}', "have 2 steps together, the schedule says 3"),
+        ('{"steps": 1, "segments": [{"steps": 1}]}', "segment 1: large off with small off is not a mode"),
+        (
+            '{"steps": 1, "segments": [{"steps": 1, "large": "full", "small": "full"}]}',
+            "segment 1: large full with small full is not a mode; allowed: large, hybrid, small",
+        ),
+        ('{"steps": 1, "segments": [{"steps": 1, "large": "half"}]}', r"Invalid enum value 'half'.*segments"),
+        ('{"steps": 1, "segments": [{"steps": 1, "medium": "full"}]}', r"unknown field `medium`"),
+        ('{"steps": 0, "segments": []}', r">= 1.*steps"),
+    ],
+)
+def test_json_that_cannot_run_is_told(text, words):
+    with pytest.raises(ScheduleError, match=words):
+        schedule_from_json(text)
+
+
+@pytest.mark.parametrize(
+    "region", [RegionPolicy(refresh=-1), RegionPolicy(ratio=0), RegionPolicy(ratio=2), RegionPolicy(signal="edges")]
+)
+def test_policy_made_in_python_is_checked_as_a_parsed_one(region):
+    with pytest.raises(ScheduleError, match="region"):
+        check_schedule(Schedule(4, [segment("large", 2), segment("hybrid", 2)], region))
+
+
+def test_change_may_look_back_over_two_segments():
+    assert schedule_from_text("small:1,large:1,hybrid:2;signal=change").steps == 4
+
+
+@given(schedules())
+def test_refresh_keeps_the_number_of_steps(schedule):
+    assert sum(s.steps for s in schedule.unrolled()) == schedule.steps
+
+
+@given(schedules(st.builds(RegionPolicy, refresh=st.integers(1, 9))))
+def test_between_refreshes_lie_as_many_hybrid_steps_as_asked_for(schedule):
+    runs = list(schedule.unrolled())
+    assert all(s.steps <= schedule.region.refresh for s in runs if s.mode == "hybrid")
+    for before, run in zip(runs, runs[1:], strict=False):
+        assert run.mode != "hybrid" or before.mode == "large"
+
+
+def test_refresh_puts_single_large_steps_between_hybrid_ones():
+    schedule = schedule_from_text("large:2,hybrid:7,small:1;refresh=2")
+    assert [(s.mode, s.steps) for s in schedule.unrolled()] == [
+        ("large", 2),
+        ("hybrid", 2),
+        ("large", 1),
+        ("hybrid", 2),
+        ("large", 1),
+        ("hybrid", 1),
+        ("small", 1),
+    ]
+
+
+def test_without_refresh_segments_run_as_written():
+    schedule = schedule_from_text("large:2,hybrid:7,small:1")
+    assert list(schedule.unrolled()) == schedule.segments
