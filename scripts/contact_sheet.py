@@ -68,6 +68,7 @@ def draw_columns(
             if name == "stitched":
                 columns["region"].append(overlay_of(result))
             progress.advance(task)
+        progress.console.print(f"drew {prompt}")
     return columns
 
 
@@ -82,10 +83,12 @@ def loop_seconds(
     """Loop times (rounds,) of each schedule. A round runs all of them, so that what slows the machine slows all."""
     task = progress.add_task("timing", total=(rounds + 1) * len(schedules))
     times: dict[str, list[float]] = {name: [] for name in schedules}
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
         for name, schedule in schedules.items():
             times[name].append(session.generate(prompt, seed=0, schedule=schedule).loop_seconds)
             progress.advance(task)
+        told = ", ".join(f"{name} {own[-1]:.2f} s" for name, own in times.items())
+        progress.console.print(f"{f'round {number}' if number else 'warm-up'}: {told}")
     return {name: np.array(own[1:]) for name, own in times.items()}  # the first round warms up
 
 

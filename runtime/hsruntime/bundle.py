@@ -12,7 +12,9 @@ from pathlib import Path
 from hsruntime.manifest import BundleError, FileRecord, Manifest, manifest_from_bytes
 
 MANIFEST_NAME = "manifest.json"
-REQUIRED_ENGINES = ("large", "small", "vae_decoder")
+REQUIRED_ENGINES = (
+    "large", "small", "vae_decoder", "join_text", "prepare", "advance", "advance_blended", "score", "select_cache",
+)  # fmt: skip
 
 # No dot at either end rules out '.', '..' and what Windows strips; ASCII rules out two spellings of one name.
 _PART = r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"

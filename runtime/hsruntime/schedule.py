@@ -68,8 +68,9 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
                 continue
             left = segment.steps
             while left > 0:
-                yield Segment(min(every, left), segment.large, segment.small)
-                left -= every
+                run = left if left <= every + 1 else every  # a refresh with no hybrid step behind it would be wasted
+                yield Segment(run, segment.large, segment.small)
+                left -= run
                 if left > 0:
                     yield Segment(1, "full", None)
                     left -= 1

@@ -68,10 +68,14 @@ class Session:
         chosen = get_backend(backend or self.manifest.backend)
         self._device = chosen.device(threads)
         self._engines: dict[str, Engine] = {}
-        for name, record in self.manifest.engines.items():
-            self._engines[name] = chosen.load(bundle.file(record.file), engine_spec(name, record), self._device)
-        self._text = TextSide(bundle, self._engines, self._device)
         self._loops: dict[LoopShape, tuple[Loop, Conditioning]] = {}
+        try:
+            for name, record in self.manifest.engines.items():
+                self._engines[name] = chosen.load(bundle.file(record.file), engine_spec(name, record), self._device)
+            self._text = TextSide(bundle, self._engines, self._device)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int = 0, hashes: bool = True) -> Session:

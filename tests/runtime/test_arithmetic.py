@@ -1,4 +1,4 @@
-"""Counted operations beside the project's published numbers and beside torch's own counter, at the models' real sizes."""
+"""Counted operations beside published numbers and beside torch's own counter, at the models' real sizes."""
 
 import pytest
 import torch

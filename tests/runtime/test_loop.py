@@ -1,15 +1,18 @@
-"""The loop around engines that compute nothing: which of them run, in which order, and what is left for the hot path."""
+"""The loop around engines that compute nothing: which of them run, in which order, what the hot path still does."""
 
+import msgspec
+import numpy as np
 import pytest
 
 from hsengines.host import HostDevice
 from hsengines.null import NullBackend, NullEngine
 from hsruntime.bundle import open_bundle
+from hsruntime.flow import grid_positions
 from hsruntime.loop import Loop
-from hsruntime.session import Session
+from hsruntime.session import KEPT_LOOPS, Session
 
 # Engines that compute nothing leave whatever the memory held in the picture.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 LARGE = ["prepare", "large", "advance"]
 SMALL = ["prepare", "small", "advance"]
@@ -141,6 +144,26 @@ def test_shapes_beyond_the_kept_ones_still_run(session, backend):
         backend.log.clear()
         session.generate("red", schedule=f"small:{steps}")
         assert backend.log.count("small") == steps
+    assert len(session._loops) == KEPT_LOOPS
+
+
+def test_each_model_gets_positions_of_its_own_table(session, monkeypatch):
+    """Crops of an even and of an odd table start at different rows; the tiny pair's tables are both even."""
+    odd = msgspec.structs.replace(session.manifest.positions["small"], table_size=11)
+    positions = session.manifest.positions | {"small": odd}
+    session.manifest = msgspec.structs.replace(session.manifest, positions=positions)
+    found, bind = {}, NullEngine.bind
+
+    def kept(self, inputs, outputs):
+        if "positions" in inputs:
+            found[self.spec.name] = inputs["positions"].read()
+        return bind(self, inputs, outputs)
+
+    monkeypatch.setattr(NullEngine, "bind", kept)
+    session.generate("red", width=20, height=20, schedule="large:1,small:1")
+    for model, size in (("large", 12), ("small", 11)):
+        np.testing.assert_array_equal(found[model], np.tile(grid_positions((size, 6, 6), (5, 5)), (2, 1)))
+    assert not np.array_equal(found["large"], found["small"])
 
 
 def test_callback_hears_of_every_step(session):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsruntime.bundle import open_bundle
-from hsruntime.manifest import Latent, Transformer, engine_record, engine_spec, manifest_from_bytes
+from hsruntime.manifest import Latent, Transformer, engine_record, engine_spec
 
 SPEC = EngineSpec(
     "vae_decoder",

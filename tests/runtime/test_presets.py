@@ -54,5 +54,5 @@ def test_no_steps_are_too_few(steps):
 
 
 def test_unknown_preset_is_told_with_all_presets():
-    with pytest.raises(ScheduleError, match="there is no preset 'fast'; presets: hybridstitch, .*or segments like"):
+    with pytest.raises(ScheduleError, match=r"there is no preset 'fast'; presets: hybridstitch, .*or segments like"):
         resolve_schedule("fast", None, 28)

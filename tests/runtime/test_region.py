@@ -17,9 +17,9 @@ from hsruntime.region import (
 
 
 @st.composite
-def regions(draw, pictures=st.integers(1, 3)):
+def regions(draw):
     """A region of random tokens; every size from none to all occurs."""
-    count, tokens = draw(pictures), draw(st.integers(1, 12))
+    count, tokens = draw(st.integers(1, 3)), draw(st.integers(1, 12))
     scores = random_scores(count, tokens, draw(st.integers(0, 99)))
     return region_from_scores(scores, draw(st.integers(0, tokens)))
 

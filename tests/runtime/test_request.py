@@ -85,10 +85,10 @@ def test_guidance_up_to_one_is_off_as_in_diffusers(complete, scale, guided):
     assert request.all_prompts == (["bad", "x"] if guided else ["x"])
 
 
-@pytest.mark.parametrize(
-XX
+@pytest.mark.parametrize("shape", [(1, 4, 8), (2, 4, 8, 8), (1, 16, 8, 8)])
+def test_latents_of_another_shape_are_told(complete, shape):
     with pytest.raises(RequestError, match=r"latents are float32\(.*\), expected float32\(1, 4, 8, 8\)"):
-        complete(latents=np.zeros(shape, dtype))
+        complete(latents=np.zeros(shape, np.float32))
 
 
 def test_latents_of_another_dtype_are_told(complete):

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -144,7 +146,7 @@ def test_refresh_keeps_the_number_of_steps(schedule):
 def test_between_refreshes_lie_as_many_hybrid_steps_as_asked_for(schedule):
     runs = list(schedule.unrolled())
     assert all(s.steps <= schedule.region.refresh for s in runs if s.mode == "hybrid")
-    for before, run in zip(runs, runs[1:], strict=False):
+    for before, run in pairwise(runs):
         assert run.mode != "hybrid" or before.mode == "large"
 
 

@@ -16,6 +16,11 @@ def build_arguments(pair, out, cache):
     return ["build", "--large", pair[0], "--small", pair[1], "--out", out, "--cache", cache]
 
 
+def started(arguments):
+    command = [sys.executable, "-m", "hsexport.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--json")
     assert done.returncode == 0, done.stderr
@@ -26,13 +31,8 @@ def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs
 
 
 def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs, tmp_path):
-    arguments = [*map(str, build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache"))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hsexport.cli.main", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache")
+    process = started(arguments)
     for line in process.stderr:
         if "export: text_encoder_2" in line and "done" not in line:
             break
@@ -48,13 +48,8 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
 
 
 def test_ctrl_c_leaves_no_bundle_and_one_line(tiny_pair_dirs, tmp_path):
-    arguments = [*map(str, build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache"))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hsexport.cli.main", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache")
+    process = started(arguments)
     for line in process.stderr:
         if line.startswith("export: large"):
             break
@@ -75,10 +70,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(hsexport, tiny_pair_dirs, tiny_c
     try:
         told_in_one_line(hsexport(*build_arguments(tiny_pair_dirs, disk / "b", tiny_cache)), "b", "free")
         assert not list(disk.iterdir())
-        shutil.rmtree(disk / "c", ignore_errors=True)
-        told_in_one_line(
-            hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", disk / "c")), "cache", "free some space"
-        )
+        crowded = build_arguments(tiny_pair_dirs, tmp_path / "b", disk / "c")
+        told_in_one_line(hsexport(*crowded), "cache", "free some space")
         assert not (tmp_path / "b").exists() and not list(disk.rglob("*.onnx"))
     finally:
         subprocess.run(["umount", disk], check=True)
