@@ -129,11 +129,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def hardware(threads: int) -> dict[str, Any]:
+    """What a measurement ran on; 0 threads means all cores."""
+    return {"processor": processor(), "cores": usable_cores(), "threads": threads or usable_cores()}
+
+
 def report(manifest: Manifest, speeds: dict[str, Speed], rounds: int, threads: int) -> dict[str, Any]:
     """All numbers and what they were measured on, for a JSON file."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": {"processor": processor(), "cores": usable_cores(), "threads": threads or usable_cores()},
+        "hardware": hardware(threads),
         "bundle": {"backend": manifest.backend, "precision": manifest.precision, "size": list(manifest.sizes.default)},
         "guidance_scale": manifest.defaults.guidance_scale,
         "rounds": rounds,

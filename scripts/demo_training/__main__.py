@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 import typer
 from diffusers import AutoencoderKL
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .corpus import Corpus, load_corpus
+from .progress import progress_bar
 from .sampling import sample, save_sheet
 from .text import TextSide, new_text_side
 from .transformer import Stage, new_large, new_small, train_stage
@@ -34,12 +34,6 @@ class Plan:
     small_steps: int
     seed: int
     compiled: bool
-
-
-def progress_bar() -> Progress:
-    """The bar of all stages: steps, loss, time gone, time left."""
-    text = TextColumn("{task.description:>6} {task.completed}/{task.total} {task.fields[note]}")
-    return Progress(text, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def pictures_tensor(corpus: Corpus, device: str) -> torch.Tensor:

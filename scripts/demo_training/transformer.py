@@ -12,6 +12,7 @@ from rich.progress import Progress
 from torch import nn
 
 from . import checkpoint
+from .progress import tell_step
 from .schedule import batch_at, generator_at, learning_rate_scale
 from .text import TextSide
 
@@ -184,7 +185,7 @@ def train_stage(stage: Stage, work: Path, progress: Progress, on_epoch: Callable
             optimiser.zero_grad()
         average.update(trained, step)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        progress.update(task, advance=1, note=f"loss {smooth:.4f}")
+        tell_step(progress, task, f"loss {smooth:.4f}")
         if (step + 1) % SHEET_EVERY == 0 or step + 1 == stage.steps:
             checkpoint.save(path, _state(trained, optimisers, average, step + 1))
             live = {k: v.detach().clone() for k, v in trained.state_dict().items()}

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from rich.progress import Progress
 
 from . import checkpoint
+from .progress import tell_step
 from .schedule import batch_at, generator_at, learning_rate_scale
 
 BATCH = 16
@@ -81,7 +82,7 @@ def train_vae(pictures: torch.Tensor, work: Path, steps: int, seed: int, progres
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        progress.update(task, advance=1, note=f"loss {loss.item():.4f}")
+        tell_step(progress, task, f"loss {loss.item():.4f}")
         if (step + 1) % 100 == 0 or step + 1 == steps:
             checkpoint.save(path, {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1})
     return vae.eval()

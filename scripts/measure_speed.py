@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Sets a bundle beside diffusers' own pipeline and beside its own loop with the engines taken out.
+
+Needs the [build] extra for diffusers. Everything runs in one process with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import typer
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from rich.console import Console
+from rich.table import Table
+
+from contact_sheet import hardware, write_report
+from hsexport.pair import Pair, load_pair
+from hsexport.quiet import hush_libraries
+from hsruntime import Session
+from hsruntime.bundle import open_bundle
+
+PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
+PROMPT = "red apple"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model alone, whole pictures: text, loop, decoding."""
+
+    model: str
+    ours_ms: float
+    diffusers_ms: float
+    speedup: float  # median over rounds of diffusers' time over ours
+    outside_engines: float  # share of the loop's time that it takes with engines that do nothing
+
+
+def pipeline_for(pair: Pair, model: str) -> StableDiffusion3Pipeline:
+    """Diffusers' pipeline with the pair's shared parts and one of its transformers, fp32, eager."""
+    member = getattr(pair, model)
+    transformer = SD3Transformer2DModel.from_pretrained(member.directory.transformer, torch_dtype=torch.float32)
+    whole = pair.shared["vae"].parent
+    pipeline = StableDiffusion3Pipeline.from_pretrained(whole, transformer=transformer, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, after a pause."""
+    time.sleep(PAUSE_SECONDS)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def compare(session: Session, empty: Session, pair: Pair, model: str, rounds: int) -> Comparison:
+    """Interleaved rounds of ours and theirs after a warm-up round."""
+    steps, guidance = session.manifest.defaults.steps, session.manifest.defaults.guidance_scale
+    length = max(e.length for e in session.manifest.text_encoders if e.kind == "t5")
+    width, height = session.manifest.sizes.default
+    pipeline = pipeline_for(pair, model)
+
+    def ours() -> None:
+        session.generate(PROMPT, schedule=f"{model}:{steps}")
+
+    def theirs() -> None:
+        options = {"num_inference_steps": steps, "guidance_scale": guidance, "max_sequence_length": length}
+        pipeline(PROMPT, width=width, height=height, output_type="np", **options)
+
+    times = [(timed(ours), timed(theirs)) for _ in range(rounds + 1)][1:]
+    loop = median(session.generate(PROMPT, schedule=f"{model}:{steps}").loop_seconds for _ in range(rounds))
+    bare = median(empty.generate(PROMPT, schedule=f"{model}:{steps}").loop_seconds for _ in range(rounds))
+    return Comparison(
+        model=model,
+        ours_ms=1000 * median(a for a, _ in times),
+        diffusers_ms=1000 * median(b for _, b in times),
+        speedup=median(b / a for a, b in times),
+        outside_engines=bare / loop,
+    )
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="a bundle")],
+    rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 7,
+    threads: Annotated[int, typer.Option(help="threads for both; 0 for all cores")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
+) -> None:
+    """Measure large alone and small alone, ours and diffusers', in one run."""
+    count = threads or os.cpu_count() or 1
+    torch.set_num_threads(count)
+    opened = open_bundle(bundle)
+    pair = load_pair(opened.manifest.large.source, opened.manifest.small.source)
+    with hush_libraries(), warnings.catch_warnings(), Session(opened, threads=count) as session:
+        warnings.simplefilter("ignore")
+        empty = Session(opened, backend="null")
+        rows = [compare(session, empty, pair, model, rounds) for model in ("large", "small")]
+    table = Table("model", "ours ms", "diffusers ms", "speedup", "loop outside engines")
+    for r in rows:
+        table.add_row(
+            r.model, f"{r.ours_ms:.0f}", f"{r.diffusers_ms:.0f}", f"{r.speedup:.2f}", f"{r.outside_engines:.1%}"
+        )
+    Console().print(table)
+    if out:
+        write_report(out, {"hardware": hardware(count), "rows": [asdict(r) for r in rows]})
+
+
+if __name__ == "__main__":
+    typer.run(main)
