@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
 from hsruntime.picture import picture_bytes
 from hsruntime.region import Region, active_count, center_scores, random_scores, region_from_scores
-from hsruntime.request import Progress, Request, complete_request
+from hsruntime.request import Callback, Progress, Request, complete_request
 from hsruntime.schedule import Schedule, Segment
 
 KEPT_LOOPS = 4
@@ -99,16 +98,44 @@ class Session:
         while self._engines:
             self._engines.popitem()[1].close()
 
-    def generate(self, prompt: str | Sequence[str], **options: Any) -> Result:
-        """Makes one picture per prompt.
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        seed: int = 0,
+        latents: np.ndarray | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        schedule: str | Schedule | None = None,
+        callback: Callback | None = None,
+    ) -> Result:
+        """Makes one picture per prompt; what is None comes from the bundle.
 
-        Options: negative_prompt (str or one per prompt), seed (picture i uses seed + i), latents (B, C, h, w) float32
-        in place of seeded noise, width, height (pixels), steps, guidance_scale, schedule (preset name, either
-        spelling, or Schedule), callback (called with a Progress after each step; an exception it raises ends the
-        call). Raises RequestError, ShapeError or ScheduleError; warns with PromptCutWarning.
+        negative_prompt: one for all, or one per prompt; it matters under guidance only.
+        seed: picture i of a batch uses seed + i.
+        latents: (B, C, h, w) float32 in place of the seeded noise.
+        width, height: pixels. guidance_scale: 1 or less switches guidance off.
+        schedule: a preset's name, either spelling, or a Schedule; steps: for presets.
+        callback: called with a Progress after each step; an exception it raises ends the call.
+
+        Raises RequestError, ShapeError or ScheduleError; warns with PromptCutWarning.
         """
-        size = (options.pop("width", None), options.pop("height", None))
-        return self.run(complete_request(self.manifest, prompt, size=size, **options))
+        request = complete_request(
+            self.manifest,
+            prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            latents=latents,
+            size=(width, height),
+            steps=steps,
+            guidance_scale=guidance_scale,
+            schedule=schedule,
+            callback=callback,
+        )
+        return self.run(request)
 
     def run(self, request: Request) -> Result:
         """Makes the pictures of a complete request."""

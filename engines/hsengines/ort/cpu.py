@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def _use_shared_pool(threads: int) -> None:
     if _pool_threads is None:
         ort.set_global_thread_pool_sizes(threads, 1)
         _pool_threads = threads
+    elif threads not in (0, _pool_threads):
+        kept = _pool_threads or "all"
+        warnings.warn(f"{threads} threads asked for, but this process's engines already share {kept}", stacklevel=3)
 
 
 def _session_options() -> ort.SessionOptions:
