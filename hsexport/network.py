@@ -20,9 +20,10 @@ class Network:
     """What the export, compile and verify stages know of one network of a bundle.
 
     `load()` makes the module in evaluation mode; it takes the spec's inputs in order and returns a tuple of its
-    outputs. `weights` is the checkpoint folder it reads, if any. `trace_dims` are extents to trace and compare with;
-    each differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds integer
-    inputs from above (exclusive) by a number or by a dimension or product of dimensions ("B*N").
+    outputs. `weights` is the checkpoint folder it reads, if any. `trace_dims` are the extents to trace with; each
+    differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds integer inputs
+    from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names whatever else
+    decides the module's weights or graph, for the build key.
     """
 
     spec: EngineSpec
@@ -30,16 +31,23 @@ class Network:
     trace_dims: Mapping[str, int]
     limits: Mapping[str, int | str] = field(default_factory=dict)
     weights: Path | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The engine's name."""
         return self.spec.name
 
+    @property
+    def check_dims(self) -> dict[str, int]:
+        """Extents to compare with: the traced ones, as far as the last profile admits them."""
+        ranges = self.spec.profiles[-1].dims if self.spec.profiles else {}
+        return {d: min(extent, ranges[d].maximum) if d in ranges else extent for d, extent in self.trace_dims.items()}
+
     def sample_inputs(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
-        """Random inputs at `dims` (default: the traced ones): normal floats, uniform integers below their limits."""
+        """Random inputs at `dims` (default: `check_dims`): normal floats, uniform integers below their limits."""
         rng = np.random.default_rng(seed)
-        extents = dict(dims or self.trace_dims)
+        extents = dict(dims or self.check_dims)
         return {tensor.name: self._sample(tensor, extents, rng) for tensor in self.spec.inputs}
 
     def _sample(self, tensor: TensorSpec, dims: dict[str, int], rng: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,7 @@ from hsruntime.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRec
 
 @dataclass
 class _Contents:
-    """Paths in the bundle and where their bytes come from; weights with one name and content are stored once."""
+    """Paths in the bundle and where their bytes come from."""
 
     files: dict[str, Path | bytes] = field(default_factory=dict)
     engines: dict[str, EngineRecord] = field(default_factory=dict)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hsengines.errors import HSError
 from hsengines.spec import DimRange
+from hsexport.pair.documents import read_document, setting_of
+from hsexport.pair.errors import PairError
+from hsexport.pair.loading import load_tokenizer
 from hsexport.pair.member import Member
 from hsexport.pair.pair import Pair
 from hsruntime.manifest import Defaults, Latent, PositionTable, Scheduler, Size, Sizes, TextEncoder, Transformer
 from hsruntime.presets import resolve_schedule
 
+DEFAULT_STEPS = 28  # of a preset
+CLIP_LENGTH = 77  # CLIPTextConfig's default
 T5_LENGTH = 256  # StableDiffusion3Pipeline's max_sequence_length
 TEXT_ENCODERS = (
     ("text_encoder", "tokenizer", "clip"),
@@ -41,7 +45,7 @@ class BuildRequest:
     max_size: Size | None = None
     max_batch: int = 4
     schedule: str = "hybridstitch"
-    steps: int = 28
+    steps: int | None = None
     guidance_scale: float = 3.5
 
 
@@ -99,11 +103,13 @@ class Recipe:
 
 
 def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
-    """Completes the request with the pair's facts. Raises RecipeError for sizes or batches that cannot be."""
+    """Completes the request with the pair's facts. Raises RecipeError or ScheduleError for what cannot be."""
     config, vae = pair.large.config, pair.vae
     latent = Latent(channels=config.in_channels, patch_size=config.patch_size, vae_scale=vae.scale)
     sizes = _sizes(pair, latent, request)
-    resolve_schedule(request.schedule, None, request.steps)
+    schedule = resolve_schedule(request.schedule, request.steps, DEFAULT_STEPS)
+    if not math.isfinite(request.guidance_scale):
+        raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
     return Recipe(
         request=request,
         pair=pair,
@@ -116,7 +122,7 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         sizes=sizes,
         scheduler=Scheduler(num_train_timesteps=pair.scheduler.num_train_timesteps, shift=pair.scheduler.shift),
         text=tuple(_text_part(pair, *names) for names in TEXT_ENCODERS if names[0] in pair.shared),
-        defaults=Defaults(schedule=request.schedule, steps=request.steps, guidance_scale=request.guidance_scale),
+        defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
     )
 
 
@@ -168,32 +174,40 @@ def _check_size(name: str, size: tuple[int, ...], unit: int, reach: int) -> None
 
 
 def _text_part(pair: Pair, encoder: str, tokenizer: str, kind: str) -> TextPart:
-    config = _json(pair.shared[encoder] / "config.json")
-    tokenizer_config = _json(pair.shared[tokenizer] / "tokenizer_config.json")
-    longest = int(min(tokenizer_config.get("model_max_length") or 10**9, 10**9))
-    length = min(longest, T5_LENGTH if kind == "t5" else config.get("max_position_embeddings", 77))
+    folder, vocabulary = pair.shared[encoder], setting_of(pair.shared[encoder], "vocab_size")
+    longest = T5_LENGTH if kind == "t5" else setting_of(folder, "max_position_embeddings", CLIP_LENGTH)
     record = TextEncoder(
         engine=encoder,
         kind=kind,
         tokenizer=f"tokenizers/{tokenizer}.json",
-        length=length,
-        pad_id=_pad_id(pair.shared[tokenizer]),
+        length=min(longest, _model_max_length(pair.shared[tokenizer], longest)),
+        pad_id=_pad_id(pair.shared[tokenizer], vocabulary),
     )
-    hidden = config["d_model"] if kind == "t5" else config["hidden_size"]
-    projection = 0 if kind == "t5" else config.get("projection_dim", 512)
-    return TextPart(record, pair.shared[encoder], pair.shared[tokenizer], hidden, projection, config["vocab_size"])
+    hidden = setting_of(folder, "d_model" if kind == "t5" else "hidden_size")
+    projection = 0 if kind == "t5" else setting_of(folder, "projection_dim")
+    return TextPart(record, folder, pair.shared[tokenizer], hidden, projection, vocabulary)
 
 
-def _pad_id(tokenizer: Path) -> int:
-    return int(load_tokenizer(tokenizer).pad_token_id)
+def _model_max_length(tokenizer: Path, default: int) -> int:
+    """The tokenizer's own limit; T5's may be 1e30, which transformers writes for none."""
+    found = read_document(tokenizer / "tokenizer_config.json").get("model_max_length")
+    if found is None:
+        return default
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 1 <= found < math.inf:
+        raise PairError(
+            f"{tokenizer}/tokenizer_config.json has model_max_length {found!r}, expected a number of tokens",
+            "download or save the model again",
+        )
+    return int(found)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Transformers' own tokenizer: it alone knows all the layouts a checkpoint may bring."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _pad_id(tokenizer: Path, vocabulary: int) -> int:
+    """The id that fills a prompt up to its full length."""
+    found = load_tokenizer(tokenizer).pad_token_id
+    if found is None or not 0 <= found < vocabulary:
+        raise PairError(
+            f"{tokenizer} pads with {'no token' if found is None else f'token {found}'}, expected one of the text "
+            f"encoder's {vocabulary}",
+            "is it the tokenizer of that text encoder? download or save the model again",
+        )
+    return int(found)

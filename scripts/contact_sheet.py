@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from hsengines.errors import HSError
 from hsruntime import Result, Session
 from hsruntime.arithmetic import predicted_speedup
+from hsruntime.buffers import text_tokens
 from hsruntime.manifest import Manifest
 from hsruntime.picture import contact_sheet, region_overlay
 from hsruntime.presets import resolve_schedule
@@ -96,8 +97,7 @@ def predicted(manifest: Manifest, schedule: Schedule) -> float:
     """The speedup over large that the arithmetic promises at the bundle's default size."""
     width, height = manifest.sizes.default
     tokens = width * height // manifest.latent.pixels_per_token**2
-    text = manifest.engines["large"].profiles[0].dims["T"][1]
-    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text)
+    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest))
 
 
 def speeds_from_times(

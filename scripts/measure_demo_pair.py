@@ -22,6 +22,7 @@ from demo_training.corpus import Corpus, load_corpus
 from demo_training.retrieval import ranks
 from hsruntime import Session
 from hsruntime.arithmetic import predicted_speedup
+from hsruntime.buffers import text_tokens
 from hsruntime.presets import resolve_schedule
 from hsruntime.schedule import Schedule
 
@@ -77,12 +78,13 @@ def score_all(
     """A row per schedule."""
     manifest = session.manifest
     tokens = int(np.prod([side // manifest.latent.pixels_per_token for side in manifest.sizes.default]))
-    text = manifest.engines["large"].profiles[0].dims["T"][1]
     rows = []
     for name, schedule in schedules.items():
         places = ranks(pictures[name], picks, corpus.pictures)
         steps_ratio = schedules["large"].steps / schedule.steps  # large at its own number of steps is the measure
-        predicted = predicted_speedup(schedule, manifest.large, manifest.small, tokens, text) * steps_ratio
+        predicted = (
+            predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest)) * steps_ratio
+        )
         rows.append(
             Score(
                 schedule=str(schedule),

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsengines.errors import HSError
-from hsengines.key import BuildKey
+from hsengines.key import BuildKey, file_digest
+from hsengines.process import is_other_process
 
 FACTS = "key.json"
-SIZES = "sizes.json"
+CONTENTS = "contents.json"
 _UNFINISHED = ".unfinished-"
 
 
@@ -25,7 +26,10 @@ class Store:
         self.root = root
 
     def find(self, key: BuildKey) -> Path | None:
-        """The entry's folder, or None; an entry whose files lost bytes counts as missing and is removed."""
+        """The entry's folder, or None; an entry with a damaged file counts as missing and is removed.
+
+        Every byte is read: a bundle shares its files with the store, so damage done to one is done to both.
+        """
         entry = self._entry(key)
         if not entry.is_dir():
             return None
@@ -83,10 +87,10 @@ class Store:
 
     @staticmethod
     def _sweep(folder: Path) -> None:
-        """Removes what killed builders left behind."""
+        """Removes what killed builders left behind; a process makes one entry of a kind at a time."""
         for leftover in folder.glob(f"{_UNFINISHED}*"):
             pid = leftover.name.removeprefix(_UNFINISHED).split("-")[0]
-            if not Path(f"/proc/{pid}").exists():
+            if pid.isdecimal() and not is_other_process(int(pid)):
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -104,14 +108,19 @@ def _os_errors_told(name: str, root: Path) -> Iterator[None]:
 
 
 def _write_record(folder: Path, key: BuildKey) -> None:
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    contents = {path.relative_to(folder).as_posix(): [path.stat().st_size, file_digest(path)] for path in files}
     (folder / FACTS).write_text(json.dumps(dict(key.facts), sort_keys=True, indent=1))
-    (folder / SIZES).write_text(json.dumps(sizes, sort_keys=True))
+    (folder / CONTENTS).write_text(json.dumps(contents, sort_keys=True))
 
 
 def _is_whole(entry: Path) -> bool:
     try:
-        sizes = json.loads((entry / SIZES).read_text())
-        return all((entry / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        contents = json.loads((entry / CONTENTS).read_text())
+        return all(_is_as_recorded(entry / name, *record) for name, record in contents.items())
+    except (OSError, ValueError, TypeError, AttributeError):  # the record itself may be what was damaged
         return False
+
+
+def _is_as_recorded(file: Path, size_bytes: int, sha256: str) -> bool:
+    return file.stat().st_size == size_bytes and file_digest(file) == sha256

@@ -29,7 +29,7 @@ def build(
     max_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")] = None,
     max_batch: Annotated[int, typer.Option(help="pictures at once")] = 4,
     schedule: Annotated[str, typer.Option(help="the bundle's default: a preset or segments")] = "hybridstitch",
-    steps: Annotated[int, typer.Option(help="default steps of presets")] = 28,
+    steps: Annotated[int | None, typer.Option(help="default steps of presets; 28 if left out")] = None,
     guidance_scale: Annotated[float, typer.Option(help="default classifier-free guidance")] = 3.5,
     cache: Annotated[
         Path | None, typer.Option(help="where finished products are kept", envvar="HSEXPORT_CACHE")
@@ -59,7 +59,7 @@ def build(
         guidance_scale=guidance_scale,
     )
     start = perf_counter()
-    with BuildReport() as report, hush_libraries():
+    with BuildReport("what is finished is kept, the same command goes on from there") as report, hush_libraries():
         bundle = build_bundle(request, report)
     seconds, size_bytes = perf_counter() - start, sum(f.size_bytes for f in bundle.manifest.files)
     if as_json:

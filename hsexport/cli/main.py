@@ -10,6 +10,14 @@ import typer
 from hsengines.errors import HSError
 from hsexport.cli import build, inspect, run, verify
 
+OS_HINTS = {
+    errno.ENOSPC: "free some space or name another place",
+    errno.EDQUOT: "free some space or name another place",
+    errno.EACCES: "you may not read or write there; name another place",
+    errno.EROFS: "that place is read-only; name another one",
+    errno.ENOENT: "it is not there",
+}
+
 app = typer.Typer(
     name="hsexport",
     help="Builds bundles of engines from pairs of diffusion transformers, and makes pictures with them.",
@@ -30,10 +38,10 @@ def main() -> None:
     except HSError as err:
         _fail(str(err))
     except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+        if err.errno is None:
             raise
         where = f" ({err.filename})" if err.filename else ""
-        _fail(f"{err.strerror}{where}; free some space or name another place")
+        _fail(f"{err.strerror}{where}; {OS_HINTS.get(err.errno, 'look at that path')}")
     except ModuleNotFoundError as err:
         if (err.name or "").split(".")[0] not in {
             "torch",
@@ -42,6 +50,9 @@ def main() -> None:
             "onnx",
             "onnxscript",
             "onnx_ir",
+            "platformdirs",
+            "safetensors",
+            "huggingface_hub",
         }:
             raise
         _fail(f"building needs the module '{err.name}', which is missing; pip install 'hsexport[build]'")

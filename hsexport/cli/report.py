@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class BuildReport:
     """A Reporter for people; a context manager, since a live display must be put away."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_stop: str) -> None:
+        self._on_stop = on_stop
         self._console = Console(stderr=True, highlight=False)
         self._live = self._console.is_terminal
         self._progress = Progress(
@@ -38,7 +39,7 @@ class BuildReport:
         if self._live:
             self._progress.stop()
         if kind is KeyboardInterrupt:  # typer turns it into exit code 130 without a word
-            self._console.print("hsexport: stopped; what is finished is kept, the same command goes on from there")
+            self._console.print(f"hsexport: stopped; {self._on_stop}")
 
     def stage(self, name: str, items: int) -> None:
         """A new bar, or a heading."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ def run(
 
     width, height = size_from_text(size) if size else (None, None)
     _check_writable(out, *([region] if region else []))
+    if region and region.resolve() == out.resolve():
+        raise HSError(f"--out and --region are both {out}", "name two files")
     console = Console(stderr=True, highlight=False)
     with Session.open(bundle, threads=threads) as session, _progress(console) as progress:
         if region and not _asked(session, schedule, steps).has_region:
@@ -83,6 +86,8 @@ def _check_writable(*files: Path) -> None:
             raise HSError(f"{file.parent} is not a directory", "make it first, or write elsewhere")
         if file.is_dir():
             raise HSError(f"{file} is a directory", "name a file in it")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise HSError(f"{file} cannot be written", "write elsewhere")
 
 
 def _progress(console: Console) -> Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from hsengines.errors import HSError
 from hsexport.cli.report import BuildReport
 from hsexport.quiet import hush_libraries
 from hsexport.verify.bundle import Verification, verify_bundle
+from hsexport.verify.compare import Comparison
 from hsruntime.bundle import open_bundle
 
 
@@ -24,10 +26,10 @@ def verify(
 ) -> None:
     """Check a bundle: every byte, every engine against torch or its golden, and the region against the full pass."""
     opened = open_bundle(bundle)
-    with BuildReport() as report, hush_libraries():
+    with BuildReport("nothing was changed") as report, hush_libraries():
         result = verify_bundle(opened, report)
     if as_json:
-        comparisons = [asdict(c) for c in result.comparisons]
+        comparisons = [_record(c) for c in result.comparisons]
         typer.echo(json.dumps({"passed": result.passed, "comparisons": comparisons, "left_out": result.left_out}))
     else:
         _print(result)
@@ -37,6 +39,11 @@ def verify(
             f"engine '{worst.engine}' lies {worst.max_relative:.1e} from its reference, allowed {worst.tolerance:.0e}",
             "build the bundle again on this machine",
         )
+
+
+def _record(comparison: Comparison) -> dict[str, object]:
+    """As JSON knows it: null for an error that is not finite."""
+    return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(comparison).items()}
 
 
 def _print(result: Verification) -> None:

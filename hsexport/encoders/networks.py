@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsexport.network import Network
-from hsexport.pair.shards import find_weights
+from hsexport.pair.loading import load_whole
 from hsexport.recipe import Recipe, TextPart
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def vae_decoder_network(recipe: Recipe) -> Network:
 
         from hsexport.encoders.modules import VaeDecoder
 
-        variant = find_weights(folder).variant
-        return VaeDecoder(AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, variant=variant)).eval()
+        return VaeDecoder(load_whole(AutoencoderKL, folder, torch_dtype=torch.float32)).eval()
 
     return Network(spec, load, {"B": 2, "h": 6, "w": 10}, weights=folder)
 
@@ -83,8 +82,9 @@ def _load_encoder(part: TextPart) -> nn.Module:
 
     from hsexport.encoders.modules import ClipEncoder, T5Encoder
 
-    options = {"dtype": torch.float32, "variant": find_weights(part.encoder).variant}
+    # Shapes that do not match come back by name, where transformers' own error would only point at its log.
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     if part.record.kind == "clip":
-        return ClipEncoder(CLIPTextModelWithProjection.from_pretrained(part.encoder, **options)).eval()
+        return ClipEncoder(load_whole(CLIPTextModelWithProjection, part.encoder, **options)).eval()
     # Eager attention: the fused one's output strides trip torch.export's decomposition (transformers 5.23).
-    return T5Encoder(T5EncoderModel.from_pretrained(part.encoder, attn_implementation="eager", **options)).eval()
+    return T5Encoder(load_whole(T5EncoderModel, part.encoder, attn_implementation="eager", **options)).eval()

@@ -31,7 +31,7 @@ def export_onnx(network: Network, module: torch.nn.Module, out: Path) -> Path:
     Weights go to the data file once, in one copy. Raises ExportError with the exporter's own first line.
     """
     path = out / f"{network.name}.onnx"
-    inputs = network.sample_inputs()
+    inputs = network.sample_inputs(dims=network.trace_dims)
     try:
         with _quiet():
             program = torch.onnx.export(

@@ -37,6 +37,8 @@ def export_all(networks: list[Network], store: Store, reporter: Reporter) -> lis
 def export_key(network: Network) -> BuildKey:
     """What decides a network's ONNX: its outside, its weights, this package's source, the exporter's tools."""
     facts = {tool: version(tool) for tool in TOOLS}
+    facts |= network.facts
+    facts["dims"] = json.dumps([dict(network.trace_dims), dict(network.limits)], sort_keys=True)
     facts["outside"] = json.dumps(asdict(network.spec), sort_keys=True, default=str)
     facts["hsexport"] = source_digest()
     if network.weights is not None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.network import Network
+from hsexport.pair.loading import load_whole
 from hsexport.pair.member import Member
-from hsexport.pair.shards import find_weights
 from hsexport.recipe import Recipe
 from hsruntime.manifest import Transformer
 
@@ -72,11 +72,9 @@ def _network(recipe: Recipe, spec: EngineSpec, member: Member) -> Network:
 
         from hsexport.mmdit.transformer import TokenTransformer
 
-        folder = member.directory.transformer
-        model = SD3Transformer2DModel.from_pretrained(
-            folder, torch_dtype=torch.float32, variant=find_weights(folder).variant
-        )
+        model = load_whole(SD3Transformer2DModel, member.directory.transformer, torch_dtype=torch.float32)
         return TokenTransformer(model, kept, takes_cache=member.role == "large").eval()
 
     limits = {"positions": kept.rows * kept.columns}
-    return Network(spec, load, TRACE_DIMS, limits, weights=member.directory.transformer)
+    facts = {"positions": f"{kept.rows}x{kept.columns} of {kept.table_size}"}
+    return Network(spec, load, TRACE_DIMS, limits, weights=member.directory.transformer, facts=facts)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from .agreement import check_config_agrees, check_schedulers_agree, check_vaes_agree, check_weights_agree
 from .config import scheduler_config_from, vae_config_from
-from .documents import read_document
+from .documents import setting_of
 from .errors import PairError
 from .layout import PART_NAMES
 from .member import Member
+from .parts import check_parts_whole
 from .tokenizer import check_tokenizers_agree
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -30,6 +31,8 @@ def check_pair(large: Member, small: Member) -> None:
     check_transformers_agree(large, small)
     check_order(large, small)
     check_parts_fit(large, shared_parts(large, small))
+    for member in (large, small):
+        check_parts_whole(member.directory.parts)
     check_parts_agree(large, small)
 
 
@@ -84,14 +87,6 @@ def check_parts_fit(large: Member, parts: dict[str, Path]) -> None:
     if "text_encoder_3" in parts:
         width = setting_of(parts["text_encoder_3"], "d_model")
         check_width(large, "joint_attention_dim", width, "d_model of text_encoder_3")
-
-
-def setting_of(part: Path, key: str) -> int:
-    """A whole number out of a text encoder's config.json."""
-    value = read_document(part / "config.json").get(key)
-    if not isinstance(value, int):
-        raise PairError(f"{part}/config.json has {key} {value!r}, expected a whole number", "is it SD3's text encoder?")
-    return value
 
 
 def check_width(member: Member, field: str, found: int, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +118,9 @@ def whole_number(raw: Mapping[str, Any], key: str, path: Path) -> int:
 
 
 def number(raw: Mapping[str, Any], key: str, path: Path) -> float:
-    """`raw[key]` as a float."""
+    """`raw[key]` as a float, which must be finite."""
     value = raw[key]
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise PairError(f"{path} has {key} {value!r}, expected a number")
     return float(value)
 
@@ -203,11 +204,12 @@ def vae_config_from(path: Path) -> VaeConfig:
     """The configuration in a VAE's directory; what it leaves out takes AutoencoderKL's defaults."""
     raw = VAE_DEFAULTS | read_config(path, "config.json", "AutoencoderKL")
     compared = {key: value for key, value in raw.items() if not key.startswith("_") and key not in VAE_NEUTRAL}
-    if not isinstance(raw["block_out_channels"], list):
-        raise PairError(f"{path} has block_out_channels {raw['block_out_channels']!r}, expected a list of widths")
+    widths = raw["block_out_channels"]
+    if not isinstance(widths, list) or not widths or not all(type(width) is int and width > 0 for width in widths):
+        raise PairError(f"{path} has block_out_channels {widths!r}, expected a list of widths")
     return VaeConfig(
         latent_channels=whole_number(raw, "latent_channels", path),
-        block_out_channels=tuple(raw["block_out_channels"]),
+        block_out_channels=tuple(widths),
         scaling_factor=number(raw, "scaling_factor", path),
         shift_factor=number(raw, "shift_factor", path) if raw.get("shift_factor") is not None else 0.0,
         compared=compared,

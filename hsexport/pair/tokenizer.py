@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from .documents import read_document
+from .documents import read_document, read_text
 from .errors import PairError
+from .shards import AGAIN
 
 SETTINGS = ("model_max_length", "bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -34,11 +35,11 @@ def tokenizer_facts(directory: Path) -> dict[str, Any]:
         settings = read_document(directory / "tokenizer_config.json")
         facts |= {key: token_text(settings[key]) for key in SETTINGS if key in settings}
     if (directory / "tokenizer.json").is_file():
-        facts |= model_facts(read_document(directory / "tokenizer.json"))
+        facts |= model_facts(directory / "tokenizer.json")
     if (directory / "vocab.json").is_file():
         facts["vocabulary"] = read_document(directory / "vocab.json")
     if (directory / "merges.txt").is_file():
-        facts["merges"] = merges_in((directory / "merges.txt").read_text(encoding="utf-8"))
+        facts["merges"] = merges_in(read_text(directory / "merges.txt"))
     if (directory / "spiece.model").is_file():
         facts["sentencepiece model"] = hashlib.sha256((directory / "spiece.model").read_bytes()).hexdigest()
     return facts
@@ -49,9 +50,11 @@ def token_text(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def model_facts(document: dict[str, Any]) -> dict[str, Any]:
+def model_facts(file: Path) -> dict[str, Any]:
     """The facts in a tokenizer.json; merges are `a b` in old files and `[a, b]` in new ones."""
-    model = document.get("model", {})
+    model = read_document(file).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("merges", []), list):
+        raise PairError(f"{file} holds no tokenizer: expected its model with a vocabulary", AGAIN)
     facts = {"vocabulary": model["vocab"]} if "vocab" in model else {}
     if "merges" in model:
         facts["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]

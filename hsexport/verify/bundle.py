@@ -75,11 +75,13 @@ def _torch(
     from hsexport.networks import networks_of
 
     try:
-        recipe = _recipe_of(bundle)
+        networks = networks_of(_recipe_of(bundle))
     except HSError as err:
         left_out.append(f"torch: the pair this bundle was built from is not here ({err.message})")
         return []
-    networks = networks_of(recipe)
+    if {network.name for network in networks} != set(bundle.manifest.engines):
+        left_out.append("torch: the pair is no longer the one this bundle was built from; its networks differ")
+        return []
     reporter.stage("torch", len(networks))
     results = []
     for network in networks:
@@ -96,6 +98,9 @@ def _torch(
 
 def _recipe_of(bundle: Bundle) -> Recipe:
     manifest = bundle.manifest
+    for source in (manifest.large.source, manifest.small.source):
+        if source != "demo" and not Path(source).is_dir():  # a check must not start a download
+            raise HSError(f"'{source}' is not on this machine")
     request = BuildRequest(
         large=manifest.large.source,
         small=manifest.small.source,

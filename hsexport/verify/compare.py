@@ -49,16 +49,21 @@ def compare(
 ) -> Comparison:
     """Runs `engine` over `inputs` and sets its outputs beside `expected`."""
     found = engine_outputs(engine, device, inputs)
-    absolute = max(_difference(found[n], expected[n]) for n in expected)
-    scale = max(float(np.abs(a).max(initial=0)) for a in expected.values())
+    differences = {n: _difference(found[n], expected[n]) for n in expected}
+    relative = max(differences[n] / _scale(expected[n]) for n in expected)
     passed = _polygraphy_verdict(engine.spec.name, found, dict(expected), tolerance)
-    return Comparison(engine.spec.name, reference, absolute, absolute / max(scale, 1e-30), tolerance, passed)
+    return Comparison(engine.spec.name, reference, max(differences.values()), relative, tolerance, passed)
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     if not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found.astype(np.float64) - expected).max(initial=0))
+
+
+def _scale(expected: np.ndarray) -> float:
+    """What an output's errors are measured against: its largest value; next to nothing counts as a millionth."""
+    return max(1e-6, float(np.abs(expected).max(initial=0)))
 
 
 def _polygraphy_verdict(
@@ -71,7 +76,7 @@ def _polygraphy_verdict(
     results = RunResults()
     results.append((f"{name} engine", [IterationResult(found)]))
     results.append((f"{name} reference", [IterationResult(expected)]))
-    scaled = {n: tolerance * max(1e-6, float(np.abs(a).max(initial=0))) for n, a in expected.items()}
+    scaled = {n: tolerance * _scale(a) for n, a in expected.items()}
     check = CompareFunc.simple(atol=scaled, rtol=0.0, check_error_stat="max", fail_fast=True)
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         return bool(Comparator.compare_accuracy(results, compare_func=check))

@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 
 from hsengines.errors import HSError
+from hsengines.link import link_or_copy
+from hsengines.process import is_other_process
 from hsruntime.bundle import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
 from hsruntime.manifest import BundleError, FileRecord, Manifest, manifest_bytes
 
@@ -86,19 +88,9 @@ def _store(source: Source, root: Path, path: str) -> FileRecord:
     if isinstance(source, bytes):
         target.write_bytes(source)
     else:
-        _link_or_copy(source, target)
+        link_or_copy(source, target)
     _flush(target)
     return FileRecord(path=path, size_bytes=target.stat().st_size, sha256=sha256_of(target))
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    # A link shares its inode with the build cache: an edit of the cached file would change the bundle. Cached files are
-    # immutable by contract (written once under their hash, then renamed), so linking gigabytes costs nothing and is
-    # safe. The source is resolved because link(2) would link a symbolic link itself, which no bundle may hold.
-    try:
-        os.link(source.resolve(strict=True), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _swap(partial: Path, out: Path) -> None:
@@ -131,22 +123,7 @@ def _clear_leftovers(out: Path) -> None:
 def _leftovers(out: Path, role: str) -> list[Path]:
     prefix = _sibling(out, role, "").name
     pids = [p.name.removeprefix(prefix) for p in out.parent.iterdir() if p.name.startswith(prefix)]
-    return [_sibling(out, role, pid) for pid in pids if pid.isdecimal() and not _is_other_process(int(pid))]
-
-
-def _is_other_process(pid: int) -> bool:
-    """Whether a living process other than this one has that id; in a container a dead writer's id is ours again."""
-    if pid == os.getpid():
-        return False
-    if os.name != "posix":
-        return True  # os.kill would end the process there
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return [_sibling(out, role, pid) for pid in pids if pid.isdecimal() and not is_other_process(int(pid))]
 
 
 def _check_replaceable(out: Path) -> None:

@@ -54,7 +54,7 @@ class ParityRecord(_Strict, frozen=True):
 
     max_absolute: float
     max_relative: float
-    """Largest absolute error over the largest absolute reference value."""
+    """Largest over the outputs of: largest absolute error over the output's largest reference value."""
 
 
 class EngineRecord(_Strict, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,12 @@ from hsengines.backend import Backend, Binding, BuildOptions, Device, Engine, En
 from hsengines.binding import check_binding
 from hsengines.errors import EngineBuildError, EngineLoadError
 from hsengines.host import HostDevice, HostTensor
-from hsengines.spec import EngineSpec
+from hsengines.link import link_or_copy
+from hsengines.spec import EngineSpec, TensorSpec
 
 PROVIDERS = ["CPUExecutionProvider"]
+NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""Where ONNX Runtime's name of a dtype is not numpy's in brackets."""
 
 # One pool for all engines of the process. Pools of their own would keep spinning for a while after each run,
 # and the next engine of the step would find the cores taken.
@@ -56,17 +58,19 @@ class OrtCpuBackend(Backend):
     def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
         """Takes the ONNX file as the engine, once ONNX Runtime has accepted every node of it.
 
-        The optimised graph is not stored: it would hold kernels picked for the building machine's CPU.
+        The optimised graph is not stored: it would hold kernels picked for the building machine's CPU. `out` may share
+        the file and its weights with `onnx`, which must not be edited afterwards.
         """
         if options.precision != "fp32":
             raise EngineBuildError(
                 f"backend 'ort-cpu' builds fp32, not {options.precision}",
                 "leave --precision out or name another backend",
             )
-        weights = [onnx.with_name(onnx.name + ".data")] if onnx.with_name(onnx.name + ".data").exists() else []
-        copies = [shutil.copyfile(source, out / source.name) for source in (onnx, *weights)]
-        self.load(Path(copies[0]), spec, self.device()).close()
-        return EngineFiles(Path(copies[0]), tuple(Path(c) for c in copies[1:]))
+        data = onnx.with_name(onnx.name + ".data")
+        sources = [onnx, data] if data.exists() else [onnx]
+        engine, *weights = (link_or_copy(source, out / source.name) for source in sources)
+        self.load(engine, spec, self.device()).close()
+        return EngineFiles(engine, tuple(weights))
 
     def device(self, threads: int = 0) -> HostDevice:
         """The CPU. The first call of the process decides how many threads all engines share."""
@@ -83,11 +87,27 @@ class OrtCpuBackend(Backend):
             raise EngineLoadError(
                 f"ONNX Runtime refuses {engine.name}: {_first_line(err)}", "build the bundle again"
             ) from err
-        found = {node.name for node in [*session.get_inputs(), *session.get_outputs()]}
-        wanted = {tensor.name for tensor in [*spec.inputs, *spec.outputs]}
-        if found != wanted:
-            raise EngineLoadError(f"{engine.name} has other tensors than its spec: {sorted(found ^ wanted)}")
+        _check_tensors(engine.name, session.get_inputs(), spec.inputs)
+        _check_tensors(engine.name, session.get_outputs(), spec.outputs)
         return OrtEngine(spec, session)
+
+
+def _check_tensors(engine: str, nodes: list[ort.NodeArg], specs: tuple[TensorSpec, ...]) -> None:
+    """Raises EngineLoadError where names, dtypes or ranks differ from the spec."""
+    found, wanted = {node.name: node for node in nodes}, {tensor.name: tensor for tensor in specs}
+    if found.keys() != wanted.keys():
+        raise EngineLoadError(
+            f"{engine} has other tensors than its spec: {sorted(found.keys() ^ wanted.keys())}", "build the bundle again"
+        )
+    for name, tensor in wanted.items():
+        kind = found[name].type
+        dtype, rank = NUMPY_NAMES.get(kind, kind.removeprefix("tensor(").removesuffix(")")), len(found[name].shape)
+        if (dtype, rank) != (tensor.dtype, len(tensor.shape)):
+            raise EngineLoadError(
+                f"{engine}, tensor '{name}': found {dtype} of {rank} dimensions, "
+                f"expected {tensor.dtype} of {len(tensor.shape)}",
+                "build the bundle again",
+            )
 
 
 def _first_line(err: Exception) -> str:

@@ -105,3 +105,24 @@ def test_a_pair_of_strangers_is_refused(hsexport, tiny_pair_dirs, tmp_path):
     config["pooled_projection_dim"] = 999
     (other / "transformer" / "config.json").write_text(json.dumps(config))
     told_in_one_line(hsexport(*build_arguments((tiny_pair_dirs[0], other), tmp_path / "b", tmp_path / "c")), "999")
+
+
+def test_the_smallest_profile_builds_and_verifies(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
+    """Goldens and oracle fit themselves to profiles smaller than what the networks are traced with."""
+    arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache)
+    options = ["--size", "8x4", "--min-size", "8x4", "--max-size", "8x4", "--max-batch", "1"]
+    done = hsexport(*arguments, *options)
+    assert done.returncode == 0, done.stderr
+    assert hsexport("verify", tmp_path / "b").returncode == 0
+    made = hsexport("run", tmp_path / "b", "--prompt", "abc", "--out", tmp_path / "p.png")
+    assert made.returncode == 0, made.stderr
+
+
+def test_another_maximum_size_exports_another_position_table(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
+    """Wide and tall tables have the same shape seen from outside; a picture tells them apart."""
+    for name, size in (("wide", "24x16"), ("tall", "16x24")):
+        arguments = build_arguments(tiny_pair_dirs, tmp_path / name, tiny_cache)
+        assert hsexport(*arguments, "--max-size", size).returncode == 0
+        made = hsexport("run", tmp_path / name, "--prompt", "abc", "--out", tmp_path / f"{name}.png")
+        assert made.returncode == 0, made.stderr
+    assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "tall.png").read_bytes()

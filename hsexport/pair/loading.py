@@ -1,0 +1,73 @@
+"""Models and tokenizers of a checkpoint by diffusers and transformers, every fault of theirs told by folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import PairError
+from .shards import AGAIN, find_weights
+
+NAMES_SHOWN = 3
+
+
+def load_whole(cls: Any, folder: Path, **options: Any) -> Any:
+    """`cls.from_pretrained(folder)`, refused where the library would draw a missing weight at random."""
+    with told_by_folder(folder):
+        model, info = cls.from_pretrained(
+            folder, variant=find_weights(folder).variant, output_loading_info=True, **options
+        )
+    missing = sorted(set(info["missing_keys"]) - tied_names(model, info["missing_keys"]))
+    if missing:
+        raise PairError(f"{folder} is a broken checkpoint: it lacks {in_few_words(missing)}", AGAIN)
+    mismatched = sorted(entry[0] for entry in info["mismatched_keys"])
+    if mismatched:
+        raise PairError(
+            f"{folder} is a broken checkpoint: {in_few_words(mismatched)} has another shape than its config.json says",
+            AGAIN,
+        )
+    return model
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Transformers' own tokenizer: it alone knows all the layouts a checkpoint may bring."""
+    from transformers import AutoTokenizer
+
+    with told_by_folder(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise PairError(
+            f"{folder} holds a {type(tokenizer).__name__}, which cannot be written as a tokenizer.json",
+            "a bundle takes the tokenizers of SD3: CLIP's and T5's",
+        )
+    return tokenizer
+
+
+@contextmanager
+def told_by_folder(folder: Path) -> Iterator[None]:
+    """Turns whatever a library says of the files in `folder` into a PairError; missing packages and disks pass."""
+    try:
+        yield
+    except (PairError, ImportError, MemoryError):
+        raise
+    except Exception as err:  # tokenizers and safetensors raise children of nothing else
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        reason = next(iter(str(err).strip().splitlines()), type(err).__name__)
+        raise PairError(f"{folder} cannot be loaded: {reason}", AGAIN) from err
+
+
+def tied_names(model: Any, missing: Collection[str]) -> set[str]:
+    """Those of `missing` that share their parameter with one that was loaded, as T5's embeddings may."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return {name for group in names.values() if not group <= set(missing) for name in group}
+
+
+def in_few_words(names: list[str]) -> str:
+    """`a, b, c and 4 more`."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
