@@ -37,16 +37,16 @@ class Score:
     schedule: str
     predicted_speedup: float
     measured_speedup: float  # median over prompts of large's loop time over this one's
-    psnr_to_large: float  # dB, mean over prompts, the same noise; inf for large itself
-    psnr_to_converged: float  # dB, to large at 100 steps
+    psnr_to_large: float | None  # dB, mean over prompts, the same noise; None for large itself
+    psnr_to_converged: float | None  # dB, to large at 100 steps
     top_1: float
     top_5: float
 
 
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean over pictures (count, H, W, 3) uint8 of the peak signal-to-noise ratio in dB."""
+def psnr(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Mean over pictures (count, H, W, 3) uint8 of the peak signal-to-noise ratio in dB; None if all are equal."""
     errors = ((first.astype(np.float64) - second) ** 2).mean(axis=(1, 2, 3))
-    return float("inf") if not errors.any() else float((10 * np.log10(255**2 / np.maximum(errors, 1e-9))).mean())
+    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-3))).mean()) if errors.any() else None
 
 
 def run_all(
@@ -112,7 +112,7 @@ def print_table(rows: list[Score], prompts: int) -> None:
         title=f"{prompts} prompts",
     )
     for r in rows:
-        distances = (f"{r.psnr_to_large:.1f}", f"{r.psnr_to_converged:.1f}")
+        distances = ("-" if d is None else f"{d:.1f}" for d in (r.psnr_to_large, r.psnr_to_converged))
         speeds = (f"{r.measured_speedup:.2f}", f"{r.predicted_speedup:.2f}")
         table.add_row(r.schedule, *speeds, *distances, f"{r.top_1:.0%}", f"{r.top_5:.0%}")
     Console().print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def load_whole(cls: Any, folder: Path, **options: Any) -> Any:
         model, info = cls.from_pretrained(
             folder, variant=find_weights(folder).variant, output_loading_info=True, **options
         )
-    missing = sorted(set(info["missing_keys"]) - tied_names(model, info["missing_keys"]))
+    missing = sorted(info["missing_keys"])
     if missing:
         raise PairError(f"{folder} is a broken checkpoint: it lacks {in_few_words(missing)}", AGAIN)
     mismatched = sorted(entry[0] for entry in info["mismatched_keys"])
@@ -52,19 +52,11 @@ def told_by_folder(folder: Path) -> Iterator[None]:
         yield
     except (PairError, ImportError, MemoryError):
         raise
-    except Exception as err:  # tokenizers and safetensors raise children of nothing else
+    except Exception as err:  # tokenizers raises Exception itself, safetensors a direct child
         if isinstance(err, OSError) and err.errno is not None:
             raise
         reason = next(iter(str(err).strip().splitlines()), type(err).__name__)
         raise PairError(f"{folder} cannot be loaded: {reason}", AGAIN) from err
-
-
-def tied_names(model: Any, missing: Collection[str]) -> set[str]:
-    """Those of `missing` that share their parameter with one that was loaded, as T5's embeddings may."""
-    names: dict[int, set[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), set()).add(name)
-    return {name for group in names.values() if not group <= set(missing) for name in group}
 
 
 def in_few_words(names: list[str]) -> str:

@@ -116,9 +116,8 @@ class Conditioning:
 
 def text_tokens(manifest: Manifest) -> int:
     """T: one CLIP's length and T5's; the two CLIPs stand side by side."""
-    lengths = {encoder.kind: encoder.length for encoder in manifest.text_encoders}
     shape = next(t.shape for t in manifest.engines["join_text"].outputs if t.name == "text")
-    assert isinstance(shape[1], int) and shape[1] >= lengths["clip"]
+    assert isinstance(shape[1], int)  # a bundle does not open otherwise
     return shape[1]
 
 

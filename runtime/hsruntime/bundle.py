@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsruntime.consistency import check_consistency
 from hsruntime.manifest import BundleError, FileRecord, Manifest, manifest_from_bytes
 
 MANIFEST_NAME = "manifest.json"
@@ -71,7 +72,7 @@ def check_paths(paths: Iterable[str]) -> None:
 
 
 def check_references(manifest: Manifest, listed: Iterable[str]) -> None:
-    """Raises BundleError where the manifest names a file that is not among `listed`, or an engine it does not have."""
+    """Raises BundleError for a file that is not among `listed`, a missing engine, or a value that cannot be used."""
     known = set(listed)
     for subject, path in _file_references(manifest):
         if path not in known:
@@ -80,6 +81,7 @@ def check_references(manifest: Manifest, listed: Iterable[str]) -> None:
     missing = [name for name in wanted if name not in manifest.engines]
     if missing:
         raise BundleError(f"the manifest has no engine '{missing[0]}', it has {sorted(manifest.engines)}", _FOREIGN)
+    check_consistency(manifest)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from hsruntime.manifest import BundleError
 
 
 def save_golden(path: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
@@ -15,8 +19,23 @@ def save_golden(path: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[s
 
 
 def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Inputs and outputs by name; never unpickles."""
-    with np.load(path, allow_pickle=False) as archive:
-        members = {name: archive[name] for name in archive.files}
+    """Inputs and outputs by name; never unpickles. Raises BundleError for a file that is no archive of arrays."""
+    try:
+        members = _arrays(path)
+    except _UNREADABLE as err:
+        raise BundleError(f"golden '{path}' is not an archive of arrays: {err}", "build the bundle again") from err
     inputs = {n.removeprefix("in/"): a for n, a in members.items() if n.startswith("in/")}
     return inputs, {n.removeprefix("out/"): a for n, a in members.items() if n.startswith("out/")}
+
+
+# What numpy and zipfile let through: encrypted members are a RuntimeError, unknown compression its child.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
+        members = {name: archive[name] for name in archive.files}
+    for name, member in members.items():
+        if not isinstance(member, np.ndarray):  # numpy hands out what is no array as raw bytes
+            raise ValueError(f"member '{name}' is no array")
+    return members

@@ -143,7 +143,7 @@ class TextEncoder(_Strict, frozen=True):
     kind: Annotated[str, Meta(pattern=r"\A(clip|t5)\Z")]
     tokenizer: str
     length: Count
-    pad_id: int
+    pad_id: Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class Defaults(_Strict, frozen=True):

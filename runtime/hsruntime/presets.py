@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hsruntime.schedule import RegionPolicy, Schedule, ScheduleError, Segment, check_schedule, schedule_from_text
+from hsruntime.schedule import (
+    MAX_STEPS,
+    RegionPolicy,
+    Schedule,
+    ScheduleError,
+    Segment,
+    check_schedule,
+    quoted,
+    schedule_from_text,
+)
 
 
 def large(steps: int) -> Schedule:
@@ -48,11 +57,13 @@ def resolve_schedule(wanted: str | Schedule, steps: int | None, default_steps: i
     """
     if steps is not None and steps < 1:
         raise ScheduleError(f"{steps} steps are too few", "ask for 1 or more")
+    if (steps or default_steps) > MAX_STEPS:
+        raise ScheduleError(f"more than {MAX_STEPS} steps were asked for", f"ask for {MAX_STEPS} or fewer")
     if isinstance(wanted, str) and wanted.strip() in PRESETS:
         return check_schedule(PRESETS[wanted.strip()](steps or default_steps))
     if isinstance(wanted, str) and wanted.strip().isidentifier():
         raise ScheduleError(
-            f"there is no preset '{wanted}'",
+            f"there is no preset {quoted(wanted)}",
             f"presets: {', '.join(PRESETS)}; or segments like large:10,hybrid:10,small:8",
         )
     schedule = schedule_from_text(wanted) if isinstance(wanted, str) else check_schedule(wanted)

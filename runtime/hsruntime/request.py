@@ -11,7 +11,9 @@ from hsengines.errors import HSError, ShapeError
 from hsruntime.flow import seeded_noise
 from hsruntime.manifest import Manifest
 from hsruntime.presets import resolve_schedule
-from hsruntime.schedule import Schedule
+from hsruntime.schedule import Schedule, ScheduleError
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class RequestError(HSError):
@@ -69,6 +71,7 @@ def complete_request(
 ) -> Request:
     """Fills in the bundle's defaults. Raises RequestError, ShapeError or ScheduleError."""
     prompts = _prompt_list(prompt)
+    negatives = _negative_list(negative_prompt, len(prompts))
     if len(prompts) > manifest.sizes.max_batch:
         raise ShapeError(
             f"{len(prompts)} prompts at once, the bundle takes {manifest.sizes.max_batch}",
@@ -77,12 +80,14 @@ def complete_request(
     size = _checked_size(manifest, size, latents)
     return Request(
         prompts=prompts,
-        negative_prompts=_negative_list(negative_prompt, len(prompts)),
+        negative_prompts=negatives,
         latents=_checked_latents(manifest, latents, len(prompts), size, seed),
         size=size,
         seed=seed,
-        guidance_scale=manifest.defaults.guidance_scale if guidance_scale is None else float(guidance_scale),
-        schedule=resolve_schedule(schedule or manifest.defaults.schedule, steps, manifest.defaults.steps),
+        guidance_scale=_checked_guidance(
+            manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
+        ),
+        schedule=_checked_schedule(manifest, schedule, steps),
         callback=callback,
     )
 
@@ -91,10 +96,7 @@ def _prompt_list(prompt: str | Sequence[str]) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise RequestError("the list of prompts is empty", "give at least one prompt")
-    if not all(isinstance(p, str) for p in prompts):
-        raise RequestError(
-            f"a prompt is a {type(next(p for p in prompts if not isinstance(p, str))).__name__}, expected str"
-        )
+    _check_texts("a prompt", prompts)
     return prompts
 
 
@@ -102,7 +104,36 @@ def _negative_list(negative: str | Sequence[str], count: int) -> list[str]:
     negatives = [negative] * count if isinstance(negative, str) else list(negative)
     if len(negatives) != count:
         raise RequestError(f"{len(negatives)} negative prompts for {count} prompts", "give one, or one for each")
+    _check_texts("a negative prompt", negatives)
     return negatives
+
+
+def _check_texts(subject: str, texts: list[str]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise RequestError(f"{subject} is a {type(text).__name__}, expected str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as err:  # lone surrogates: Python's stand-ins for bytes that it could not decode
+            raise RequestError(f"{subject} is not text: {err}", "give it as UTF-8") from err
+
+
+def _checked_guidance(scale: float) -> float:
+    # The engines take float32, where a larger number is infinite; the comparison is false for nan as well.
+    if not abs(scale) <= FLOAT32_MAX:
+        raise RequestError(f"guidance_scale {scale} is not a finite number", "scales lie between 1 and 10 or so")
+    return float(scale)
+
+
+def _checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
+    schedule = resolve_schedule(wanted or manifest.defaults.schedule, steps, manifest.defaults.steps)
+    levels = manifest.scheduler.num_train_timesteps
+    if schedule.steps > levels:
+        raise ScheduleError(
+            f"the schedule has {schedule.steps} steps, the pair was trained on {levels} noise levels",
+            f"ask for {levels} steps or fewer",
+        )
+    return schedule
 
 
 def _checked_size(

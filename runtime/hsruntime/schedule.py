@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +17,12 @@ MODES = {"large": ("full", None), "hybrid": ("region", "full"), "small": (None, 
 """The short form's names, as what large and small do in such a segment."""
 
 
+MAX_STEPS = 10_000
+"""No schedule is longer; how many steps a bundle takes depends on its scheduler."""
+
+Steps = Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+
+
 class ScheduleError(HSError):
     """A schedule that cannot be read or cannot be run."""
 
@@ -23,7 +30,7 @@ class ScheduleError(HSError):
 class Segment(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A run of steps in one mode."""
 
-    steps: Annotated[int, Meta(ge=1)]
+    steps: Steps
     large: Literal["full", "region"] | None = None
     small: Literal["full"] | None = None
 
@@ -38,13 +45,13 @@ class RegionPolicy(Struct, frozen=True, forbid_unknown_fields=True):
 
     signal: Signal = "gap"
     ratio: Annotated[float, Meta(gt=0, le=1)] = 0.3
-    refresh: Annotated[int, Meta(ge=0)] = 0
+    refresh: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
     """Segments in order; `steps` is their sum."""
 
-    steps: Annotated[int, Meta(ge=1)]
+    steps: Steps
     segments: list[Segment]
     region: RegionPolicy = RegionPolicy()
 
@@ -94,7 +101,7 @@ def check_schedule(schedule: Schedule) -> Schedule:
                 "put a large segment directly in front of it",
             )
         if segment.large == "region" and schedule.region.signal == "change":
-            _check_two_steps_before(schedule, number)
+            _check_change(schedule, number)
     return schedule
 
 
@@ -103,24 +110,35 @@ def _check_fields(schedule: Schedule) -> None:
     try:
         msgspec.convert(msgspec.to_builtins(schedule), Schedule)
     except msgspec.ValidationError as err:
-        raise ScheduleError(f"schedule: {err}") from err
+        raise ScheduleError(f"schedule: {_printable(err)}") from err
 
 
-def _check_two_steps_before(schedule: Schedule, number: int) -> None:
-    if sum(s.steps for s in schedule.segments[: number - 1]) < 2:
+def _check_change(schedule: Schedule, number: int) -> None:
+    """Raises ScheduleError unless large ran on the whole picture in both steps that the signal compares."""
+    if schedule.region.refresh > 0:
         raise ScheduleError(
-            f"segment {number}: signal 'change' compares two steps before it, there is one",
-            "give the large segment 2 steps or more, or choose another signal",
+            "signal 'change' compares two steps of large in a row, a refresh has one", "use signal=gap or refresh=0"
         )
+    before = takewhile(lambda s: s.large == "full", reversed(schedule.segments[: number - 1]))
+    if sum(s.steps for s in before) < 2:
+        raise ScheduleError(
+            f"segment {number}: signal 'change' compares two steps of large directly before it, there is one",
+            "give the large segment 2 steps or more, or use signal=gap",
+        )
+
+
+def _printable(err: Exception) -> str:
+    """The error on one line that any terminal can show; it may quote what the user wrote."""
+    return str(err).encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def schedule_from_json(text: str | bytes) -> Schedule:
     """Parses the JSON spelling. Raises ScheduleError naming the field."""
     try:
         return check_schedule(msgspec.json.decode(text, type=Schedule))
-    except msgspec.DecodeError as err:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as err:
         raise ScheduleError(
-            f"schedule: {err}", 'for example {"steps": 8, "segments": [{"steps": 8, "large": "full"}]}'
+            f"schedule: {_printable(err)}", 'for example {"steps": 8, "segments": [{"steps": 8, "large": "full"}]}'
         ) from err
 
 
@@ -140,16 +158,20 @@ def schedule_json(schedule: Schedule) -> str:
     return msgspec.json.encode(schedule).decode()
 
 
+def quoted(text: str) -> str:
+    """What the user wrote, fit for one line of a message: shortened, and escaped where it cannot be printed."""
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+
+
 def _segment_from_text(number: int, text: str) -> Segment:
+    subject = f"segment {number} {quoted(text.strip())}"
     mode, _, count = text.strip().partition(":")
     if mode not in MODES:
-        raise ScheduleError(
-            f"segment {number} '{text.strip()}': there is no mode '{mode}'", f"allowed: {', '.join(MODES)}"
-        )
+        raise ScheduleError(f"{subject}: there is no mode {quoted(mode)}", f"allowed: {', '.join(MODES)}")
+    if count.isdecimal() and (len(count) > len(str(MAX_STEPS)) or int(count) > MAX_STEPS):
+        raise ScheduleError(f"{subject}: that is more than {MAX_STEPS} steps", f"ask for {MAX_STEPS} or fewer")
     if not count.isdecimal() or int(count) < 1:
-        raise ScheduleError(
-            f"segment {number} '{text.strip()}': '{count}' is not a number of steps", "write mode:steps, steps from 1"
-        )
+        raise ScheduleError(f"{subject}: {quoted(count)} is not a number of steps", "write mode:steps, steps from 1")
     large, small = MODES[mode]
     return msgspec.convert({"steps": int(count), "large": large, "small": small}, Segment)
 
@@ -158,8 +180,8 @@ def _region_from_text(text: str) -> RegionPolicy:
     fields = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in text.split(","))}
     try:
         return msgspec.convert(fields, RegionPolicy, strict=False)
-    except msgspec.ValidationError as err:
+    except (msgspec.ValidationError, ValueError) as err:
         raise ScheduleError(
-            f"region policy '{text}': {err}",
+            f"region policy {quoted(text)}: {_printable(err)}",
             "allowed: signal=change|gap|random|center, ratio above 0 up to 1, refresh from 0",
         ) from err

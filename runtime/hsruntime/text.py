@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from hsruntime.manifest import TextEncoder
+from hsruntime.manifest import BundleError, TextEncoder
 
 
 class PromptCutWarning(UserWarning):
@@ -16,14 +16,14 @@ class PromptCutWarning(UserWarning):
 
 
 class PromptTokenizer:
-    """One encoder's tokenizer at its fixed length."""
+    """One encoder's tokenizer at its fixed length. Raises BundleError for a file that tokenizers refuses."""
 
     def __init__(self, path: Path, encoder: TextEncoder) -> None:
         self.encoder = encoder
-        self._whole = Tokenizer.from_file(str(path))
+        self._whole = _tokenizer_from_file(path)
         self._whole.no_truncation()
         self._whole.no_padding()
-        self._fixed = Tokenizer.from_file(str(path))
+        self._fixed = _tokenizer_from_file(path)
         self._fixed.enable_truncation(encoder.length)
         self._fixed.enable_padding(length=encoder.length, pad_id=encoder.pad_id)
 
@@ -38,6 +38,13 @@ class PromptTokenizer:
             return "", len(whole.ids)
         kept = [span for span in self._fixed.encode(prompt).offsets if span != (0, 0)]
         return prompt[max((end for _, end in kept), default=0) :].strip(), len(whole.ids)
+
+
+def _tokenizer_from_file(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as err:  # tokenizers raises Exception itself
+        raise BundleError(f"tokenizer '{path}' cannot be read: {err}", "build the bundle again") from err
 
 
 def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:

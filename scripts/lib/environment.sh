@@ -25,6 +25,14 @@ environment_recipe() {
     cat pyproject.toml requirements/cpu.txt
 }
 
+# A checkout that was moved keeps an environment whose scripts name the interpreter at the old place.
+environment_belongs_here() {
+    local here
+    here=$(pwd -P)/.venv/
+    .venv/bin/python -m pip --version >/dev/null 2>&1 &&
+        grep -qsF -e "!$here" -e " $here" -e "\"$here" .venv/bin/pip
+}
+
 make_environment() {
     local python
     python=$(find_python)
@@ -35,7 +43,7 @@ make_environment() {
 
 ensure_environment() {
     environment_recipe | cmp -s - .venv/installed-from && return
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || make_environment
+    environment_belongs_here || make_environment
     say "installing (some hundred MB the first time)"
     .venv/bin/python -m pip install --constraint requirements/cpu.txt --editable '.[build,cpu,dev,demo]' ||
         fail "the installation failed; pip's own words stand above"

@@ -144,11 +144,11 @@ def test_closed_engine_refuses_to_bind(engine, device):
         engine.bind(*tensors(device))
 
 
-def test_build_leaves_a_loadable_copy(backend, device, onnx, tmp_path):
+def test_build_leaves_a_loadable_engine_that_takes_no_space(backend, device, onnx, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     files = backend.build(onnx, SPEC, BuildOptions(), out)
-    assert files.engine.read_bytes() == onnx.read_bytes()
+    assert files.engine.samefile(onnx)
     assert files.weights == ()
     backend.load(files.engine, SPEC, device).close()
 
@@ -177,4 +177,35 @@ def test_truncated_file_is_named(backend, device, onnx):
 def test_engine_with_other_tensors_than_its_spec_is_refused(backend, device, onnx):
     other = EngineSpec("join", SPEC.inputs[:1], SPEC.outputs, SPEC.profiles)
     with pytest.raises(EngineLoadError, match=r"join\.onnx has other tensors than its spec: \['past'\]"):
+        backend.load(onnx, other, device)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        (
+            {"past": TensorSpec("past", "int32", ("R", 3))},
+            {},
+            "'past': found float32 of 2 dimensions, expected int32 of 2",
+        ),
+        (
+            {"past": TensorSpec("past", "float32", ("R", 3, 1))},
+            {},
+            "'past': found float32 of 2 .*, expected float32 of 3",
+        ),
+        ({}, {"sum": TensorSpec("sum", "float64", (3,))}, "'sum': found float32 of 1 .*, expected float64 of 1"),
+        ({}, {"sum": TensorSpec("sum", "float32", (1, 3))}, "'sum': found float32 of 1 .*, expected float32 of 2"),
+    ],
+)
+def test_tensor_of_another_dtype_or_rank_is_named(backend, device, onnx, inputs, outputs, words):
+    changed = (
+        tuple(changes.get(t.name, t) for t in ts) for changes, ts in ((inputs, SPEC.inputs), (outputs, SPEC.outputs))
+    )
+    with pytest.raises(EngineLoadError, match=rf"join\.onnx, tensor {words}; build the bundle again"):
+        backend.load(onnx, EngineSpec("join", *changed, SPEC.profiles), device)
+
+
+def test_output_in_place_of_an_input_is_refused(backend, device, onnx):
+    other = EngineSpec("join", (*SPEC.inputs, SPEC.outputs[0]), SPEC.outputs[1:], SPEC.profiles)
+    with pytest.raises(EngineLoadError, match=r"has other tensors than its spec: \['sum'\]"):
         backend.load(onnx, other, device)

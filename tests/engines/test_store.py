@@ -98,7 +98,7 @@ def test_earlier_entry_stays_beside_a_later_one(store):
     assert store.make(key(), refuse) == first
 
 
-@pytest.mark.parametrize("file", ["sub/engine", "sizes.json"])
+@pytest.mark.parametrize("file", ["sub/engine", "contents.json"])
 def test_truncated_entry_is_built_again(store, file):
     entry = store.make(key(), filler())
     (entry / file).write_text("{")
@@ -107,6 +107,25 @@ def test_truncated_entry_is_built_again(store, file):
     assert store.why_missing(key()) == "the stored one was gone or broken"
     assert (store.make(key(), fill) / "sub" / "engine").read_text() == "whole"
     assert fill.calls == 1
+
+
+@pytest.mark.parametrize("record", ["[]", '{"sub/engine": 5}', '{"sub/engine": [5]}'])
+def test_entry_with_a_foreign_record_is_built_again(store, record):
+    (store.make(key(), filler()) / "contents.json").write_text(record)
+    assert store.find(key()) is None
+
+
+def test_byte_flipped_through_a_bundles_link_is_built_again(store, tmp_path):
+    engine = store.make(key(), filler()) / "sub" / "engine"
+    link = tmp_path / "in_a_bundle"
+    link.hardlink_to(engine)
+    with link.open("r+b") as file:
+        file.write(b"W")
+    assert engine.read_text() == "Whole"
+    fill = filler()
+    assert (store.make(key(), fill) / "sub" / "engine").read_text() == "whole"
+    assert fill.calls == 1
+    assert link.read_text() == "Whole"
 
 
 def test_entry_that_lost_a_file_is_built_again(store):
@@ -152,6 +171,21 @@ def test_unfinished_work_of_a_living_process_is_not_swept(store):
     finally:
         out, _ = child.communicate("go\n")
     assert out == "whole\n"
+
+
+def test_leftover_under_our_own_process_id_is_swept(store):
+    """In a container every builder may have the same id."""
+    leftover = store.root / "engine" / f".unfinished-{os.getpid()}-abc"
+    leftover.mkdir(parents=True)
+    store.make(key(), filler())
+    assert not leftover.exists()
+
+
+def test_folder_that_names_no_process_is_left_alone(store):
+    foreign = store.root / "engine" / ".unfinished-notes"
+    foreign.mkdir(parents=True)
+    store.make(key(), filler())
+    assert foreign.exists()
 
 
 def test_two_processes_making_one_entry_both_get_it(store):

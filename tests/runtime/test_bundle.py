@@ -21,6 +21,7 @@ import hsengines
 import hsruntime
 from hsruntime.bundle import check_paths, open_bundle
 from hsruntime.bundle_writer import write_bundle
+from hsruntime.golden import load_golden, save_golden
 from hsruntime.manifest import (
     FORMAT_VERSION,
     BundleError,
@@ -107,12 +108,16 @@ def _transformer(source: str, layers: int) -> Transformer:
 
 def _engine(name: str) -> EngineRecord:
     is_large = name == "large"
+    outputs = {
+        "join_text": {"text": ["B", 154, 32], "pooled": ["B", 16]},
+        "vae_decoder": {"pictures": ["B", "8*h", "8*w", 3]},
+    }.get(name, {"velocity": ["G", "M", 16]})
     tokens = TensorRecord(name="tokens", dtype="float32", shape=["G", "M", 16])
     return EngineRecord(
         file=f"engines/{name}.onnx",
         weights=["weights/large.bin"] if is_large else [],
         inputs=[tokens],
-        outputs=[TensorRecord(name="velocity", dtype="float32", shape=["G", "M", 16])],
+        outputs=[TensorRecord(name=n, dtype="float32", shape=shape) for n, shape in outputs.items()],
         profiles=[ProfileRecord(name="full", dims={"G": (1, 2, 4), "M": (4, 16, 64)})] if is_large else [],
         build_key=hashlib.sha256(name.encode()).hexdigest(),
         golden="golden/large.npz" if is_large else None,
@@ -404,15 +409,77 @@ def test_hash_that_is_not_64_lower_case_digits_is_refused(bundle_path: Path, sha
         (lambda m: m["engines"]["large"].update(golden="../g.npz"), r"engine 'large', golden, refers to '\.\./g\.npz'"),
         (lambda m: m["text_encoders"][1].update(tokenizer="/etc"), "'text_t5', tokenizer, refers to '/etc'"),
         (lambda m: m["text_encoders"][0].update(engine="t6"), "has no engine 't6'"),
-        (lambda m: m["engines"].pop("large"), "has no engine 'large'"),
-        (lambda m: m["engines"].pop("small"), "has no engine 'small'"),
-        (lambda m: m["engines"].pop("vae_decoder"), "has no engine 'vae_decoder'"),
+        *((lambda m, name=name: m["engines"].pop(name), f"has no engine '{name}'") for name in ENGINES),
     ],
 )
 def test_reference_to_nothing_is_named(bundle_path: Path, edit: Callable[[dict[str, Any]], object], words: str) -> None:
     edit_manifest(bundle_path, edit)
     with pytest.raises(BundleError, match=words):
         open_bundle(bundle_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda m: m.update(precision="fp8"), "precision 'fp8' is unknown, the format knows fp32, fp16, bf16"),
+        (lambda m: m["positions"].pop("small"), r"positions has no 'small', it has \['large'\]"),
+        (lambda m: m["positions"].pop("large"), r"positions has no 'large'"),
+        (lambda m: m["sizes"].update(minimum=[32, 80]), r"sizes: height 80 \(minimum\), 64 and 128 \(maximum\)"),
+        (lambda m: m["sizes"].update(maximum=[48, 128]), r"sizes: width 32 \(minimum\), 64 and 48 \(maximum\)"),
+        (lambda m: m["engines"]["join_text"]["outputs"].pop(), r"'join_text' has no output 'pooled', .*\['text'\]"),
+        (lambda m: m["engines"]["join_text"]["outputs"].pop(0), "'join_text' has no output 'text'"),
+        (lambda m: m["engines"]["join_text"]["outputs"][0].update(shape=["B", "T", 32]), "the second a number"),
+        (lambda m: m["engines"]["join_text"]["outputs"][0].update(shape=["B", 154]), "expected 3 dimensions"),
+        (lambda m: m["engines"]["vae_decoder"]["outputs"].clear(), "'vae_decoder' has no output 'pictures'"),
+        (lambda m: m["engines"]["small"]["inputs"][0].update(dtype="float33"), "'tokens': dtype 'float33' is unknown"),
+        (lambda m: m["engines"]["small"]["inputs"][0].update(dtype="object"), "dtype 'object' is unknown"),
+        (lambda m: m["engines"]["small"]["inputs"][0].update(shape=[-1]), "has a negative extent"),
+        (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[2, 1, 4]), "'large': range .* ascending"),
+        (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[-1, 1, 4]), "'full': G starts at -1"),
+        (lambda m: m["text_encoders"][0].update(pad_id=-1), "pad_id"),
+    ],
+)
+def test_value_that_no_session_could_use_is_named(
+    bundle_path: Path, edit: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    edit_manifest(bundle_path, edit)
+    with pytest.raises(BundleError, match=words) as told:
+        open_bundle(bundle_path, hashes=False)
+    assert "; " in str(told.value)  # a remedy follows
+
+
+def test_golden_reads_back_as_it_was_saved(tmp_path: Path) -> None:
+    save_golden(tmp_path / "golden.npz", {"a": np.arange(3)}, {"b": np.ones((2, 2), np.float32)})
+    inputs, outputs = load_golden(tmp_path / "golden.npz")
+    np.testing.assert_array_equal(inputs["a"], np.arange(3))
+    np.testing.assert_array_equal(outputs["b"], np.ones((2, 2)))
+
+
+def _zip_of_text() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("in/notes.txt", "no array")
+    return stream.getvalue()
+
+
+def _zip_of_objects() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **{"in/a": np.array([{}], object)})  # numpy pickles it
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive", (GOLDEN / "golden/large.npz").read_bytes()[:-40], _zip_of_text(), _zip_of_objects(), None],
+    ids=["empty", "text", "cut", "text-inside", "objects", "missing"],
+)
+def test_golden_that_is_no_archive_is_named(tmp_path: Path, data: bytes | None) -> None:
+    if data is not None:
+        (tmp_path / "bad.npz").write_bytes(data)
+    with pytest.raises(
+        BundleError, match=r"golden '.*bad\.npz' is not an archive of arrays: .*; build the bundle again"
+    ):
+        load_golden(tmp_path / "bad.npz")
 
 
 def test_golden_arrays_load_without_pickle() -> None:

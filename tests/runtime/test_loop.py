@@ -87,12 +87,12 @@ def test_hybrid_steps_follow_a_choice_of_the_region(session, backend, gather, si
 
 
 def test_refresh_chooses_and_gathers_anew(session, backend, gather):
-    session.generate("red", schedule="large:2,hybrid:4;signal=change,refresh=2")
-    again = [*LARGE, "score", *gather]
+    session.generate("red", schedule="large:2,hybrid:4;signal=gap,refresh=2")
+    again = [*SMALL, *LARGE, "score", *gather]
     assert backend.log == [*TEXT, *LARGE, *again, *HYBRID * 2, *again, *HYBRID, "vae_decoder"]
 
 
-SCHEDULES = ["large:2,hybrid:2,small:1", "large:2,hybrid:2,small:1;signal=change,refresh=1"]
+SCHEDULES = ["large:2,hybrid:2,small:1", "large:2,hybrid:2,small:1;signal=change", "large:2,hybrid:4;refresh=1"]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -53,6 +53,14 @@ def test_no_steps_are_too_few(steps):
         resolve_schedule("large", steps, 28)
 
 
+@pytest.mark.parametrize(
+    ("steps", "default"), [(10_001, 28), (10**5000, 28), (None, 10**400)], ids=["more", "huge", "default"]
+)
+def test_too_many_steps_are_told(steps, default):
+    with pytest.raises(ScheduleError, match="more than 10000 steps were asked for; ask for 10000 or fewer"):
+        resolve_schedule("hybridstitch", steps, default)
+
+
 def test_unknown_preset_is_told_with_all_presets():
     with pytest.raises(ScheduleError, match=r"there is no preset 'fast'; presets: hybridstitch, .*or segments like"):
         resolve_schedule("fast", None, 28)

@@ -57,12 +57,36 @@ def test_one_side_alone_leaves_the_other_at_its_default(complete):
     [
         ([], RequestError, "the list of prompts is empty; give at least one prompt"),
         (["a", 5], RequestError, "a prompt is a int, expected str"),
+        ("caf\udce9", RequestError, "a prompt is not text: .*surrogates not allowed; give it as UTF-8"),
         (["a"] * 3, ShapeError, "3 prompts at once, the bundle takes 2; build with a larger --max-batch"),
     ],
 )
 def test_prompts_that_cannot_be_are_told(complete, prompt, error, words):
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as told:
         complete(prompt)
+    str(told.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("negative", "words"), [("\udcff", "a negative prompt is not text"), ([5], "a negative prompt is a int")]
+)
+def test_negative_prompts_that_cannot_be_are_told(complete, negative, words):
+    with pytest.raises(RequestError, match=words):
+        complete(negative_prompt=negative)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), 1e39, 10**400])
+def test_guidance_that_is_not_finite_in_float32_is_told(complete, scale):
+    with pytest.raises(RequestError, match=r"guidance_scale .* is not a finite number"):
+        complete(guidance_scale=scale)
+
+
+@pytest.mark.parametrize("options", [{"schedule": "large:1001"}, {"schedule": "hybridstitch", "steps": 1001}])
+def test_more_steps_than_noise_levels_are_told(complete, options):
+    words = "the schedule has 1001 steps, the pair was trained on 1000 noise levels; ask for 1000 steps or fewer"
+    with pytest.raises(ScheduleError, match=words):
+        complete(**options)
+    assert complete(schedule="large:1000").schedule.steps == 1000
 
 
 @pytest.mark.parametrize("negative", [["a"], ["a", "b", "c"], []])

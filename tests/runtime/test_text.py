@@ -6,6 +6,7 @@ from diffusers import StableDiffusion3Pipeline
 from transformers import AutoTokenizer
 
 from hsruntime.bundle import open_bundle
+from hsruntime.manifest import BundleError
 from hsruntime.text import PromptCutWarning, PromptTokenizer, warn_of_cuts
 
 PROMPTS = [
@@ -23,6 +24,18 @@ def tokenizers(tiny_bundle):
     """The tiny bundle's: two CLIPs of 12 ids, start and end among them, and a T5 of 10, the end among them."""
     bundle = open_bundle(tiny_bundle)
     return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.text_encoders]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"version": "1.0"}', b"\xff", None])
+def test_file_that_is_no_tokenizer_is_named(tokenizers, tmp_path, content):
+    path = tmp_path / "bad.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        BundleError, match=r"tokenizer '.*bad\.json' cannot be read: .*; build the bundle again"
+    ) as told:
+        PromptTokenizer(path, tokenizers[0].encoder)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

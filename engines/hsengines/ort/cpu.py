@@ -97,7 +97,8 @@ def _check_tensors(engine: str, nodes: list[ort.NodeArg], specs: tuple[TensorSpe
     found, wanted = {node.name: node for node in nodes}, {tensor.name: tensor for tensor in specs}
     if found.keys() != wanted.keys():
         raise EngineLoadError(
-            f"{engine} has other tensors than its spec: {sorted(found.keys() ^ wanted.keys())}", "build the bundle again"
+            f"{engine} has other tensors than its spec: {sorted(found.keys() ^ wanted.keys())}",
+            "build the bundle again",
         )
     for name, tensor in wanted.items():
         kind = found[name].type

@@ -63,7 +63,7 @@ def test_tied_embedding_may_be_saved_under_either_name(large, edit_weights, name
         ("vae", {"norm_num_groups": 3}),
         ("vae", {"layers_per_block": "one"}),
         ("text_encoder", {"hidden_size": "wide"}),
-        ("text_encoder_3", {"feed_forward_proj": "gated"}),
+        ("text_encoder_3", {"num_layers": "two"}),
     ],
 )
 def test_configuration_the_library_refuses_is_told_by_folder(large, edit, part, setting):
@@ -90,12 +90,19 @@ def test_full_disk_is_not_called_a_broken_checkpoint(tiny):
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "tokenizer_3"])
-@pytest.mark.parametrize("content", ["{}", "[]", '{"version": "1', '{"model": {"type": "BPE", "vocab": 5}}'])
-@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
-def test_garbled_tokenizer_is_told_by_folder_or_loads(large, file, content, part):
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", '{"version": "1'),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": 5}}'),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"version": "1'),
+    ],
+)
+def test_garbled_tokenizer_is_told_by_folder(large, file, content, part):
     (large / part / file).write_text(content)
-    if file == "tokenizer_config.json" and content[-1] == "}":
-        return load_tokenizer(large / part)  # settings that say nothing are settings
     with pytest.raises(PairError, match=rf"large/{part} cannot be loaded: \S"):
         load_tokenizer(large / part)
 
