@@ -12,7 +12,7 @@ from hsengines.errors import HSError
 from hsexport.pair import load_pair
 from hsexport.progress import Reporter
 from hsexport.recipe import BuildRequest, Recipe, recipe_from_pair
-from hsexport.verify.compare import TOLERANCE, Comparison, compare
+from hsexport.verify.compare import Comparison, compare, tolerance_of
 from hsexport.verify.oracle import check_oracle
 from hsruntime.bundle import Bundle
 from hsruntime.golden import load_golden
@@ -58,7 +58,7 @@ def _goldens(bundle: Bundle, backend: Backend, device: Device, reporter: Reporte
         reporter.begin(name)
         engine = _load(bundle, backend, device, name)
         inputs, expected = load_golden(bundle.file(golden))
-        tolerance = TOLERANCE[bundle.manifest.precision]
+        tolerance = tolerance_of(bundle.manifest.precision)
         yield compare(engine, device, inputs, expected, "golden of the build", tolerance)
         engine.close()
         reporter.end(name)
@@ -89,7 +89,7 @@ def _torch(
         engine = _load(bundle, backend, device, network.name)
         inputs = network.sample_inputs(seed=1)
         expected = reference_outputs(network.load(), network.spec, inputs)
-        tolerance = TOLERANCE[bundle.manifest.precision]
+        tolerance = tolerance_of(bundle.manifest.precision)
         results.append(compare(engine, device, inputs, expected, "torch, fresh input", tolerance))
         engine.close()
         reporter.end(network.name)

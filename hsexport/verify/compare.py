@@ -8,10 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.backend import Device, Engine
+from hsengines.errors import HSError
 from hsruntime.manifest import ParityRecord
 
-TOLERANCE = {"fp32": 1e-4}
-"""Largest error over the largest reference value. fp32 accumulates in another order than torch: 1e-6 to 1e-5."""
+_TOLERANCE = {"fp32": 1e-4}
+
+
+def tolerance_of(precision: str) -> float:
+    """How far an engine may lie from its reference: largest error over the output's largest value.
+
+    fp32 sums in another order than torch and comes within 1e-6 to 1e-5. Raises HSError for a precision that no
+    backend of this version builds.
+    """
+    if precision not in _TOLERANCE:
+        raise HSError(f"engines of precision {precision} cannot be compared by this version", "upgrade hsexport")
+    return _TOLERANCE[precision]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hsengines.backend import Device, Engine
-from hsexport.verify.compare import TOLERANCE, Comparison, compare, engine_outputs
+from hsexport.verify.compare import Comparison, compare, engine_outputs, tolerance_of
 from hsruntime.buffers import text_tokens
 from hsruntime.manifest import Manifest
 
@@ -29,7 +29,7 @@ def check_oracle(engine: Engine, device: Device, manifest: Manifest, seed: int =
         order = rng.permutation(tokens)
         part, expected = _region(whole, full, np.sort(order[:count]), np.sort(order[count:]))
         reference = f"full pass, region of {count} of {tokens}"
-        results.append(compare(engine, device, part, expected, reference, TOLERANCE[manifest.precision]))
+        results.append(compare(engine, device, part, expected, reference, tolerance_of(manifest.precision)))
     return results
 
 

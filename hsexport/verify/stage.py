@@ -6,7 +6,7 @@ from hsengines.backend import Backend
 from hsengines.errors import HSError
 from hsexport.compile import CompiledEngine
 from hsexport.progress import Reporter
-from hsexport.verify.compare import TOLERANCE, compare
+from hsexport.verify.compare import compare, tolerance_of
 from hsruntime.golden import load_golden
 from hsruntime.manifest import ParityRecord
 
@@ -20,7 +20,7 @@ def verify_all(
 ) -> dict[str, ParityRecord]:
     """Parity of each engine. Raises ParityError for the first that lies outside the precision's tolerance."""
     reporter.stage("verify", len(engines))
-    device, tolerance, records = backend.device(), TOLERANCE[precision], {}
+    device, tolerance, records = backend.device(), tolerance_of(precision), {}
     for compiled in engines:
         name = compiled.spec.name
         reporter.begin(name)

@@ -111,7 +111,7 @@ def test_gap_costs_one_step_of_small_for_each_choice_of_a_region():
     once = step_flops(small, TOKENS, TOKENS, TEXT)
     schedule = "large:2,hybrid:7,small:1"
     assert cost(f"{schedule};signal=gap") - cost(f"{schedule};signal=change") == once
-    assert cost(f"{schedule};signal=gap,refresh=2") - cost(f"{schedule};signal=change,refresh=2") == 3 * once
+    assert cost(f"{schedule};signal=gap,refresh=2") - cost(f"{schedule};signal=center,refresh=2") == 3 * once
 
 
 def test_refreshes_cost_large_steps():

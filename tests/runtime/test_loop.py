@@ -168,10 +168,10 @@ def test_each_model_gets_positions_of_its_own_table(session, monkeypatch):
 
 def test_callback_hears_of_every_step(session):
     heard = []
-    session.generate("red", schedule="large:2,hybrid:3,small:1;refresh=2", callback=heard.append)
-    assert [p.step for p in heard] == [1, 2, 3, 4, 5, 6]
-    assert {p.steps for p in heard} == {6}
-    assert [p.mode for p in heard] == ["large", "large", "hybrid", "hybrid", "large", "small"]
+    session.generate("red", schedule="large:2,hybrid:4,small:1;refresh=2", callback=heard.append)
+    assert [p.step for p in heard] == [1, 2, 3, 4, 5, 6, 7]
+    assert {p.steps for p in heard} == {7}
+    assert [p.mode for p in heard] == ["large", "large", "hybrid", "hybrid", "large", "hybrid", "small"]
 
 
 def test_error_in_the_callback_ends_the_call_and_the_session_goes_on(session, backend):
@@ -188,7 +188,8 @@ def test_error_in_the_callback_ends_the_call_and_the_session_goes_on(session, ba
 
 
 def test_result_tells_its_segments_as_they_ran(session):
-    result = session.generate("red", schedule="large:2,hybrid:3,small:1;refresh=2")
-    assert [(s.mode, s.steps) for s in result.segments] == [("large", 2), ("hybrid", 2), ("large", 1), ("small", 1)]
+    result = session.generate("red", schedule="large:2,hybrid:4,small:1;refresh=2")
+    runs = [("large", 2), ("hybrid", 2), ("large", 1), ("hybrid", 1), ("small", 1)]
+    assert [(s.mode, s.steps) for s in result.segments] == runs
     assert 0 < result.loop_seconds <= result.seconds
-    assert result.schedule.steps == 6
+    assert result.schedule.steps == 7

@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import msgspec
 import pytest
 from hypothesis import given
@@ -168,10 +166,18 @@ def test_refresh_keeps_the_number_of_steps(schedule):
 
 @given(schedules(st.builds(RegionPolicy, refresh=st.integers(1, 9))))
 def test_between_refreshes_lie_as_many_hybrid_steps_as_asked_for(schedule):
-    runs = list(schedule.unrolled())
-    assert all(s.steps <= schedule.region.refresh for s in runs if s.mode == "hybrid")
-    for before, run in pairwise(runs):
-        assert run.mode != "hybrid" or before.mode == "large"
+    """The last run of a segment may have one step more: a refresh there would have no hybrid step behind it."""
+    runs, every = list(schedule.unrolled()), schedule.region.refresh
+    for before, run, after in zip(runs, runs[1:], [*runs[2:], None], strict=False):
+        if run.mode == "hybrid":
+            refreshed = after is not None and after.mode == "large" and after.steps == 1
+            assert run.steps == every if refreshed else run.steps <= every + 1
+            assert before.mode == "large"
+
+
+def test_refresh_without_a_hybrid_step_behind_it_is_left_out():
+    runs = schedule_from_text("large:2,hybrid:3,small:1;refresh=2").unrolled()
+    assert [(s.mode, s.steps) for s in runs] == [("large", 2), ("hybrid", 3), ("small", 1)]
 
 
 def test_refresh_puts_single_large_steps_between_hybrid_ones():
