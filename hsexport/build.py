@@ -20,7 +20,8 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle:
 
     Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
     """
-    backend = get_backend(request.backend)
+    backend, options = get_backend(request.backend), BuildOptions(request.precision)
+    backend.check_options(options)
     reporter.stage("load", 1)
     reporter.begin("pair")
     pair = load_pair(request.large, request.small)
@@ -28,6 +29,6 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle:
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks_of(recipe), store, reporter)
-    engines = compile_all(exported, backend, BuildOptions(request.precision), store, reporter)
+    engines = compile_all(exported, backend, options, store, reporter)
     parity = verify_all(engines, backend, request.precision, reporter)
     return pack(recipe, engines, parity, backend, reporter)

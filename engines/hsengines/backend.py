@@ -97,6 +97,10 @@ class Backend(ABC):
         """Builder name and version, as they enter the build key."""
 
     @abstractmethod
+    def check_options(self, options: BuildOptions) -> None:
+        """Raises EngineBuildError for options that this backend cannot build with, before any work is done."""
+
+    @abstractmethod
     def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
         """Compiles `onnx` into the empty folder `out`. Raises EngineBuildError."""
 

@@ -23,6 +23,9 @@ class NullBackend(Backend):
         """Nothing is built, so nothing changes."""
         return "null 1"
 
+    def check_options(self, options: BuildOptions) -> None:
+        """Anything goes."""
+
     def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
         """Writes an empty engine."""
         del onnx, options

@@ -27,9 +27,18 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def flat(layer: nn.Module, x: Tensor) -> Tensor:
+    """A token-wise layer over (G, tokens, width), run in two dimensions.
+
+    As a two-dimensional product it exports as one Gemm with its bias; in three it becomes MatMul and Add, and the
+    additions were 9 % of small's time on ONNX Runtime's CPU provider (width 128, 256 tokens).
+    """
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 def project(x: Tensor, linear: nn.Linear, norm: nn.Module | None, heads: int) -> Tensor:
     """One of query, key, value: projected, split into heads, and only then normalised (norm_q has D weights)."""
-    split = split_heads(linear(x), heads)
+    split = split_heads(flat(linear, x), heads)
     return split if norm is None else norm(split)
 
 
@@ -56,7 +65,7 @@ def self_attention(attention: Attention, x: Tensor, past: list[KeyValue]) -> tup
     present = image_key_value(attention, x)
     everything = joined([present, *past]) if past else present
     out = F.scaled_dot_product_attention(query, everything.key, everything.value)
-    return attention.to_out[0](merge_heads(out)), present
+    return flat(attention.to_out[0], merge_heads(out)), present
 
 
 def joint_attention(
@@ -73,8 +82,8 @@ def joint_attention(
     everything = joined([present, *past, text_key_value(attention, text)])
     if attention.context_pre_only:
         out = F.scaled_dot_product_attention(query, everything.key, everything.value)
-        return attention.to_out[0](merge_heads(out)), None, present
+        return flat(attention.to_out[0], merge_heads(out)), None, present
     text_query = project(text, attention.add_q_proj, attention.norm_added_q, attention.heads)
     query = torch.cat([query, text_query], dim=2)
     out = merge_heads(F.scaled_dot_product_attention(query, everything.key, everything.value))
-    return attention.to_out[0](out[:, :active]), attention.to_add_out(out[:, active:]), present
+    return flat(attention.to_out[0], out[:, :active]), flat(attention.to_add_out, out[:, active:]), present

@@ -6,7 +6,7 @@ from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 
-from hsexport.mmdit.attention import KeyValue, joint_attention, self_attention
+from hsexport.mmdit.attention import KeyValue, flat, joint_attention, self_attention
 from hsexport.mmdit.positions import centre_rows
 from hsruntime.manifest import PositionTable
 
@@ -21,7 +21,7 @@ def token_weight(weight: Tensor) -> Tensor:
 
 def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
     """A modulated feed-forward with its residual."""
-    return x + gate[:, None] * block(norm(x) * (1 + scale[:, None]) + shift[:, None])
+    return x + gate[:, None] * flat(block, norm(x) * (1 + scale[:, None]) + shift[:, None])
 
 
 class TokenTransformer(nn.Module):

@@ -24,6 +24,11 @@ SHEET_PROMPTS = [
 ]  # fmt: skip
 
 
+# Large learned while its text encoders still moved; small had settled ones from the start and overtook it.
+AGAIN_STEPS = 700
+AGAIN_RATE = 0.7
+
+
 @dataclass(frozen=True)
 class Plan:
     """Where to train and for how long."""
@@ -32,6 +37,7 @@ class Plan:
     vae_steps: int
     large_steps: int
     small_steps: int
+    again_steps: int
     seed: int
     compiled: bool
 
@@ -42,7 +48,7 @@ def pictures_tensor(corpus: Corpus, device: str) -> torch.Tensor:
 
 
 def train(plan: Plan, corpus: Corpus, device: str) -> tuple[AutoencoderKL, TextSide, Stage, Stage]:
-    """Runs the three stages; each continues from its checkpoint."""
+    """Runs the stages; each continues from its checkpoint."""
     pictures = pictures_tensor(corpus, device)
     with progress_bar() as progress:
         vae = train_vae(pictures, plan.work, plan.vae_steps, plan.seed, progress)
@@ -66,6 +72,11 @@ def train(plan: Plan, corpus: Corpus, device: str) -> tuple[AutoencoderKL, TextS
             "small", new_small().to(device), trains_text=False, steps=plan.small_steps, seed=2 * plan.seed + 2, **shared
         )
         train_stage(small, plan.work, progress, on_epoch)
+        again = Stage(
+            "large-again", large.model, trains_text=False, steps=plan.again_steps, seed=2 * plan.seed + 3, **shared
+        )
+        again.rate, again.decay_share = AGAIN_RATE, 1.0
+        train_stage(again, plan.work, progress, on_epoch)
     return vae, text, large, small
 
 
@@ -75,12 +86,13 @@ def main(
     vae_steps: int = 1500,
     large_steps: int = 2600,
     small_steps: int = 2400,
+    again_steps: Annotated[int, typer.Option(help="of large once more, on the frozen text encoders")] = AGAIN_STEPS,
     seed: int = 0,
     compiled: Annotated[bool, typer.Option(help="torch.compile the transformers (needs a C++ compiler)")] = True,
 ) -> None:
-    """Trains VAE, large with the text encoders, then small; killed anywhere, it goes on from the last checkpoint."""
+    """Trains VAE, large with the text encoders, small, and large once more; killed anywhere, it goes on from there."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    plan = Plan(work, vae_steps, large_steps, small_steps, seed, compiled)
+    plan = Plan(work, vae_steps, large_steps, small_steps, again_steps, seed, compiled)
     corpus = load_corpus()
     vae, text, large, small = train(plan, corpus, device)
     write_pair(out, vae, text, large.model, small.model, corpus.captions)

@@ -8,10 +8,10 @@ WARMUP_STEPS = 100
 DECAY_SHARE = 0.3
 
 
-def learning_rate_scale(step: int, steps: int) -> float:
+def learning_rate_scale(step: int, steps: int, decay_share: float = DECAY_SHARE) -> float:
     """Warm-up, a plateau, then linear decay to zero over the last share of the steps."""
     warm = min(1.0, (step + 1) / WARMUP_STEPS)
-    return warm * min(1.0, (steps - step) / (DECAY_SHARE * steps))
+    return warm * min(1.0, (steps - step) / (decay_share * steps))
 
 
 def generator_at(seed: int, step: int) -> torch.Generator:

@@ -13,7 +13,7 @@ from torch import nn
 
 from . import checkpoint
 from .progress import tell_step
-from .schedule import batch_at, generator_at, learning_rate_scale
+from .schedule import DECAY_SHARE, batch_at, generator_at, learning_rate_scale
 from .text import TextSide
 
 BATCH = 32
@@ -38,6 +38,8 @@ class Stage:
     steps: int
     seed: int
     compiled: bool = False
+    rate: float = 1.0  # of the peak learning rates
+    decay_share: float = DECAY_SHARE
     token_ids: list[torch.Tensor] = field(init=False)
     empty_ids: list[torch.Tensor] = field(init=False)
 
@@ -174,9 +176,10 @@ def train_stage(stage: Stage, work: Path, progress: Progress, on_epoch: Callable
     velocity = torch.compile(stage.model) if stage.compiled else stage.model
     task, smooth = progress.add_task(stage.name, total=stage.steps, completed=first, note=""), None
     for step in range(first, stage.steps):
+        scale = stage.rate * learning_rate_scale(step, stage.steps, stage.decay_share)
         for optimiser, peak in zip(optimisers, peaks, strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = peak * learning_rate_scale(step, stage.steps)
+                group["lr"] = peak * scale
         loss = flow_loss(stage, velocity, step)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

@@ -55,17 +55,21 @@ class OrtCpuBackend(Backend):
         """ONNX Runtime's version."""
         return f"onnxruntime {ort.__version__}"
 
+    def check_options(self, options: BuildOptions) -> None:
+        """fp32 is all that ONNX Runtime's CPU kernels have throughout."""
+        if options.precision != "fp32":
+            raise EngineBuildError(
+                f"backend 'ort-cpu' builds fp32, not {options.precision}",
+                "leave --precision out or name another backend",
+            )
+
     def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
         """Takes the ONNX file as the engine, once ONNX Runtime has accepted every node of it.
 
         The optimised graph is not stored: it would hold kernels picked for the building machine's CPU. `out` may share
         the file and its weights with `onnx`, which must not be edited afterwards.
         """
-        if options.precision != "fp32":
-            raise EngineBuildError(
-                f"backend 'ort-cpu' builds fp32, not {options.precision}",
-                "leave --precision out or name another backend",
-            )
+        self.check_options(options)
         data = onnx.with_name(onnx.name + ".data")
         sources = [onnx, data] if data.exists() else [onnx]
         engine, *weights = (link_or_copy(source, out / source.name) for source in sources)
