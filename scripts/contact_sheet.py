@@ -23,8 +23,7 @@ from rich.table import Column, Table
 
 from hsengines.errors import HSError
 from hsruntime import Result, Session
-from hsruntime.arithmetic import predicted_speedup
-from hsruntime.buffers import text_tokens
+from hsruntime.arithmetic import bundle_speedup
 from hsruntime.manifest import Manifest
 from hsruntime.picture import contact_sheet, region_overlay
 from hsruntime.presets import resolve_schedule
@@ -93,13 +92,6 @@ def loop_seconds(
     return {name: np.array(own[1:]) for name, own in times.items()}  # the first round warms up
 
 
-def predicted(manifest: Manifest, schedule: Schedule) -> float:
-    """The speedup over large that the arithmetic promises at the bundle's default size."""
-    width, height = manifest.sizes.default
-    tokens = width * height // manifest.latent.pixels_per_token**2
-    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest))
-
-
 def speeds_from_times(
     manifest: Manifest, schedules: dict[str, Schedule], times: dict[str, np.ndarray]
 ) -> dict[str, Speed]:
@@ -110,7 +102,7 @@ def speeds_from_times(
             schedule=str(schedule),
             loop_ms=1000 * median(times[name]),
             speedup=median(reference / times[name]),
-            predicted=predicted(manifest, schedule),
+            predicted=bundle_speedup(manifest, schedule),
         )
         for name, schedule in schedules.items()
     }

@@ -21,8 +21,7 @@ from contact_sheet import hardware, write_report
 from demo_training.corpus import Corpus, load_corpus
 from demo_training.retrieval import ranks
 from hsruntime import Session
-from hsruntime.arithmetic import predicted_speedup
-from hsruntime.buffers import text_tokens
+from hsruntime.arithmetic import bundle_speedup
 from hsruntime.presets import resolve_schedule
 from hsruntime.schedule import Schedule
 
@@ -77,18 +76,14 @@ def score_all(
 ) -> list[Score]:
     """A row per schedule."""
     manifest = session.manifest
-    tokens = int(np.prod([side // manifest.latent.pixels_per_token for side in manifest.sizes.default]))
     rows = []
     for name, schedule in schedules.items():
         places = ranks(pictures[name], picks, corpus.pictures)
         steps_ratio = schedules["large"].steps / schedule.steps  # large at its own number of steps is the measure
-        predicted = (
-            predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest)) * steps_ratio
-        )
         rows.append(
             Score(
                 schedule=str(schedule),
-                predicted_speedup=predicted,
+                predicted_speedup=bundle_speedup(manifest, schedule) * steps_ratio,
                 measured_speedup=median(seconds["large"] / seconds[name]),
                 psnr_to_large=psnr(pictures[name], pictures["large"]),
                 psnr_to_converged=psnr(pictures[name], pictures[CONVERGED]),

@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hsruntime.arithmetic import predicted_speedup
-from hsruntime.buffers import text_tokens
+from hsruntime.arithmetic import bundle_speedup
 from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.manifest import Manifest, Transformer, manifest_bytes
 from hsruntime.presets import resolve_schedule
@@ -37,7 +36,7 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     schedule = resolve_schedule(m.defaults.schedule, None, m.defaults.steps)
     side = m.latent.pixels_per_token
     tokens = m.sizes.default[0] * m.sizes.default[1] // side**2
-    predicted = predicted_speedup(schedule, m.large, m.small, tokens, text_tokens(m))
+    predicted = bundle_speedup(m, schedule)
     console.print(
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )

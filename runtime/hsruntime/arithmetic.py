@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hsruntime.manifest import Transformer
+from hsruntime.buffers import text_tokens
+from hsruntime.manifest import Manifest, Transformer
 from hsruntime.region import active_count
 from hsruntime.schedule import Schedule
 
@@ -41,3 +42,10 @@ def predicted_speedup(schedule: Schedule, large: Transformer, small: Transformer
     """Cost of large alone over as many steps, divided by the schedule's."""
     reference = schedule.steps * step_flops(large, tokens, tokens, text)
     return reference / schedule_flops(schedule, large, small, tokens, text)
+
+
+def bundle_speedup(manifest: Manifest, schedule: Schedule) -> float:
+    """`predicted_speedup` of a bundle's pair at its default size and text length."""
+    width, height = manifest.sizes.default
+    tokens = width * height // manifest.latent.pixels_per_token**2
+    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest))
