@@ -1,12 +1,13 @@
-"""The build, as a sentence: load, export, compile, verify, pack."""
+"""The build, as a sentence: load, export, optimise, compile, verify, pack."""
 
 from __future__ import annotations
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
 from hsengines.store import Store
 from hsexport.compile import compile_all
 from hsexport.export.stage import export_all
 from hsexport.networks import networks_of
+from hsexport.optimise import optimise_all
 from hsexport.pack import pack
 from hsexport.pair import load_pair
 from hsexport.progress import Reporter
@@ -20,7 +21,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle:
 
     Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
     """
-    backend, options = get_backend(request.backend), BuildOptions(request.precision)
+    backend, options = get_backend(request.backend), request.options
     backend.check_options(options)
     reporter.stage("load", 1)
     reporter.begin("pair")
@@ -29,6 +30,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle:
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks_of(recipe), store, reporter)
-    engines = compile_all(exported, backend, options, store, reporter)
-    parity = verify_all(engines, backend, request.precision, reporter)
-    return pack(recipe, engines, parity, backend, reporter)
+    graphs = optimise_all(exported, backend.name, options.precision, request.fp32, store, reporter)
+    engines = compile_all(graphs, backend, options, store, reporter)
+    parity = verify_all(engines, backend, store, reporter)
+    return pack(recipe, engines, parity, backend, options, reporter)

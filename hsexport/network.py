@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hsengines.dtypes import FLOATS
 from hsengines.spec import EngineSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ class Network:
     differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds integer inputs
     from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names whatever else
     decides the module's weights or graph, for the build key.
+
+    In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all others stay
+    float32 at the border; `stays_fp32` keeps the whole network out of it. `layers` is a transformer's depth.
     """
 
     spec: EngineSpec
@@ -32,11 +37,30 @@ class Network:
     limits: Mapping[str, int | str] = field(default_factory=dict)
     weights: Path | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    narrow_tensors: tuple[str, ...] = ()
+    stays_fp32: bool = False
+    layers: int = 0
 
     @property
     def name(self) -> str:
         """The engine's name."""
         return self.spec.name
+
+    def precision_in(self, bundle: str) -> str:
+        """What this network is cast to in a bundle of that precision."""
+        return "fp32" if self.stays_fp32 else bundle
+
+    def spec_at(self, precision: str) -> EngineSpec:
+        """The outside after the graph was cast."""
+        return replace(
+            self.spec,
+            inputs=tuple(self._cast(tensor, precision) for tensor in self.spec.inputs),
+            outputs=tuple(self._cast(tensor, precision) for tensor in self.spec.outputs),
+        )
+
+    def _cast(self, tensor: TensorSpec, precision: str) -> TensorSpec:
+        narrow = tensor.dtype == "float32" and any(fnmatchcase(tensor.name, p) for p in self.narrow_tensors)
+        return replace(tensor, dtype=FLOATS[precision]) if narrow else tensor
 
     @property
     def check_dims(self) -> dict[str, int]:

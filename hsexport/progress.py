@@ -14,6 +14,12 @@ class Reporter(Protocol):
     def begin(self, item: str, note: str = "") -> None:
         """Work on an item begins; `note` says why it is needed."""
 
+    def advance(self, item: str, phase: str, done: int, total: int) -> None:
+        """`done` of `total` steps of a phase of the item are over."""
+
+    def wait(self, item: str) -> None:
+        """Another process is making the item; this one waits for it."""
+
     def end(self, item: str, note: str = "") -> None:
         """The item is done; `note` says with what result."""
 
@@ -25,6 +31,12 @@ class Silent:
         """Nothing."""
 
     def begin(self, item: str, note: str = "") -> None:
+        """Nothing."""
+
+    def advance(self, item: str, phase: str, done: int, total: int) -> None:
+        """Nothing."""
+
+    def wait(self, item: str) -> None:
         """Nothing."""
 
     def end(self, item: str, note: str = "") -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from hsengines.backend import BuildOptions
 from hsengines.errors import HSError
 from hsengines.spec import DimRange
 from hsexport.pair.documents import read_document, setting_of
@@ -39,7 +40,9 @@ class BuildRequest:
     out: Path
     cache: Path
     backend: str = "ort-cpu"
-    precision: str = "fp32"
+    options: BuildOptions = field(default_factory=BuildOptions)
+    fp32: tuple[str, ...] = ()
+    """What stays in fp32 beside the default islands: "large:transformer_blocks.35*"."""
     size: Size | None = None
     min_size: Size | None = None
     max_size: Size | None = None
@@ -90,13 +93,17 @@ class Recipe:
         """Extents of every symbolic dimension. Minima are 1: `sizes` bounds what users may ask for."""
         per_token, scale, batch = self.latent.pixels_per_token, self.latent.vae_scale, self.sizes.max_batch
         (width, height), (max_width, max_height) = self.sizes.default, self.sizes.maximum
+        steps, levels = self.defaults.steps, self.scheduler.num_train_timesteps
         tokens = DimRange(1, width * height // per_token**2, max_width * max_height // per_token**2)
         return {
             "B": DimRange(1, 1, batch),
             "G": DimRange(1, 2, 2 * batch),
             "N": tokens,
             "M": tokens,
+            "R": DimRange(0, tokens.optimum, tokens.maximum),
             "T": DimRange(1, self.text_tokens, self.text_tokens),
+            "S": DimRange(1, steps, levels),
+            "S1": DimRange(2, steps + 1, levels + 1),
             "h": DimRange(1, height // scale, max_height // scale),
             "w": DimRange(1, width // scale, max_width // scale),
         }

@@ -1,4 +1,4 @@
-"""A digest of the code that shapes a graph: editing it must not leave stale exports behind."""
+"""A digest of the code that shapes a product: editing it must not leave stale products behind."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-ROOMS = ("mmdit", "steps", "encoders", "export", "passes")
+SHAPING = {
+    "export": (
+        *("mmdit/*.py", "steps/*.py", "encoders/*.py", "export/*.py"),
+        *("passes/name*.py", "passes/strip_metadata.py"),
+    ),
+    "optimise": ("passes/*.py", "lint/*.py"),
+    "verify": ("passes/*.py", "verify/*.py"),
+}
+"""A stage and the source that decides what comes out of it."""
 
 
 @cache
-def source_digest() -> str:
-    """sha256 over the source of the rooms that decide what ONNX comes out."""
+def source_digest(stage: str) -> str:
+    """sha256 over the source of a stage in `SHAPING`."""
     here = Path(__file__).parent
-    files = sorted(file for room in ROOMS for file in (here / room).glob("*.py"))
+    files = sorted({file for pattern in SHAPING[stage] for file in here.glob(pattern)})
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(here)}\0".encode() + file.read_bytes())

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contact_sheet import hardware, write_report
+from hsengines.null import NullBackend
 from hsexport.pair import Pair, load_pair
 from hsexport.quiet import hush_libraries
 from hsruntime import Session
@@ -104,7 +105,7 @@ def main(
     pair = load_pair(opened.manifest.large.source, opened.manifest.small.source)
     with hush_libraries(), warnings.catch_warnings(), Session(opened, threads=count) as session:
         warnings.simplefilter("ignore")
-        empty = Session(opened, backend="null")
+        empty = Session(opened, backend=NullBackend())
         rows = [compare(session, pair, model, rounds) for model in ("large", "small")]
         outside = outside_engines(session, empty, rounds)
     table = Table("whole pictures", "ours ms", "diffusers ms", "speedup")

@@ -42,12 +42,24 @@ def tiny_build(tiny_pair_dirs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(tmp_path_factory):
-    """The demo pair's bundle, built here and now."""
+def demo_build(tmp_path_factory):
+    """Builds the demo pair's bundle, here and now; (bundle, cache)."""
     from hsexport.build import build
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest
 
     root = tmp_path_factory.mktemp("demo")
     build(BuildRequest(large="demo", small="demo", out=root / "bundle", cache=root / "cache"), Silent())
-    return root / "bundle"
+    return root / "bundle", root / "cache"
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(demo_build):
+    """The demo pair's bundle for ort-cpu."""
+    return demo_build[0]
+
+
+@pytest.fixture(scope="session")
+def demo_cache(demo_build):
+    """The store that the demo bundle was built through."""
+    return demo_build[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,9 @@ import numpy as np
 
 from hsengines.errors import BackendUnavailable
 from hsengines.spec import EngineSpec
+
+Enqueue = Callable[[], None]
+"""Puts one piece of work on a device; may return before it is done."""
 
 
 class Tensor(ABC):
@@ -33,14 +36,52 @@ class Tensor(ABC):
         """Copies another tensor of the same shape and dtype on the device."""
 
 
+class Replay(ABC):
+    """A fixed sequence of work, ready to be repeated: a CUDA graph where the device has them."""
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Enqueues the whole sequence once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the replay holds; to be called before what it replays is closed."""
+
+
+class Mark(ABC):
+    """A point in a device's work."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Returns when everything enqueued before the mark is done. Raises DeviceError if any of it failed."""
+
+
 class Device(ABC):
-    """A place where tensors live."""
+    """A place where tensors live and engines run, in the order in which work is enqueued."""
 
     name: str
+    allocated_bytes: int
+    """What tensors made here hold at present."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
-        """Uninitialised memory."""
+        """Uninitialised memory. Raises DeviceMemoryError."""
+
+    @abstractmethod
+    def replay(self, sequence: Sequence[Enqueue]) -> Replay:
+        """Makes `sequence` repeatable. On a GPU this runs it once to warm up, so its buffers must hold sane values."""
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """The point that has been reached in enqueueing."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Waits for everything enqueued. Raises DeviceError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the device's own memory; its tensors, replays and engines must be gone."""
 
     def upload(self, array: np.ndarray) -> Tensor:
         """A new tensor holding `array`."""
@@ -55,6 +96,10 @@ class Binding(ABC):
     @abstractmethod
     def enqueue(self) -> None:
         """Runs the engine once over the bound buffers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the binding holds; replays of it must be closed before."""
 
 
 class Engine(ABC):
@@ -73,24 +118,58 @@ class Engine(ABC):
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What reaches a builder besides the network; part of the build key."""
+    """What reaches a builder besides the network; a backend refuses what it does not know (`check_options`)."""
 
     precision: str = "fp32"
-    target: str = "any"
+    """What the graph was cast to; it is not an option of the builder, but some backends have no kernels for some."""
+    architectures: tuple[int, ...] = ()
+    """Compute capabilities to build for: 89, 120. Empty: every one the builder has, or the GPU that is there."""
+    workspace_mb: int | None = None
+    aux_streams: int = 0
+    hardware: str = "same"
+    """"same" GPU model, "capability" for any GPU of its compute capability, "ampere" for Ampere and later."""
+    version_compatible: bool = False
+    weight_streaming: bool = False
+    stripped: bool = False
+    """The plan goes without its weights, which are put back from the graph's own file when it is loaded."""
+    timing_cache: Path | None = None
+    """Speeds a build up and does not decide what comes out: no part of the build key."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as the builder took it: the graph's nodes it stands for, joined by " + ", and its outputs' dtypes."""
+
+    name: str
+    kind: str
+    dtypes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """What a build leaves: the engine itself, and weight files it refers to by bare name in its own folder."""
+    """What a build leaves: the engine itself, and weight files it refers to by bare name in its own folder.
+
+    `layers` lists what the builder made of the graph, read from `layers_of`: the "engine" itself, or the "network" as
+    parsed where an engine cannot be opened on the building machine. `log` is the builder's own.
+    """
 
     engine: Path
     weights: tuple[Path, ...] = field(default=())
+    layers: tuple[Layer, ...] = field(default=())
+    layers_of: str = ""
+    log: str = ""
+
+
+BuildProgress = Callable[[str, int, int], None]
+"""Hears of a build: phase, steps done, steps in all."""
 
 
 class Backend(ABC):
     """Builds engines from ONNX files and loads them."""
 
     name: str
+    precisions: tuple[str, ...] = ("fp32",)
+    """What graphs it takes, the default first."""
 
     @abstractmethod
     def version(self) -> str:
@@ -100,13 +179,32 @@ class Backend(ABC):
     def check_options(self, options: BuildOptions) -> None:
         """Raises EngineBuildError for options that this backend cannot build with, before any work is done."""
 
-    @abstractmethod
-    def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
-        """Compiles `onnx` into the empty folder `out`. Raises EngineBuildError."""
+    def key_facts(self, options: BuildOptions) -> dict[str, str]:
+        """What of `options` decides the engine that comes out, for the build key; the graph has a digest of its own."""
+        del options
+        return {}
+
+    def target(self, options: BuildOptions) -> str:
+        """Which devices the engines are for, in words: "any CPU", "sm_89, sm_120"."""
+        del options
+        return "any"
 
     @abstractmethod
-    def device(self, threads: int = 0) -> Device:
-        """The device this backend's engines run on; `threads` matters to CPUs only, 0 means all cores."""
+    def build(
+        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+    ) -> EngineFiles:
+        """Compiles `onnx` into the empty folder `out`. Raises EngineBuildError, which carries the builder's log."""
+
+    @abstractmethod
+    def why_not_here(self) -> str:
+        """Why this machine cannot run the backend's engines, in words; empty if it can."""
+
+    @abstractmethod
+    def device(self, threads: int = 0, *, graphs: bool = True) -> Device:
+        """The device this backend's engines run on. Raises BackendUnavailable.
+
+        `threads` matters to CPUs only, 0 means all cores; `graphs` to GPUs only: without, replays enqueue one by one.
+        """
 
     @abstractmethod
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> Engine:
@@ -115,6 +213,9 @@ class Backend(ABC):
 
 _BACKENDS = {
     "ort-cpu": ("hsengines.ort.cpu", "OrtCpuBackend", "pip install 'hsexport[cpu]'"),
+    "ort-cuda": ("hsengines.ort.cuda", "OrtCudaBackend", "pip install 'hsexport[gpu]'"),
+    "tensorrt": ("hsengines.trt.classic", "TensorRtBackend", "pip install 'hsexport[tensorrt]'"),
+    "tensorrt-rtx": ("hsengines.trt.rtx", "TensorRtRtxBackend", "pip install 'hsexport[rtx]'"),
     "null": ("hsengines.null", "NullBackend", ""),
 }
 

@@ -20,7 +20,11 @@ class BackendUnavailable(HSError):
 
 
 class EngineBuildError(HSError):
-    """A builder refused a network."""
+    """A builder refused a network; `log` is the builder's own."""
+
+    def __init__(self, message: str, hint: str = "", log: str = "") -> None:
+        super().__init__(message, hint)
+        self.log = log
 
 
 class EngineLoadError(HSError):
@@ -29,3 +33,15 @@ class EngineLoadError(HSError):
 
 class ShapeError(HSError):
     """A shape lies outside an engine's profiles, or shapes contradict one another."""
+
+
+class DeviceError(HSError):
+    """A device failed while it worked: the runtime's name of the error, its explanation, and where it happened."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A device has no room: how much was needed, how much was free."""
+
+    def __init__(self, message: str, hint: str = "", needed_bytes: int = 0) -> None:
+        super().__init__(message, hint)
+        self.needed_bytes = needed_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hsengines.backend import Backend, Binding, BuildOptions, Device, Engine, EngineFiles, Tensor
+from hsengines.backend import Backend, Binding, BuildOptions, BuildProgress, Device, Engine, EngineFiles, Tensor
 from hsengines.binding import check_binding
 from hsengines.host import HostDevice
 from hsengines.spec import EngineSpec
@@ -26,15 +26,22 @@ class NullBackend(Backend):
     def check_options(self, options: BuildOptions) -> None:
         """Anything goes."""
 
-    def build(self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path) -> EngineFiles:
+    def build(
+        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+    ) -> EngineFiles:
         """Writes an empty engine."""
-        del onnx, options
+        del onnx, options, progress
         engine = out / f"{spec.name}.null"
         engine.touch()
         return EngineFiles(engine)
 
-    def device(self, threads: int = 0) -> HostDevice:
+    def why_not_here(self) -> str:
+        """Doing nothing works anywhere."""
+        return ""
+
+    def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
         """Host memory, so that tests can look at it."""
+        del graphs
         return HostDevice(threads)
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> NullEngine:
@@ -69,3 +76,6 @@ class NullBinding(Binding):
     def enqueue(self) -> None:
         """Writes the name down."""
         self._log.append(self._name)
+
+    def close(self) -> None:
+        """Holds nothing."""

@@ -89,9 +89,15 @@ class EngineSpec:
         return dims
 
     def check_dims(self, dims: Mapping[str, int]) -> None:
-        """Raises ShapeError, naming the nearest profile's ranges, if no profile admits `dims`."""
-        if not self.profiles or any(p.admits(dims) for p in self.profiles):
-            return
+        """Raises ShapeError, naming the profiles' ranges, if no profile admits `dims`."""
+        if self.profiles:
+            self.profile_index(dims)
+
+    def profile_index(self, dims: Mapping[str, int]) -> int:
+        """Which profile serves `dims`: the first that admits them. Raises ShapeError, naming their ranges."""
+        for index, profile in enumerate(self.profiles):
+            if profile.admits(dims):
+                return index
         ranges = " or ".join(
             f"{p.name}(" + ", ".join(f"{n} {r.minimum}..{r.maximum}" for n, r in p.dims.items()) + ")"
             for p in self.profiles

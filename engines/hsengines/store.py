@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from hsengines.errors import HSError
 from hsengines.key import BuildKey, file_digest
 from hsengines.process import is_other_process
@@ -38,12 +40,16 @@ class Store:
         shutil.rmtree(entry)
         return None
 
-    def make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
-        """The entry's folder, filled by `fill` in a temporary place if it is missing, then moved in whole."""
+    def make(self, key: BuildKey, fill: Callable[[Path], None], on_wait: Callable[[], None] = lambda: None) -> Path:
+        """The entry's folder, filled by `fill` in a temporary place if it is missing, then moved in whole.
+
+        Two builds of one thing make it once: the second waits, after `on_wait`, and takes what the first made. The
+        lock goes with its process, so a killed builder keeps nobody waiting.
+        """
         if found := self.find(key):
             return found
-        with _os_errors_told(key.name, self.root):
-            return self._make(key, fill)
+        with _os_errors_told(key.name, self.root), self._alone(key, on_wait):
+            return self.find(key) or self._make(key, fill)
 
     def why_missing(self, key: BuildKey) -> str:
         """What changed since the last product of this kind and name was made; "first build" if there was none."""
@@ -55,19 +61,31 @@ class Store:
         except ValueError:
             return "the record of the last build is unreadable"
 
+    @contextmanager
+    def _alone(self, key: BuildKey, on_wait: Callable[[], None]) -> Iterator[None]:
+        locks = self.root / "locks"
+        for folder in (locks, self._entry(key).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The lock's file stays: removing it would let a third build lock a new one while the second holds the old.
+        lock = FileLock(locks / f"{key.kind}-{key.digest}")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
         entry = self._entry(key)
-        entry.parent.mkdir(parents=True, exist_ok=True)
         self._sweep(entry.parent)
         work = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=entry.parent))
         try:
             fill(work)
             _write_record(work, key)
-            try:
-                work.rename(entry)
-            except OSError:  # another build of the same thing came first: its entry is as good
-                if not entry.is_dir():
-                    raise
+            work.rename(entry)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         self._remember(key)

@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hsengines.backend import backend_names
+from hsengines.backend import BuildOptions, backend_names, get_backend
 from hsexport.cli.options import size_from_text
 from hsexport.cli.report import BuildReport
 from hsexport.recipe import BuildRequest
+from hsruntime.bundle import Bundle
 
+TENSORRT, RTX = "TensorRT", "TensorRT and TensorRT-RTX"
+TENSORRT, RTX = "TensorRT", "TensorRT and TensorRT-RTX"
 Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; default: what large was trained at")]
 
 
@@ -23,7 +26,13 @@ def build(
     small: Annotated[str, typer.Option(help="the same; a transformer alone is enough if the other is whole")],
     out: Annotated[Path, typer.Option(help="the bundle to write; a bundle already there is replaced")],
     backend: Annotated[str, typer.Option(help=f"one of {', '.join(backend_names())}")] = "ort-cpu",
-    precision: Annotated[str, typer.Option(help="fp32 on ort-cpu")] = "fp32",
+    precision: Annotated[
+        str | None, typer.Option(metavar="fp32|fp16|bf16", help="default: fp32 on a CPU, bf16 on a GPU")
+    ] = None,
+    fp32: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NETWORK:]MODULES", help="keep these in fp32 too: 'large:transformer_blocks.35*'"),
+    ] = None,
     size: Pixels = None,
     min_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")] = None,
     max_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")] = None,
@@ -31,6 +40,26 @@ def build(
     schedule: Annotated[str, typer.Option(help="the bundle's default: a preset or segments")] = "hybridstitch",
     steps: Annotated[int | None, typer.Option(help="default steps of presets; 28 if left out")] = None,
     guidance_scale: Annotated[float, typer.Option(help="default classifier-free guidance")] = 3.5,
+    arch: Annotated[
+        list[int] | None,
+        typer.Option(help="compute capability to build for, 89 or 120; repeat it for several", rich_help_panel=RTX),
+    ] = None,
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="engines larger than the GPU's memory", rich_help_panel=RTX)
+    ] = False,
+    workspace: Annotated[int | None, typer.Option(help="scratch memory in MiB", rich_help_panel=TENSORRT)] = None,
+    aux_streams: Annotated[
+        int, typer.Option(help="streams an engine may use beside its own", rich_help_panel=TENSORRT)
+    ] = 0,
+    hardware: Annotated[
+        str, typer.Option(metavar="same|capability|ampere", help="GPUs to run on", rich_help_panel=TENSORRT)
+    ] = "same",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="for later versions, too", rich_help_panel=TENSORRT)
+    ] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="plans without weights, put back on loading", rich_help_panel=TENSORRT)
+    ] = False,
     cache: Annotated[
         Path | None, typer.Option(help="where finished products are kept", envvar="HSEXPORT_CACHE")
     ] = None,
@@ -43,13 +72,26 @@ def build(
     from hsexport.build import build as build_bundle
     from hsexport.quiet import hush_libraries
 
+    kept = cache or default_cache()
+    options = BuildOptions(
+        precision=precision or get_backend(backend).precisions[0],
+        architectures=tuple(sorted(set(arch or ()))),
+        workspace_mb=workspace,
+        aux_streams=aux_streams,
+        hardware=hardware,
+        version_compatible=version_compatible,
+        weight_streaming=weight_streaming,
+        stripped=strip,
+        timing_cache=kept / "timing" if backend == "tensorrt" else None,
+    )
     request = BuildRequest(
         large=large,
         small=small,
         out=out,
-        cache=cache or default_cache(),
+        cache=kept,
         backend=backend,
-        precision=precision,
+        options=options,
+        fp32=tuple(fp32 or ()),
         size=size_from_text(size) if size else None,
         min_size=size_from_text(min_size) if min_size else None,
         max_size=size_from_text(max_size) if max_size else None,
@@ -63,10 +105,22 @@ def build(
         bundle = build_bundle(request, report)
     seconds, size_bytes = perf_counter() - start, sum(f.size_bytes for f in bundle.manifest.files)
     if as_json:
-        worst = max(r.parity.max_relative for r in bundle.manifest.engines.values() if r.parity)
-        typer.echo(json.dumps({"bundle": str(out), "size_bytes": size_bytes, "seconds": seconds, "parity": worst}))
+        typer.echo(json.dumps(_summary(bundle, seconds)))
     else:
         Console(stderr=True, highlight=False).print(f"built {out}: {size_bytes / 1e6:.1f} MB in {seconds:.0f} s")
+
+
+def _summary(bundle: Bundle, seconds: float) -> dict[str, object]:
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "backend": manifest.backend,
+        "precision": manifest.precision,
+        "target": manifest.target,
+        "size_bytes": sum(f.size_bytes for f in manifest.files),
+        "seconds": seconds,
+        "parity": max(r.parity.max_relative for r in manifest.engines.values() if r.parity),
+    }
 
 
 def default_cache() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hsengines.dtypes import FLOATS
 from hsruntime.arithmetic import bundle_speedup
 from hsruntime.bundle import Bundle, open_bundle
-from hsruntime.manifest import Manifest, Transformer, manifest_bytes
+from hsruntime.manifest import EngineRecord, Manifest, Transformer, manifest_bytes
 from hsruntime.presets import resolve_schedule
+
+LOG_WIDTH = 150  # where no terminal tells its own
 
 
 def inspect(
@@ -24,9 +28,12 @@ def inspect(
     if as_json:
         typer.echo(manifest_bytes(opened.manifest).decode(), nl=False)
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
     _print_facts(console, opened)
     console.print(_engine_table(opened.manifest))
+    console.print()
+    console.print(_build_table(opened.manifest))
+    _print_islands(console, opened.manifest)
 
 
 def _print_facts(console: Console, bundle: Bundle) -> None:
@@ -40,6 +47,7 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     console.print(
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )
+    console.print(f"for      {m.target}")
     console.print(f"large    {_model(m.large)}")
     console.print(f"small    {_model(m.small)}")
     console.print(
@@ -56,11 +64,45 @@ def _model(t: Transformer) -> str:
 
 
 def _engine_table(manifest: Manifest) -> Table:
-    table = Table("engine", "MB", "inputs", "profiles", "error at build", box=None)
+    table = Table("engine", "MB", "precision", "types", "profiles", "error at build", "measured on", box=None)
     sizes = {f.path: f.size_bytes for f in manifest.files}
     for name, record in manifest.engines.items():
         megabytes = sum(sizes[path] for path in (record.file, *record.weights)) / 1e6
+        parity = record.parity
+        error, measured = (f"{parity.max_relative:.1e}", parity.measured_on) if parity else ("-", "-")
         profiles = ", ".join(p.name for p in record.profiles)
-        error = f"{record.parity.max_relative:.1e}" if record.parity else "-"
-        table.add_row(name, f"{megabytes:.2f}", str(len(record.inputs)), profiles, error)
+        table.add_row(name, f"{megabytes:.2f}", record.precision, _types(record), profiles, error, measured)
     return table
+
+
+def _types(record: EngineRecord) -> str:
+    """The dtypes at the engine's border, floats as precisions are called."""
+    short = {dtype: precision for precision, dtype in FLOATS.items()}
+    found = {tensor.dtype for tensor in (*record.inputs, *record.outputs)}
+    return " ".join(sorted(short.get(dtype, dtype) for dtype in found))
+
+
+def _build_table(manifest: Manifest) -> Table:
+    """Ranges of the profiles, what the products compute in, and the build key's beginning."""
+    table = Table("engine", "profile", "ranges", "products", "key", box=None)
+    for name, record in manifest.engines.items():
+        audit = record.audit
+        found = ", ".join(f"{n} {dtype}" for dtype, n in audit.products.items()) if audit else "-"
+        products = f"{found} ({audit.read_from})" if audit else found
+        for number, profile in enumerate(record.profiles):
+            ranges = ", ".join(f"{d} {low}..{best}..{high}" for d, (low, best, high) in profile.dims.items())
+            first = (name, products, record.build_key[:12]) if number == 0 else ("", "", "")
+            table.add_row(first[0], profile.name, ranges, first[1], first[2])
+    return table
+
+
+def _print_islands(console: Console, manifest: Manifest) -> None:
+    held = {name: record.islands for name, record in manifest.engines.items() if record.islands}
+    if not held:
+        return
+    table = Table("engine", "in fp32", "nodes", "because", box=None)
+    for name, islands in held.items():
+        for number, island in enumerate(islands):
+            table.add_row(name if number == 0 else "", island.name, str(island.nodes), island.reason)
+    console.print()
+    console.print(table)

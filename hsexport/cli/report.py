@@ -58,6 +58,18 @@ class BuildReport:
         elif note:
             self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True, markup=False)
 
+    def advance(self, item: str, phase: str, done: int, total: int) -> None:
+        """Shows how far a builder is; a log hears of the item's end only."""
+        if self._task is not None:
+            self._progress.update(self._task, item=f"{item}  [dim]{phase[:60]} {done}/{total}")
+
+    def wait(self, item: str) -> None:
+        """Says that another build is at it."""
+        if self._task is not None:
+            self._progress.update(self._task, item=f"{item}  [dim]waiting for another build of it")
+        else:
+            self._console.print(f"{self._stage}: {item}: waiting for another build of it", soft_wrap=True, markup=False)
+
     def end(self, item: str, note: str = "") -> None:
         """Counts an item."""
         if self._task is not None:

@@ -34,6 +34,10 @@ def run(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="in pixels, within the bundle's range")] = None,
     region: Annotated[Path | None, typer.Option(help="also write the picture with its region marked")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for all")] = 0,
+    graphs: Annotated[
+        bool, typer.Option("--graphs/--no-graphs", help="replay steps as CUDA graphs; a CPU has none")
+    ] = True,
+    memory_cap: Annotated[float | None, typer.Option(help="MiB that tensors may take on the device")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print files, schedule and times for scripts")] = False,
 ) -> None:
     """Make pictures from a bundle."""
@@ -44,7 +48,8 @@ def run(
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
     console = Console(stderr=True, highlight=False)
-    with Session.open(bundle, threads=threads) as session, _progress(console) as progress:
+    opened = Session.open(bundle, threads=threads, graphs=graphs, memory_cap_mb=memory_cap)
+    with opened as session, _progress(console) as progress:
         if region and not _asked(session, schedule, steps).has_region:
             raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
         with warnings.catch_warnings(record=True) as caught:

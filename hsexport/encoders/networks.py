@@ -21,7 +21,10 @@ def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
         outputs.append(TensorSpec("pooled", "float32", ("B", part.projection)))
     ids = TensorSpec("ids", "int32", ("B", length))
     spec = EngineSpec(part.record.engine, (ids,), tuple(outputs), _text_profile(recipe))
-    return Network(spec, lambda: _load_encoder(part), {"B": 3}, {"ids": part.vocabulary}, weights=part.encoder)
+    limits = {"ids": part.vocabulary}
+    return Network(
+        spec, lambda: _load_encoder(part), {"B": 3}, limits, weights=part.encoder, narrow_tensors=("states", "pooled")
+    )
 
 
 def join_text_network(recipe: Recipe) -> Network:
@@ -43,7 +46,8 @@ def join_text_network(recipe: Recipe) -> Network:
 
         return JoinText(width).eval()
 
-    return Network(EngineSpec("join_text", tuple(inputs), outputs, _text_profile(recipe)), load, {"B": 3})
+    spec = EngineSpec("join_text", tuple(inputs), outputs, _text_profile(recipe))
+    return Network(spec, load, {"B": 3}, narrow_tensors=("*",))
 
 
 def vae_decoder_network(recipe: Recipe) -> Network:

@@ -16,6 +16,7 @@ import torch
 from hsengines.errors import HSError
 from hsengines.spec import TensorSpec
 from hsexport.network import Network
+from hsexport.passes.name_by_module import name_by_module
 from hsexport.passes.strip_metadata import strip_metadata
 
 OPSET = 23  # the first with Attention
@@ -45,6 +46,7 @@ def export_onnx(network: Network, module: torch.nn.Module, out: Path) -> Path:
                 verbose=False,
             )
             assert program is not None
+            name_by_module(program.model)
             strip_metadata(program.model)
             has_weights = any(value.const_value is not None for value in program.model.graph.initializers.values())
             program.save(str(path), external_data=has_weights)

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hsengines.key import BuildKey
-from hsengines.spec import EngineSpec
 from hsengines.store import Store
 from hsexport.network import Network, reference_outputs
 from hsexport.pair.shards import weights_digest
@@ -21,9 +20,9 @@ TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network as ONNX: `golden` holds one input and the torch module's answer."""
+    """A network as ONNX in fp32: `golden` holds one input and the torch module's answer."""
 
-    spec: EngineSpec
+    network: Network
     onnx: Path
     golden: Path
 
@@ -40,7 +39,7 @@ def export_key(network: Network) -> BuildKey:
     facts |= network.facts
     facts["dims"] = json.dumps([dict(network.trace_dims), dict(network.limits)], sort_keys=True)
     facts["outside"] = json.dumps(asdict(network.spec), sort_keys=True, default=str)
-    facts["hsexport"] = source_digest()
+    facts["hsexport"] = source_digest("export")
     if network.weights is not None:
         facts["weights"] = weights_digest(network.weights)
         facts["config"] = (network.weights / "config.json").read_text(encoding="utf-8")
@@ -51,9 +50,9 @@ def _export(network: Network, store: Store, reporter: Reporter) -> ExportedNetwo
     key = export_key(network)
     found = store.find(key)
     reporter.begin(network.name, "" if found else store.why_missing(key))
-    entry = found or store.make(key, lambda folder: _fill(network, folder))
+    entry = found or store.make(key, lambda folder: _fill(network, folder), lambda: reporter.wait(network.name))
     reporter.end(network.name, "kept from an earlier build" if found else "")
-    return ExportedNetwork(network.spec, entry / f"{network.name}.onnx", entry / "golden.npz")
+    return ExportedNetwork(network, entry / f"{network.name}.onnx", entry / "golden.npz")
 
 
 def _fill(network: Network, folder: Path) -> None:

@@ -37,7 +37,7 @@ def large_network(recipe: Recipe) -> Network:
     )
     velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.latent.token_width))
     spec = EngineSpec("large", (*_common_inputs(recipe, arch, "M"), *past), (velocity, *presents), profiles)
-    return _network(recipe, spec, recipe.pair.large)
+    return _network(recipe, spec, recipe.pair.large, narrow=("text", "pooled", "past_*", "present_*"))
 
 
 def small_network(recipe: Recipe) -> Network:
@@ -46,7 +46,7 @@ def small_network(recipe: Recipe) -> Network:
     velocity = TensorSpec("velocity", "float32", ("G", "N", recipe.latent.token_width))
     profiles = (Profile("full", {name: ranges[name] for name in ("G", "N", "T")}),)
     spec = EngineSpec("small", _common_inputs(recipe, recipe.small, "N"), (velocity,), profiles)
-    return _network(recipe, spec, recipe.pair.small)
+    return _network(recipe, spec, recipe.pair.small, narrow=("text", "pooled"))
 
 
 def _slot(arch: Transformer, tokens: str) -> tuple[str, int, str, int]:
@@ -63,7 +63,7 @@ def _common_inputs(recipe: Recipe, arch: Transformer, tokens: str) -> tuple[Tens
     )
 
 
-def _network(recipe: Recipe, spec: EngineSpec, member: Member) -> Network:
+def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str, ...]) -> Network:
     kept = recipe.positions[member.role]
 
     def load() -> nn.Module:
@@ -77,4 +77,13 @@ def _network(recipe: Recipe, spec: EngineSpec, member: Member) -> Network:
 
     limits = {"positions": kept.rows * kept.columns}
     facts = {"positions": f"{kept.rows}x{kept.columns} of {kept.table_size}"}
-    return Network(spec, load, TRACE_DIMS, limits, weights=member.directory.transformer, facts=facts)
+    return Network(
+        spec,
+        load,
+        TRACE_DIMS,
+        limits,
+        weights=member.directory.transformer,
+        facts=facts,
+        narrow_tensors=narrow,
+        layers=member.config.num_layers,
+    )

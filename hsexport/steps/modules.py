@@ -94,3 +94,12 @@ class SelectCache(nn.Module):
     def forward(self, everything: Tensor, index: Tensor) -> tuple[Tensor]:
         """`index` (G, H, R) holds flat row numbers into G * H * N."""
         return (take_rows(everything.flatten(0, 2), index),)
+
+
+class Unpatchify(nn.Module):
+    """Tokens (B, N, P) to latents (B, C, h, w)."""
+
+    def forward(self, tokens: Tensor, order: Tensor) -> tuple[Tensor]:
+        """`order` (C, h, w) says where each number of the latents lies among a picture's N * P."""
+        numbers = tokens.flatten(1).index_select(1, order.flatten())
+        return (numbers.unflatten(1, order.shape),)

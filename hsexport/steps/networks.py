@@ -11,7 +11,7 @@ from hsexport.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "S": 9, "S1": 10}
+TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "S": 9, "S1": 10, "h": 4, "w": 8}
 
 
 def _floats(name: str, *shape: Dim) -> TensorSpec:
@@ -37,6 +37,9 @@ def _euler_outputs(width: int) -> tuple[TensorSpec, ...]:
     return (_floats("next_latents", "B", "N", width), _floats("guided", "B", "N", width), _ints("next_step", 1))
 
 
+# Latents sum up small changes over many steps, so arithmetic on them stays fp32; beside a transformer it is nothing.
+_NARROW: dict[str, tuple[str, ...]] = {"select_cache": ("everything", "selected")}
+
 _EULER_LIMITS: dict[str, int | str] = {"told": "G", "untold": "G", "step": 8}
 
 
@@ -47,7 +50,7 @@ def _module(name: str) -> nn.Module:
 
 
 def step_networks(recipe: Recipe) -> list[Network]:
-    """prepare, advance, advance_blended, score and select_cache."""
+    """prepare, advance, advance_blended, score, select_cache and unpatchify."""
     width, ranges, large = recipe.latent.token_width, recipe.ranges(), recipe.large
 
     def network(
@@ -56,7 +59,10 @@ def step_networks(recipe: Recipe) -> list[Network]:
         used = {d for t in inputs for d in t.shape if isinstance(d, str)}
         profile = Profile("all", {name: ranges[name] for name in ranges if name in used})
         dims = {d: TRACE_DIMS[d] for d in used}
-        return Network(EngineSpec(name, inputs, outputs, (profile,)), lambda: _module(module), dims, limits)
+        spec, narrow = EngineSpec(name, inputs, outputs, (profile,)), _NARROW.get(name, ())
+        return Network(
+            spec, lambda: _module(module), dims, limits, narrow_tensors=narrow, stays_fp32=name not in _NARROW
+        )
 
     slots = (large.heads, large.head_size)
     return [
@@ -105,5 +111,12 @@ def step_networks(recipe: Recipe) -> list[Network]:
             (_floats("everything", "G", slots[0], "N", slots[1]), _ints("index", "G", slots[0], "R")),
             (_floats("selected", "G", slots[0], "R", slots[1]),),
             index="G*N",
+        ),
+        network(
+            "unpatchify",
+            "Unpatchify",
+            (_floats("tokens", "B", "N", width), _ints("order", recipe.latent.channels, "h", "w")),
+            (_floats("latents", "B", recipe.latent.channels, "h", "w"),),
+            order=f"{width}*N",
         ),
     ]

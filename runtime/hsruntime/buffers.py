@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.backend import Device, Tensor
-from hsruntime.manifest import Manifest, Transformer
+from hsengines.dtypes import numpy_dtype
+from hsruntime.manifest import Manifest, tensor_record
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Cache:
     tensors: tuple[Tensor, ...]
 
     @classmethod
-    def empty(cls, device: Device, model: Transformer, rows: int, tokens: int) -> Cache:
-        """Uninitialised slots (G, H, tokens, D)."""
+    def empty(cls, device: Device, manifest: Manifest, rows: int, tokens: int) -> Cache:
+        """Uninitialised slots (G, H, tokens, D) of the dtype that large takes."""
+        model, dtype = manifest.large, cache_dtype(manifest)
         shape = (rows, model.heads, tokens, model.head_size)
-        return cls(tuple(device.empty(shape, "float32") for _ in range(2 * model.attention_layers)))
+        return cls(tuple(device.empty(shape, dtype) for _ in range(2 * model.attention_layers)))
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,37 @@ class Conditioning:
     @classmethod
     def empty(cls, device: Device, manifest: Manifest, rows: int) -> Conditioning:
         """Uninitialised."""
-        length = text_tokens(manifest)
+        large, length = manifest.large, text_tokens(manifest)
+        text, pooled = (tensor_record(manifest, "join_text", name).dtype for name in ("text", "pooled"))
         return cls(
-            device.empty((rows, length, manifest.large.text_width), "float32"),
-            device.empty((rows, manifest.large.pooled_width), "float32"),
+            device.empty((rows, length, large.text_width), text), device.empty((rows, large.pooled_width), pooled)
         )
 
 
 def text_tokens(manifest: Manifest) -> int:
     """T: one CLIP's length and T5's; the two CLIPs stand side by side."""
-    shape = next(t.shape for t in manifest.engines["join_text"].outputs if t.name == "text")
-    assert isinstance(shape[1], int)  # a bundle does not open otherwise
-    return shape[1]
+    length = tensor_record(manifest, "join_text", "text").shape[1]
+    assert isinstance(length, int)  # a bundle does not open otherwise
+    return length
+
+
+def cache_dtype(manifest: Manifest) -> str:
+    """What keys and values are kept in: the transformer's own precision."""
+    return tensor_record(manifest, "select_cache", "selected").dtype
+
+
+def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
+    """What a loop's tensors take, but for a few that hold one number each.
+
+    The cache is nearly all of it: every layer's keys and values of the whole picture, and with a region once more
+    for cached and active tokens.
+    """
+    large, width = manifest.large, manifest.latent.token_width
+    slot = 2 * large.attention_layers * large.width * numpy_dtype(cache_dtype(manifest)).itemsize
+    tokens = shape.tokens * (2 if shape.active else 1)
+    index = shape.rows * large.heads * shape.cached * 4 if shape.active else 0
+    floats = shape.pictures * shape.tokens * width * 4 + shape.rows * (shape.tokens * 2 + shape.active) * width * 2
+    return shape.rows * tokens * slot + index + 4 * floats
 
 
 def write_all(tensor: Tensor, value: np.ndarray | float | int) -> None:

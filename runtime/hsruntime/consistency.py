@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-import numpy as np
-
+from hsengines.dtypes import FLOATS, numpy_dtype
 from hsengines.errors import HSError
 from hsruntime.manifest import BundleError, EngineRecord, Manifest, Sizes, TensorRecord, engine_spec
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-OUTPUTS = {"join_text": ("text", "pooled"), "vae_decoder": ("pictures",)}
+OUTPUTS = {
+    "join_text": ("text", "pooled"),
+    "vae_decoder": ("pictures",),
+    "select_cache": ("selected",),
+    "unpatchify": ("latents",),
+}
 """Outputs that the runtime asks for by name."""
 
 _FOREIGN = "the bundle was not written by hsexport; build it again"
@@ -18,8 +21,7 @@ _FOREIGN = "the bundle was not written by hsexport; build it again"
 
 def check_consistency(manifest: Manifest) -> None:
     """Raises BundleError for the first value that no session could work with."""
-    if manifest.precision not in PRECISIONS:
-        _refuse(f"precision '{manifest.precision}' is unknown, the format knows {', '.join(PRECISIONS)}")
+    _check_precision("", manifest.precision)
     for role in ("large", "small"):
         if role not in manifest.positions:
             _refuse(f"positions has no '{role}', it has {sorted(manifest.positions)}")
@@ -40,7 +42,13 @@ def _check_sizes(sizes: Sizes) -> None:
             _refuse(f"sizes: {side} {low} (minimum), {default} and {high} (maximum) are not in ascending order")
 
 
+def _check_precision(where: str, precision: str) -> None:
+    if precision not in FLOATS:
+        _refuse(f"{where}precision '{precision}' is unknown, the format knows {', '.join(FLOATS)}")
+
+
 def _check_engine(name: str, record: EngineRecord) -> None:
+    _check_precision(f"engine '{name}', ", record.precision)
     for tensor in [*record.inputs, *record.outputs]:
         if not _is_dtype(tensor.dtype):
             _refuse(f"engine '{name}', tensor '{tensor.name}': dtype '{tensor.dtype}' is unknown")
@@ -57,9 +65,11 @@ def _check_engine(name: str, record: EngineRecord) -> None:
 
 
 def _is_dtype(name: str) -> bool:
-    """Whether numpy calls a number type exactly so."""
+    """Whether numpy, or ml_dtypes for "bfloat16", calls a number type exactly so."""
+    if name in FLOATS.values():
+        return True
     try:
-        dtype = np.dtype(name)
+        dtype = numpy_dtype(name)
     except TypeError:
         return False
     return dtype.name == name and dtype.kind in "biuf"

@@ -6,38 +6,59 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hsengines.backend import Device, Engine, Tensor
+from hsengines.backend import Binding, Device, Engine, Tensor
+from hsengines.dtypes import numpy_dtype
 from hsruntime.buffers import Conditioning
 from hsruntime.bundle import Bundle
 from hsruntime.text import PromptTokenizer, warn_of_cuts
 
 
-class TextSide:
-    """Tokenizers and encoder engines of a bundle."""
+def tokenizers_of(bundle: Bundle) -> list[PromptTokenizer]:
+    """The bundle's tokenizers, in the order of its text encoders."""
+    return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.text_encoders]
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], device: Device) -> None:
+
+class TextSide:
+    """Encoder engines bound to write into one conditioning; made with a loop, used for each of its pictures."""
+
+    def __init__(
+        self, tokenizers: list[PromptTokenizer], engines: Mapping[str, Engine], device: Device, into: Conditioning
+    ) -> None:
+        self._tokenizers = tokenizers
         self._engines = engines
         self._device = device
-        encoders = bundle.manifest.text_encoders
-        self._tokenizers = [PromptTokenizer(bundle.file(e.tokenizer), e) for e in encoders]
+        rows = into.text.shape[0]
+        self._ids: list[Tensor] = []
+        self._bindings: list[Binding] = []
+        states = self._states_without_t5(rows)
+        for number, tokenizer in enumerate(tokenizers, start=1):
+            states |= self._bind_encoder(tokenizer, number, rows)
+        joined = {"text": into.text, "pooled": into.pooled}
+        self._bindings.append(engines["join_text"].bind(states, joined))
 
-    def encode(self, prompts: list[str], into: Conditioning) -> None:
-        """Fills `into`'s rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
+    def encode(self, prompts: list[str]) -> None:
+        """Fills the conditioning's rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
         warn_of_cuts(self._tokenizers, prompts)
-        states = self._states_without_t5(len(prompts))
-        for number, tokenizer in enumerate(self._tokenizers, start=1):
-            states |= self._run_encoder(tokenizer, number, prompts)
-        join = self._engines["join_text"]
-        join.bind(states, {"text": into.text, "pooled": into.pooled}).enqueue()
+        for tokenizer, ids in zip(self._tokenizers, self._ids, strict=True):
+            ids.write(tokenizer.ids(prompts))
+        for binding in self._bindings:
+            binding.enqueue()
 
-    def _run_encoder(self, tokenizer: PromptTokenizer, number: int, prompts: list[str]) -> dict[str, Tensor]:
+    def close(self) -> None:
+        """Frees the bindings."""
+        while self._bindings:
+            self._bindings.pop().close()
+
+    def _bind_encoder(self, tokenizer: PromptTokenizer, number: int, rows: int) -> dict[str, Tensor]:
         """One encoder's outputs, named as join_text takes them: states_1, pooled_1, ..."""
         if tokenizer.encoder.kind == "t5":
             number = 3
         engine = self._engines[tokenizer.encoder.engine]
-        dims = {"B": len(prompts)}
+        dims = {"B": rows}
+        ids = self._device.empty((rows, tokenizer.encoder.length), "int32")
         outputs = {t.name: self._device.empty(t.resolve(dims), t.dtype) for t in engine.spec.outputs}
-        engine.bind({"ids": self._device.upload(tokenizer.ids(prompts))}, outputs).enqueue()
+        self._ids.append(ids)
+        self._bindings.append(engine.bind({"ids": ids}, outputs))
         return {f"{name}_{number}": tensor for name, tensor in outputs.items()}
 
     def _states_without_t5(self, rows: int) -> dict[str, Tensor]:
@@ -45,4 +66,4 @@ class TextSide:
         if any(t.encoder.kind == "t5" for t in self._tokenizers):
             return {}
         spec = next(t for t in self._engines["join_text"].spec.inputs if t.name == "states_3")
-        return {"states_3": self._device.upload(np.zeros(spec.resolve({"B": rows}), spec.dtype))}
+        return {"states_3": self._device.upload(np.zeros(spec.resolve({"B": rows}), numpy_dtype(spec.dtype)))}

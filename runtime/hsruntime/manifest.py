@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from hsengines.errors import HSError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Count = Annotated[int, Meta(ge=1)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -50,11 +50,32 @@ class ProfileRecord(_Strict, frozen=True):
 
 
 class ParityRecord(_Strict, frozen=True):
-    """How far an engine's outputs lay from its torch module at build, over one random input."""
+    """How far an engine's outputs lay from its torch module in fp32 at build, over one random input."""
 
     max_absolute: float
     max_relative: float
     """Largest over the outputs of: largest absolute error over the output's largest reference value."""
+    finite: bool
+    measured_on: Annotated[str, Meta(pattern=r"\A(engine|cast-back)\Z")]
+    """The "engine" itself, or, where it could not run at build, "cast-back": its graph in fp32 on a CPU, every value
+    rounded to the graph's own precision."""
+
+
+class IslandRecord(_Strict, frozen=True):
+    """A part of the graph that computes in fp32 although the rest does not."""
+
+    name: str
+    nodes: Count
+    reason: str
+
+
+class AuditRecord(_Strict, frozen=True):
+    """The types an engine was found to compute its products and attentions in; each is what the graph asks for."""
+
+    read_from: Annotated[str, Meta(pattern=r"\A(engine|network)\Z")]
+    """The "engine" itself, or the builder's "network" where the building machine could not open the engine."""
+    products: dict[str, Count]
+    """dtype to number of matrix products, convolutions and attentions."""
 
 
 class EngineRecord(_Strict, frozen=True):
@@ -66,6 +87,12 @@ class EngineRecord(_Strict, frozen=True):
     outputs: list[TensorRecord]
     profiles: list[ProfileRecord]
     build_key: Sha256
+    precision: str
+    """What its graph was cast to; engines of the step's own arithmetic stay fp32 in every bundle."""
+    islands: list[IslandRecord]
+    options: dict[str, str]
+    """What else the builder was told."""
+    audit: AuditRecord | None = None
     golden: str | None = None
     parity: ParityRecord | None = None
 
@@ -203,6 +230,16 @@ class _VersionOnly(Struct):
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+def tensor_record(manifest: Manifest, engine: str, name: str) -> TensorRecord:
+    """An engine's input or output of that name. Raises BundleError where it has none."""
+    record = manifest.engines[engine]
+    for tensor in (*record.inputs, *record.outputs):
+        if tensor.name == name:
+            return tensor
+    known = sorted(t.name for t in (*record.inputs, *record.outputs))
+    raise BundleError(f"engine '{engine}' has no tensor '{name}', it has {known}", "build the bundle again")
+
+
 def engine_spec(name: str, record: EngineRecord) -> EngineSpec:
     """The record as hsengines' own type."""
     tensors = [tuple(TensorSpec(t.name, t.dtype, tuple(t.shape)) for t in ts) for ts in (record.inputs, record.outputs)]
@@ -210,8 +247,10 @@ def engine_spec(name: str, record: EngineRecord) -> EngineSpec:
     return EngineSpec(name, tensors[0], tensors[1], tuple(profiles))
 
 
-def engine_record(spec: EngineSpec, *, file: str, weights: list[str], build_key: str) -> EngineRecord:
-    """A spec and its files as a record."""
+def engine_record(
+    spec: EngineSpec, *, file: str, weights: list[str], build_key: str, precision: str = "fp32"
+) -> EngineRecord:
+    """A spec and its files as a record, without what was measured."""
     inputs, outputs = (
         [TensorRecord(name=t.name, dtype=t.dtype, shape=list(t.shape)) for t in ts]
         for ts in (spec.inputs, spec.outputs)
@@ -221,5 +260,13 @@ def engine_record(spec: EngineSpec, *, file: str, weights: list[str], build_key:
         for p in spec.profiles
     ]
     return EngineRecord(
-        file=file, weights=weights, inputs=inputs, outputs=outputs, profiles=profiles, build_key=build_key
+        file=file,
+        weights=weights,
+        inputs=inputs,
+        outputs=outputs,
+        profiles=profiles,
+        build_key=build_key,
+        precision=precision,
+        islands=[],
+        options={},
     )

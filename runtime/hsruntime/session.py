@@ -10,20 +10,18 @@ from types import TracebackType
 
 import numpy as np
 
-from hsengines.backend import Engine, get_backend
+from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
-from hsruntime.buffers import Conditioning, LoopShape
+from hsruntime.buffers import LoopShape
 from hsruntime.bundle import Bundle, open_bundle
-from hsruntime.encode import TextSide
-from hsruntime.flow import latents_from_tokens, sigmas_for, tokens_from_latents
-from hsruntime.loop import Loop
+from hsruntime.encode import tokenizers_of
+from hsruntime.flow import sigmas_for, tokens_from_latents
+from hsruntime.loop import COMPARED, Loop
 from hsruntime.manifest import engine_spec
-from hsruntime.picture import picture_bytes
+from hsruntime.painters import Painters
 from hsruntime.region import Region, active_count, center_scores, random_scores, region_from_scores
 from hsruntime.request import Callback, Progress, Request, complete_request
 from hsruntime.schedule import Schedule, Segment
-
-KEPT_LOOPS = 4
 
 
 @dataclass(frozen=True)
@@ -61,28 +59,49 @@ class Result:
 class Session:
     """An open bundle; not to be called from two threads at once."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 0,
+        graphs: bool = True,
+        memory_cap_mb: float | None = None,
+        backend: Backend | None = None,
+    ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
-        chosen = get_backend(backend or self.manifest.backend)
-        self._device = chosen.device(threads)
+        chosen = backend or get_backend(self.manifest.backend)
+        self._device = chosen.device(threads, graphs=graphs)
         self._engines: dict[str, Engine] = {}
-        self._loops: dict[LoopShape, tuple[Loop, Conditioning]] = {}
+        self._painters: Painters | None = None
         try:
             for name, record in self.manifest.engines.items():
                 self._engines[name] = chosen.load(bundle.file(record.file), engine_spec(name, record), self._device)
-            self._text = TextSide(bundle, self._engines, self._device)
+            cap_bytes = None if memory_cap_mb is None else int(memory_cap_mb * 2**20)
+            self._painters = Painters(self.manifest, tokenizers_of(bundle), self._engines, self._device, cap_bytes)
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int = 0, hashes: bool = True) -> Session:
-        """Opens a bundle; `threads` is for CPUs (0: all cores), `hashes=False` skips the checksums, not the sizes.
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        threads: int = 0,
+        hashes: bool = True,
+        graphs: bool = True,
+        memory_cap_mb: float | None = None,
+    ) -> Session:
+        """Opens a bundle; `hashes=False` skips the checksums, not the sizes.
+
+        threads: for CPUs, 0 means all cores. graphs: for GPUs, whether steps are replayed as CUDA graphs.
+        memory_cap_mb: what tensors may take on the device, in MiB; shapes used longest ago give way.
 
         Raises BundleError, EngineLoadError or BackendUnavailable.
         """
-        return cls(open_bundle(Path(path), hashes=hashes), threads=threads)
+        opened = open_bundle(Path(path), hashes=hashes)
+        return cls(opened, threads=threads, graphs=graphs, memory_cap_mb=memory_cap_mb)
 
     def __enter__(self) -> Session:
         return self
@@ -93,10 +112,13 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Frees loops, then engines: bindings must go before what they are bound to."""
-        self._loops.clear()
+        """Frees loops, then engines, then the device: bindings must go before what they are bound to."""
+        if self._painters:
+            self._painters.close()
+            self._painters = None
         while self._engines:
             self._engines.popitem()[1].close()
+        self._device.close()
 
     def generate(
         self,
@@ -137,27 +159,50 @@ class Session:
         )
         return self.run(request)
 
+    def warm_up(self, request: Request | None = None) -> None:
+        """Allocates, binds and captures what a request needs, so that its pictures wait for nothing.
+
+        Without a request: one picture of the bundle's default size, schedule and guidance.
+        """
+        request = request or complete_request(self.manifest, "")
+        painter = self._open_painters().of(self._loop_shape(request))
+        painter.loop.ready(request.schedule)
+        self._device.synchronize()
+
     def run(self, request: Request) -> Result:
-        """Makes the pictures of a complete request."""
-        if not self._engines:
-            raise HSError("the session is closed", "open it again")
+        """Makes the pictures of a complete request. Raises DeviceError; a CPU has none to raise."""
         start = perf_counter()
-        loop, conditioning = self._loop_for(request)
-        self._text.encode(request.all_prompts, conditioning)
-        sigmas = sigmas_for(self.manifest.scheduler, request.schedule.steps)
-        timesteps = (sigmas[:-1] * np.float32(self.manifest.scheduler.num_train_timesteps)).astype(np.float32)
-        tokens = tokens_from_latents(request.latents, self.manifest.latent.patch_size)
-        loop.begin(tokens, sigmas, timesteps, request.guidance_scale)
-        region, times = self._denoise(loop, request)
-        images = self._decode(loop)
+        shape, painters = self._loop_shape(request), self._open_painters()
+        painter = painters.of(shape)
+        try:
+            painter.loop.ready(request.schedule)
+            painter.encode(request.all_prompts)
+            self._begin(painter.loop, request)
+            region, times = self._denoise(painter.loop, request)
+            images = painter.decode()
+        except HSError:
+            painters.drop(shape)
+            raise
         return Result(
             images=images,
             region=region.mask if region else None,
-            grid=loop.shape.grid,
+            grid=shape.grid,
             schedule=request.schedule,
             segments=tuple(times),
             seconds=perf_counter() - start,
         )
+
+    def _open_painters(self) -> Painters:
+        if self._painters is None:
+            raise HSError("the session is closed", "open it again")
+        return self._painters
+
+    def _begin(self, loop: Loop, request: Request) -> None:
+        """Noise and noise levels into the loop."""
+        sigmas = sigmas_for(self.manifest.scheduler, request.schedule.steps)
+        timesteps = (sigmas[:-1] * np.float32(self.manifest.scheduler.num_train_timesteps)).astype(np.float32)
+        tokens = tokens_from_latents(request.latents, self.manifest.latent.patch_size)
+        loop.begin(tokens, sigmas, timesteps, request.guidance_scale)
 
     def _denoise(self, loop: Loop, request: Request) -> tuple[Region | None, list[SegmentTime]]:
         """Runs the segments; chooses the region wherever a hybrid one begins."""
@@ -171,6 +216,7 @@ class Session:
                 start = perf_counter()
                 region = self._choose_region(loop, request)
                 loop.set_region(region)
+                self._device.synchronize()
                 spent += perf_counter() - start
             times.append(SegmentTime(segment.mode, segment.steps, spent))
         return region, times
@@ -185,27 +231,6 @@ class Session:
             scores = loop.scores()
         return region_from_scores(scores, shape.active)
 
-    def _decode(self, loop: Loop) -> np.ndarray:
-        latent, grid = self.manifest.latent, loop.shape.grid
-        latents = latents_from_tokens(loop.step.latents.read(), latent.patch_size, grid)
-        engine = self._engines["vae_decoder"]
-        dims = {"B": len(latents), "h": latents.shape[2], "w": latents.shape[3]}
-        spec = engine.spec.outputs[0]
-        pictures = self._device.empty(spec.resolve(dims), spec.dtype)
-        engine.bind({"latents": self._device.upload(latents)}, {"pictures": pictures}).enqueue()
-        return picture_bytes(pictures.read())
-
-    def _loop_for(self, request: Request) -> tuple[Loop, Conditioning]:
-        """The loop of this shape, newly bound or as an earlier call left it."""
-        shape = self._loop_shape(request)
-        if shape not in self._loops:
-            while len(self._loops) >= KEPT_LOOPS:
-                self._loops.pop(next(iter(self._loops)))
-            conditioning = Conditioning.empty(self._device, self.manifest, shape.rows)
-            loop = Loop(self.manifest, self._engines, self._device, shape, conditioning)
-            self._loops[shape] = loop, conditioning
-        return self._loops[shape]
-
     def _loop_shape(self, request: Request) -> LoopShape:
         side = self.manifest.latent.pixels_per_token
         grid = (request.size[1] // side, request.size[0] // side)
@@ -217,20 +242,20 @@ class Session:
 def _compared(request: Request) -> str | None:
     """What the signal compares large's last velocity with; None for signals that look at nothing."""
     signal = request.schedule.region.signal
-    return signal if signal in ("change", "gap") else None
+    return signal if signal in COMPARED else None
 
 
-def _step_counter(request: Request) -> Callable[[Segment], Callable[[], None]]:
-    """Makes each segment's after-step function: counts steps through the schedule and tells the callback."""
-    done = 0
+def _step_counter(request: Request) -> Callable[[Segment], Callable[[], None] | None]:
+    """Makes each segment's after-step function: counts steps through the schedule and tells the callback, if any."""
+    done, callback = 0, request.callback
 
-    def for_segment(segment: Segment) -> Callable[[], None]:
+    def for_segment(segment: Segment) -> Callable[[], None] | None:
         def after_step() -> None:
             nonlocal done
             done += 1
-            if request.callback:
-                request.callback(Progress(done, request.schedule.steps, segment.mode))
+            assert callback is not None
+            callback(Progress(done, request.schedule.steps, segment.mode))
 
-        return after_step
+        return after_step if callback else None
 
     return for_segment

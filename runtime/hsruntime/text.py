@@ -60,5 +60,5 @@ def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
                 warnings.warn(
                     f"{name} reads {length} of the prompt's {count} tokens and does not see its end: '{lost}'",
                     PromptCutWarning,
-                    stacklevel=5,
+                    stacklevel=6,
                 )

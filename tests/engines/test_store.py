@@ -188,15 +188,6 @@ def test_folder_that_names_no_process_is_left_alone(store):
     assert foreign.exists()
 
 
-def test_two_processes_making_one_entry_both_get_it(store):
-    children = [started_child(store, "sys.stdin.readline()") for _ in range(2)]
-    answers = [child.communicate("go\n")[0] for child in children]
-    assert answers == ["whole\n", "whole\n"]
-    assert [child.returncode for child in children] == [0, 0]
-    assert (store.find(key()) / "engine").read_text() == "whole"
-    assert unfinished(store) == []
-
-
 def test_full_disk_is_told_in_one_line(store):
     def fill(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -235,3 +226,26 @@ def test_disk_that_fills_up_keeps_what_was_done_before(small_disk):
         store.make(key(), lambda folder: (folder / "engine").write_bytes(bytes(2**21)))
     assert unfinished(store) == []
     store.make(key(name="small"), refuse)
+
+
+def test_two_builds_of_one_thing_make_it_once_and_the_second_says_that_it_waits(store):
+    child = started_child(store, "sys.stdin.readline()")
+    waits, fill = [], filler()
+
+    def told():
+        waits.append("waiting")
+        child.stdin.write("go on\n")
+        child.stdin.flush()
+
+    entry = store.make(key(), fill, told)
+    child.wait(timeout=60)
+    assert (waits, fill.calls, (entry / "engine").read_text()) == (["waiting"], 0, "whole")
+
+
+def test_a_killed_builder_keeps_nobody_waiting(store):
+    child = started_child(store, "sys.stdin.readline()")
+    child.kill()
+    child.wait(timeout=60)
+    fill = filler()
+    store.make(key(), fill, lambda: pytest.fail("nobody holds the lock"))
+    assert fill.calls == 1

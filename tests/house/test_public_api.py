@@ -15,7 +15,7 @@ PUBLIC = {
     "hsexport.pair": ["Pair", "PairError", "TransformerConfig", "load_pair"],
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
-SESSION = {"bundle", "close", "generate", "manifest", "open", "run"}
+SESSION = {"bundle", "close", "generate", "manifest", "open", "run", "warm_up"}
 RESULT = {"grid", "image", "images", "loop_seconds", "region", "schedule", "seconds", "segments"}
 
 

@@ -24,6 +24,7 @@ from hsruntime.bundle_writer import write_bundle
 from hsruntime.golden import load_golden, save_golden
 from hsruntime.manifest import (
     FORMAT_VERSION,
+    AuditRecord,
     BundleError,
     Defaults,
     EngineRecord,
@@ -55,6 +56,7 @@ ENGINES = [
     "advance_blended",
     "score",
     "select_cache",
+    "unpatchify",
 ]
 
 
@@ -111,6 +113,8 @@ def _engine(name: str) -> EngineRecord:
     outputs = {
         "join_text": {"text": ["B", 154, 32], "pooled": ["B", 16]},
         "vae_decoder": {"pictures": ["B", "8*h", "8*w", 3]},
+        "select_cache": {"selected": ["G", 2, "R", 8]},
+        "unpatchify": {"latents": ["B", 4, "h", "w"]},
     }.get(name, {"velocity": ["G", "M", 16]})
     tokens = TensorRecord(name="tokens", dtype="float32", shape=["G", "M", 16])
     return EngineRecord(
@@ -120,9 +124,17 @@ def _engine(name: str) -> EngineRecord:
         outputs=[TensorRecord(name=n, dtype="float32", shape=shape) for n, shape in outputs.items()],
         profiles=[ProfileRecord(name="full", dims={"G": (1, 2, 4), "M": (4, 16, 64)})] if is_large else [],
         build_key=hashlib.sha256(name.encode()).hexdigest(),
+        precision="fp32",
+        islands=[],
+        options={},
+        audit=AuditRecord(read_from="network", products={"float32": 4}) if is_large else None,
         golden="golden/large.npz" if is_large else None,
-        parity=ParityRecord(max_absolute=1.5e-06, max_relative=2e-06) if is_large else None,
+        parity=_parity() if is_large else None,
     )
+
+
+def _parity() -> ParityRecord:
+    return ParityRecord(max_absolute=1.5e-06, max_relative=2e-06, finite=True, measured_on="engine")
 
 
 def _archive(arrays: dict[str, np.ndarray]) -> bytes:

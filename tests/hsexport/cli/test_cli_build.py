@@ -24,7 +24,7 @@ def started(arguments):
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("kept from an earlier build") == 24
+    assert done.stderr.count("kept from an earlier build") == 3 * 13
     assert json.loads(done.stdout)["parity"] < 1e-4
     first, second = ({f.path: f.sha256 for f in open_bundle(b).manifest.files} for b in (tiny_bundle, tmp_path / "b"))
     assert first == second
@@ -43,7 +43,7 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
     assert done.returncode == 0, done.stderr
     kept = [line for line in done.stderr.splitlines() if "kept from an earlier build" in line]
     assert sum("export: large" in k or "export: small" in k for k in kept) == 2
-    assert len(open_bundle(tmp_path / "b").manifest.engines) == 12
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == 13
     assert not list((tmp_path / "cache").rglob(".unfinished-*"))
 
 
@@ -126,3 +126,18 @@ def test_another_maximum_size_exports_another_position_table(hsexport, tiny_pair
         made = hsexport("run", tmp_path / name, "--prompt", "abc", "--out", tmp_path / f"{name}.png")
         assert made.returncode == 0, made.stderr
     assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "tall.png").read_bytes()
+
+
+def test_two_builds_at_once_make_each_engine_once(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
+    """Both begin with exports and graphs in place and no engine."""
+    cache = tmp_path / "cache"
+    for kind in ("onnx", "graph"):
+        shutil.copytree(tiny_cache / kind, cache / kind)
+    processes = [started(build_arguments(tiny_pair_dirs, tmp_path / name, cache)) for name in "ab"]
+    told = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    engines = [path for path in (cache / "engine-ort-cpu").iterdir() if path.is_dir()]
+    assert len(engines) == 13
+    assert told[0].count("first build") + told[1].count("first build") >= 13
+    first, second = ({f.path: f.sha256 for f in open_bundle(tmp_path / name).manifest.files} for name in "ab")
+    assert first == second

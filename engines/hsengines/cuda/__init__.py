@@ -1,0 +1,1 @@
+"""CUDA without torch: a device of one stream, its memory and its graphs."""

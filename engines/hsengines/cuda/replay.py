@@ -1,0 +1,101 @@
+"""Sequences of work as CUDA graphs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from hsengines.backend import Enqueue, Replay
+from hsengines.cuda import api
+from hsengines.cuda.api import NO_MEMORY, CudaError, call, call_quietly
+from hsengines.cuda.memory import memory_info, no_room
+from hsengines.cuda.release import Releases
+from hsengines.errors import DeviceError
+
+WITHOUT = "run without graphs (--no-graphs)"
+
+
+class CudaReplay(Replay):
+    """A captured sequence; keeps alive what it replays, since the graph itself knows addresses only.
+
+    `graph_bytes` is the device memory that the graph took, as far as the GPU's free memory shows it.
+    """
+
+    def __init__(self, stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> None:
+        """Runs `sequence` once, waits, and captures it: what the sequence writes is changed by that one run.
+
+        Whoever captures a step that advances its own inputs does so before the real values are written. Raises
+        DeviceError if the run fails or the sequence cannot be captured, DeviceMemoryError if the graph has no room.
+        """
+        self._stream = stream
+        self._sequence = tuple(sequence)
+        self._graph, self.graph_bytes = _capture(stream, releases, self._sequence)
+        self._finalizer = weakref.finalize(self, releases.release, "cudaGraphExecDestroy", self._graph)
+        self._finalizer.atexit = False
+
+    def launch(self) -> None:
+        """One call, however long the sequence. Raises DeviceError, also for a replay that is closed."""
+        if not self._finalizer.alive:
+            raise DeviceError("a replay that is closed cannot be launched")
+        call("cudaGraphLaunch", self._graph, self._stream, doing="launching a captured sequence")
+
+    def close(self) -> None:
+        """Waits for launches under way, destroys the graph, lets go of what it replayed. May be called again."""
+        self._finalizer()
+        self._sequence = ()
+
+
+def _capture(stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> tuple[Any, int]:
+    """The executable graph of `sequence` and the bytes it took."""
+    # Engines allocate and pick kernels on their first run, which a capture does not permit.
+    for enqueue in sequence:
+        enqueue()
+    call("cudaStreamSynchronize", stream, doing="running a sequence for the first time")
+    free, _ = memory_info()
+    try:
+        graph = _record(stream, releases, sequence)
+        executable = _instantiate(graph, stream)
+    except CudaError as err:
+        if err.code == NO_MEMORY:
+            raise no_room("one CUDA graph", WITHOUT) from err
+        raise DeviceError(f"a sequence could not be captured as a CUDA graph: {err.message}", WITHOUT) from err
+    except DeviceError as err:
+        raise DeviceError(f"a sequence could not be captured as a CUDA graph: {err.message}", WITHOUT) from err
+    return executable, max(0, free - memory_info()[0])
+
+
+def _record(stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> Any:
+    """The graph of what `sequence` enqueues. Leaves no capture open, whatever happens."""
+    mode = api.cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    with releases.held():
+        call("cudaStreamBeginCapture", stream, mode, doing="beginning a capture")
+        try:
+            for enqueue in sequence:
+                enqueue()
+        except BaseException:
+            _abandon(stream)
+            raise
+        return call("cudaStreamEndCapture", stream, doing="capturing")
+
+
+def _abandon(stream: int) -> None:
+    _, graph = api.cudart.cudaStreamEndCapture(stream)
+    if graph:
+        call_quietly("cudaGraphDestroy", graph)
+    api.cudart.cudaGetLastError()
+
+
+def _instantiate(graph: Any, stream: int) -> Any:
+    """Makes `graph` executable, uploads it so that its first launch costs no more than others, and destroys it."""
+    try:
+        executable = call("cudaGraphInstantiate", graph, 0, doing="instantiating a graph")
+    finally:
+        call_quietly("cudaGraphDestroy", graph)
+    try:
+        call("cudaGraphUpload", executable, stream, doing="uploading a graph")
+        call("cudaStreamSynchronize", stream, doing="uploading a graph")
+    except BaseException:
+        call_quietly("cudaGraphExecDestroy", executable)
+        raise
+    return executable

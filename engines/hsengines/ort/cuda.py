@@ -1,0 +1,142 @@
+"""ONNX Runtime on an NVIDIA GPU: builds anywhere, and needs no TensorRT where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles
+from hsengines.cuda.machine import open_device, why_no_cuda
+from hsengines.cuda.replay import WITHOUT
+from hsengines.errors import BackendUnavailable, EngineLoadError
+from hsengines.options import refuse_foreign_options, refuse_precision
+from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
+from hsengines.ort.placement import RECORD, REMEDY, elsewhere, named, placement, refuse_strays
+from hsengines.ort.pool import shared_options
+from hsengines.ort.provider import why_no_libraries, why_no_provider
+from hsengines.ort.session import Provider, open_session, take_graph
+from hsengines.spec import EngineSpec
+
+INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+INSTALL_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+NOT_CAPTURABLE = "cannot use the graph capture feature"
+"""How ONNX Runtime begins to say that it cannot make a CUDA graph of a network."""
+
+
+class OrtCudaBackend(Backend):
+    """For any GPU without a TensorRT install."""
+
+    name = "ort-cuda"
+    provider = "CUDAExecutionProvider"
+    placement = "cuda"
+
+    def version(self) -> str:
+        """ONNX Runtime's version."""
+        return f"onnxruntime {ort.__version__}"
+
+    def check_options(self, options: BuildOptions) -> None:
+        """Precision is all there is to choose: kernels are picked when an engine is loaded."""
+        refuse_precision(self.name, options, "fp32", "fp16", "bf16")
+        refuse_foreign_options(self.name, options)
+
+    def target(self, options: BuildOptions) -> str:
+        """Kernels are picked when an engine is loaded."""
+        del options
+        return "any NVIDIA GPU"
+
+    def build(
+        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+    ) -> EngineFiles:
+        """Takes the ONNX file as the engine; `out` may share the file and its weights with `onnx`.
+
+        Where the GPU is there, the engine is loaded once. Elsewhere the CPU's provider checks the graph, for which it
+        lacks the kernels in bf16: then nothing does.
+        """
+        del progress
+        self.check_options(options)
+        files = take_graph(onnx, out)
+        if not self.why_not_here():
+            self._try(files.engine, spec)
+        elif options.precision != "bf16":
+            open_session(files.engine, spec, _check_options(), ["CPUExecutionProvider"])
+        return files
+
+    def why_not_here(self) -> str:
+        """What is missing: ONNX Runtime's provider, the GPU, or the libraries between them."""
+        return why_no_provider(self.provider) or why_no_cuda() or self._why_no_libraries()
+
+    def device(self, threads: int = 0, *, graphs: bool = True) -> OrtCudaDevice:
+        """The GPU. Raises BackendUnavailable."""
+        del threads
+        if why := why_no_provider(self.provider):
+            raise BackendUnavailable(why, INSTALL)
+        device = open_device(graphs, OrtCudaDevice)
+        assert isinstance(device, OrtCudaDevice)
+        return device
+
+    def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtCudaEngine:
+        """Loads an ONNX file onto the GPU, whole: a node that would run on the CPU is an error, with its name.
+
+        Raises EngineLoadError, DeviceMemoryError, BackendUnavailable.
+        """
+        assert isinstance(device, OrtCudaDevice)
+        if why := self._why_no_libraries():
+            raise BackendUnavailable(why, INSTALL_LIBRARIES)
+        session = self._session(engine, spec, device)
+        if session.get_providers()[0] != self.provider:
+            raise BackendUnavailable(f"ONNX Runtime could not start its {self.provider}", INSTALL_LIBRARIES)
+        refuse_strays(engine.name, placement(session), self.provider)
+        return OrtCudaEngine(spec, session, device, self.placement)
+
+    def _why_no_libraries(self) -> str:
+        return why_no_libraries() if self.placement == "cuda" else ""
+
+    def _session(self, engine: Path, spec: EngineSpec, device: OrtCudaDevice) -> ort.InferenceSession:
+        options = _session_options()
+        try:
+            return open_session(engine, spec, options, [self._provider(device, graphs=device.graphs)])
+        except EngineLoadError as err:
+            if NOT_CAPTURABLE not in err.message:
+                raise
+            # Its own message names no node.
+            session = open_session(engine, spec, _session_options(), [self._provider(device, graphs=False)])
+            nodes = elsewhere(placement(session), self.provider)
+            blamed = f": {named(nodes)}" if nodes else ""
+            raise EngineLoadError(f"{err.message}{blamed}", f"{WITHOUT}, or {REMEDY}") from err
+
+    def _provider(self, device: OrtCudaDevice, *, graphs: bool) -> Provider:
+        """The provider on the device's own stream, computing in the precision that the graph says."""
+        return (
+            self.provider,
+            {
+                "device_id": "0",
+                "user_compute_stream": str(device.stream),
+                "do_copy_in_default_stream": "1",
+                "enable_cuda_graph": "1" if graphs else "0",
+                # Taking what is asked for, not the next power of two: several sessions share the GPU.
+                "arena_extend_strategy": "kSameAsRequested",
+                # The exhaustive search would time every kernel of a shape at its first run, in workspace of its own.
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "use_tf32": "0",
+            },
+        )
+
+    def _try(self, engine: Path, spec: EngineSpec) -> None:
+        device = self.device(graphs=False)
+        try:
+            self.load(engine, spec, device).close()
+        finally:
+            device.close()
+
+
+def _session_options() -> ort.SessionOptions:
+    options = shared_options()
+    options.add_session_config_entry(RECORD, "1")
+    return options
+
+
+def _check_options() -> ort.SessionOptions:
+    options = _session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options

@@ -1,0 +1,170 @@
+"""What ONNX Runtime's backends share: the graph file as the engine, sessions, and bindings by address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import onnxruntime as ort
+
+from hsengines.backend import Binding, Engine, EngineFiles, Tensor
+from hsengines.binding import check_binding
+from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
+from hsengines.link import link_or_copy
+from hsengines.spec import EngineSpec, TensorSpec
+
+NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""Where ONNX Runtime's name of a dtype is not numpy's in brackets."""
+ONNX_BFLOAT16 = 16
+"""ONNX's number for a type that ONNX Runtime does not know by a numpy type."""
+NO_ROOM = re.compile(r"allocate memory for requested buffer of size (\d+)")
+Provider = str | tuple[str, dict[str, str]]
+
+
+@runtime_checkable
+class Addressed(Protocol):
+    """A tensor that is one block of memory."""
+
+    @property
+    def address(self) -> int:
+        """Where the first element lies."""
+
+
+def take_graph(onnx: Path, out: Path) -> EngineFiles:
+    """The ONNX file and its weights as an engine in the folder `out`, both possibly under a second name only."""
+    data = onnx.with_name(onnx.name + ".data")
+    sources = [onnx, data] if data.exists() else [onnx]
+    engine, *weights = (link_or_copy(source, out / source.name) for source in sources)
+    return EngineFiles(engine, tuple(weights))
+
+
+def open_session(
+    engine: Path, spec: EngineSpec, options: ort.SessionOptions, providers: Sequence[Provider]
+) -> ort.InferenceSession:
+    """Opens an ONNX file and checks its inputs and outputs against `spec`.
+
+    Raises EngineLoadError, DeviceMemoryError if the weights find no room.
+    """
+    session = open_unchecked(engine, options, providers)
+    _check_tensors(engine.name, session.get_inputs(), spec.inputs)
+    _check_tensors(engine.name, session.get_outputs(), spec.outputs)
+    return session
+
+
+def open_unchecked(engine: Path, options: ort.SessionOptions, providers: Sequence[Provider]) -> ort.InferenceSession:
+    """Opens any ONNX file. Raises EngineLoadError, DeviceMemoryError if the weights find no room."""
+    try:
+        # Its fallback would print to stdout and try again on the CPU.
+        return ort.InferenceSession(str(engine), options, providers=list(providers), enable_fallback=0)
+    except Exception as err:  # ONNX Runtime raises a dozen types without a common base
+        if NO_ROOM.search(str(err)):
+            raise device_error(engine.name, err) from err
+        raise EngineLoadError(
+            f"ONNX Runtime refuses {engine.name}: {first_line(err)}", "build the bundle again"
+        ) from err
+
+
+def _check_tensors(engine: str, nodes: list[ort.NodeArg], specs: tuple[TensorSpec, ...]) -> None:
+    """Raises EngineLoadError where names, dtypes or ranks differ from the spec."""
+    found, wanted = {node.name: node for node in nodes}, {tensor.name: tensor for tensor in specs}
+    if found.keys() != wanted.keys():
+        raise EngineLoadError(
+            f"{engine} has other tensors than its spec: {sorted(found.keys() ^ wanted.keys())}",
+            "build the bundle again",
+        )
+    for name, tensor in wanted.items():
+        kind = found[name].type
+        dtype, rank = NUMPY_NAMES.get(kind, kind.removeprefix("tensor(").removesuffix(")")), len(found[name].shape)
+        if (dtype, rank) != (tensor.dtype, len(tensor.shape)):
+            raise EngineLoadError(
+                f"{engine}, tensor '{name}': found {dtype} of {rank} dimensions, "
+                f"expected {tensor.dtype} of {len(tensor.shape)}",
+                "build the bundle again",
+            )
+
+
+def first_line(err: Exception) -> str:
+    """What an error says, without the trace that ONNX Runtime adds."""
+    return str(err).strip().splitlines()[0]
+
+
+def device_error(what: str, err: Exception) -> DeviceError:
+    """ONNX Runtime's error as one that callers can act on; `what` failed with it."""
+    told = f"'{what}' failed in ONNX Runtime: {first_line(err)}"
+    room = NO_ROOM.search(str(err))
+    return DeviceMemoryError(told, "ask for smaller shapes", needed_bytes=int(room[1])) if room else DeviceError(told)
+
+
+class OrtEngine(Engine):
+    """An ONNX Runtime session; `placement` is its name for where tensors live."""
+
+    placement = "cpu"
+
+    def __init__(self, spec: EngineSpec, session: ort.InferenceSession) -> None:
+        self.spec = spec
+        self._session: ort.InferenceSession | None = session
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> OrtBinding:
+        """Binds by address; the binding keeps the tensors alive."""
+        return OrtBinding(*self._bound(inputs, outputs))
+
+    def close(self) -> None:
+        """Lets the session go."""
+        self._session = None
+
+    def _bound(
+        self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> tuple[str, ort.InferenceSession, ort.IOBinding, list[Tensor]]:
+        if self._session is None:
+            raise EngineLoadError(f"engine '{self.spec.name}' is closed")
+        check_binding(self.spec, inputs, outputs)
+        io = self._session.io_binding()
+        for name, tensor in inputs.items():
+            io.bind_input(name, self.placement, 0, *_memory(tensor))
+        for name, tensor in outputs.items():
+            io.bind_output(name, self.placement, 0, *_memory(tensor))
+        return self.spec.name, self._session, io, [*inputs.values(), *outputs.values()]
+
+
+def _memory(tensor: Tensor) -> tuple[Any, tuple[int, ...], int]:
+    """Element type, shape and address, as a binding wants them."""
+    assert isinstance(tensor, Addressed)
+    return _element_type(tensor.dtype), tensor.shape, tensor.address
+
+
+def _element_type(dtype: np.dtype) -> Any:
+    return ONNX_BFLOAT16 if dtype.name == "bfloat16" else dtype.type
+
+
+class OrtBinding(Binding):
+    """A session with every input and output bound."""
+
+    def __init__(self, name: str, session: ort.InferenceSession, io: ort.IOBinding, kept: list[Tensor]) -> None:
+        self._name = name
+        self._session: ort.InferenceSession | None = session
+        self._run = session.run_with_iobinding
+        self._io: ort.IOBinding | None = io
+        self._kept = kept
+        self._options: ort.RunOptions | None = None
+
+    def enqueue(self) -> None:
+        """Runs the session once. Raises DeviceError."""
+        try:
+            self._run(self._io, self._options)
+        except HSError:
+            raise
+        except Exception as err:  # see open_session
+            raise device_error(self._name, err) from err
+
+    def close(self) -> None:
+        """Lets the session and the tensors go."""
+        self._session = self._io = None
+        self._run = _closed
+        self._kept = []
+
+
+def _closed(*_: object) -> None:
+    raise EngineLoadError("a binding that is closed cannot be enqueued")

@@ -1,0 +1,118 @@
+"""What TensorRT and TensorRT-RTX have in common, over a module that is one of the two."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles, Layer
+from hsengines.errors import BackendUnavailable, EngineLoadError
+from hsengines.spec import EngineSpec
+from hsengines.trt.building import Job, build_plan
+from hsengines.trt.contexts import Contexts
+from hsengines.trt.engine import TrtEngine
+from hsengines.trt.gpu import why_no_gpu
+from hsengines.trt.loading import open_plan
+from hsengines.trt.streaming import set_up_streaming
+
+
+class TrtBackend(Backend):
+    """Builds plans with `library` and runs them; `title` is what messages call it.
+
+    `extra` is the extra of the package that brings the library.
+    """
+
+    title: str
+    extra: str
+
+    def __init__(self, library: Any) -> None:
+        """`library` is the module `tensorrt` or `tensorrt_rtx`, or something that does as they do."""
+        self.library = library
+
+    def version(self) -> str:
+        """Such as "tensorrt-rtx 1.7.1.116"."""
+        return f"{self.name} {self.library.__version__}"
+
+    def build(
+        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+    ) -> EngineFiles:
+        """Compiles `onnx`, whose weights lie beside it, into `out`/<name>.engine.
+
+        Ctrl-C ends a build between two of TensorRT's steps and raises KeyboardInterrupt. Raises EngineBuildError.
+        """
+        self.check_options(options)
+        plan = out / f"{spec.name}.engine"
+        built = build_plan(
+            Job(self.library, self.title, onnx, spec),
+            plan,
+            lambda config: self._configure(config, options),
+            lambda config: self._keep(config, options),
+            progress,
+        )
+        layers, weights = self._layers_of(plan), self._weights(onnx, plan, options)
+        return EngineFiles(plan, weights, layers or built.layers, "engine" if layers else "network", built.log)
+
+    def why_not_here(self) -> str:
+        """Whether CUDA finds a GPU, in words; whether an engine is for that GPU shows when it is loaded."""
+        return why_no_gpu()
+
+    def device(self, threads: int = 0, *, graphs: bool = True) -> Device:
+        """The GPU. Raises BackendUnavailable if there is none."""
+        del threads
+        try:
+            from hsengines.cuda.machine import open_device
+        except ImportError as err:
+            raise BackendUnavailable(why_no_gpu(), f"pip install 'hsexport[{self.extra}]'") from err
+        return open_device(graphs)
+
+    def load(self, engine: Path, spec: EngineSpec, device: Device) -> TrtEngine:
+        """Opens a plan on the GPU and checks its tensors against `spec`. Raises EngineLoadError."""
+        from hsengines.cuda.device import CudaDevice
+
+        if not isinstance(device, CudaDevice):
+            raise EngineLoadError(
+                f"engine '{spec.name}' runs on a GPU, not on {device.name}", f"open the device of backend '{self.name}'"
+            )
+        opened = open_plan(self.library, self.title, engine, spec, device)
+        try:
+            self._prepare(engine, opened.engine)
+            set_up_streaming(spec.name, opened.engine, graphs=device.graphs)
+            return TrtEngine(self.library, spec, device, opened, self._contexts(engine, opened.engine))
+        except BaseException:
+            opened.close()
+            raise
+
+    @staticmethod
+    def limits(options: BuildOptions) -> dict[str, str]:
+        """The limits among `options`, as facts of the build key."""
+        workspace = "none" if options.workspace_mb is None else f"{options.workspace_mb} MiB"
+        return {"workspace": workspace, "auxiliary streams": str(options.aux_streams)}
+
+    def _configure(self, config: Any, options: BuildOptions) -> None:
+        """Sets up what both libraries have."""
+        # By default TensorRT may fork work off to streams of its own, which makes captures larger and rarely faster.
+        config.max_aux_streams = options.aux_streams
+        if options.workspace_mb is not None:
+            config.set_memory_pool_limit(self.library.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
+        if options.weight_streaming:
+            config.set_flag(self.library.BuilderFlag.WEIGHT_STREAMING)
+
+    def _keep(self, config: Any, options: BuildOptions) -> None:
+        """Called after a build that succeeded, for what is to be kept of it."""
+
+    def _weights(self, onnx: Path, plan: Path, options: BuildOptions) -> tuple[Path, ...]:
+        """The files that the plan needs beside it."""
+        del onnx, plan, options
+        return ()
+
+    @abstractmethod
+    def _layers_of(self, plan: Path) -> tuple[Layer, ...]:
+        """What the plan itself tells of its layers; empty where it tells nothing."""
+
+    def _prepare(self, plan: Path, engine: Any) -> None:
+        """Called with an engine that was opened, before it gets contexts."""
+
+    @abstractmethod
+    def _contexts(self, plan: Path, engine: Any) -> Contexts:
+        """The maker of the engine's contexts."""

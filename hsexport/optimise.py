@@ -1,0 +1,132 @@
+"""The optimise stage: every graph linted, put through its backend's passes and cast, by way of the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hsengines.errors import HSError
+from hsengines.key import BuildKey, file_digest
+from hsengines.spec import EngineSpec
+from hsengines.store import Store
+from hsexport.export.stage import ExportedNetwork
+from hsexport.network import Network
+from hsexport.passes.islands import Island, default_islands, islands_from_text
+from hsexport.progress import Reporter
+from hsexport.source_digest import source_digest
+from hsruntime.manifest import IslandRecord
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as its backend takes it: `spec` carries the dtypes of its precision; `golden` is still fp32."""
+
+    network: Network
+    spec: EngineSpec
+    precision: str
+    onnx: Path
+    golden: Path
+    islands: tuple[IslandRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self.spec.name
+
+
+class GraphError(HSError):
+    """A graph that its backend would choke on, or an option that touches no graph."""
+
+
+def optimise_all(
+    exported: list[ExportedNetwork],
+    backend: str,
+    precision: str,
+    fp32: Sequence[str],
+    store: Store,
+    reporter: Reporter,
+) -> list[Graph]:
+    """Optimises what the store does not hold yet. `fp32` are the user's own islands.
+
+    Raises GraphError or PassError; the former also for a pattern in `fp32` that holds no node of any graph.
+    """
+    reporter.stage("optimise", len(exported))
+    graphs = [_optimise(each, backend, precision, fp32, store, reporter) for each in exported]
+    matched = {island.name for graph in graphs for island in graph.islands}
+    for pattern in fp32:
+        if pattern not in matched:
+            raise GraphError(
+                f"--fp32 '{pattern}' holds no node of any graph that is cast to {precision}",
+                "write it like large:transformer_blocks.35*; `inspect` shows what the islands hold",
+            )
+    return graphs
+
+
+def weights_beside(onnx: Path) -> Path | None:
+    """The file that holds a graph's weights, if it has any."""
+    data = onnx.with_name(onnx.name + ".data")
+    return data if data.is_file() else None
+
+
+def graph_digests(onnx: Path) -> dict[str, str]:
+    """sha256 of a graph and of its weights, as facts of a build key."""
+    facts, weights = {"graph": file_digest(onnx)}, weights_beside(onnx)
+    return facts | {"weights": file_digest(weights)} if weights else facts
+
+
+def _optimise(
+    exported: ExportedNetwork, backend: str, precision: str, fp32: Sequence[str], store: Store, reporter: Reporter
+) -> Graph:
+    network = exported.network
+    own = network.precision_in(precision)
+    islands = default_islands(network.name, network.layers, own) + islands_from_text(fp32, network.name)
+    key = _key(exported, backend, own, islands if own != "fp32" else ())
+    found = store.find(key)
+    reporter.begin(network.name, "" if found else store.why_missing(key))
+
+    def fill(folder: Path) -> None:
+        _fill(exported, backend, own, islands, folder)
+
+    entry = found or store.make(key, fill, lambda: reporter.wait(network.name))
+    records = msgspec.json.decode((entry / REPORT).read_bytes(), type=list[IslandRecord])
+    reporter.end(network.name, "kept from an earlier build" if found else own)
+    onnx = entry / exported.onnx.name
+    spec = network.spec_at(own)
+    return Graph(network, spec, own, onnx if onnx.is_file() else exported.onnx, exported.golden, tuple(records))
+
+
+def _key(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island]) -> BuildKey:
+    facts = graph_digests(exported.onnx) | {
+        "backend": backend,
+        "precision": precision,
+        "islands": ", ".join(island.name for island in islands),  # what they hold is in the source or in the name
+        "narrow tensors": json.dumps(exported.network.narrow_tensors),
+        "hsexport": source_digest("optimise"),
+    }
+    return BuildKey("graph", exported.network.name, facts)
+
+
+def _fill(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island], folder: Path) -> None:
+    """Writes the graph and what its islands hold; only the latter where the backend takes the graph as exported."""
+    from hsexport.lint import lint
+    from hsexport.passes.load import load_graph
+    from hsexport.passes.plan import is_taken_as_exported, prepare
+    from hsexport.passes.save import save_graph
+
+    model, records = load_graph(exported.onnx), []
+    if not is_taken_as_exported(backend, precision):
+        report = prepare(model, backend, precision, exported.network.narrow_tensors, islands)
+        records = [IslandRecord(name=i.name, nodes=i.nodes, reason=i.reason) for i in report.islands if i.nodes]
+    for finding in lint(model, backend, precision):
+        if finding.refused:
+            where = f"node '{finding.node}': " if finding.node else ""
+            raise GraphError(f"network '{exported.network.name}', {where}{finding.said}", finding.remedy)
+    if not is_taken_as_exported(backend, precision):
+        save_graph(model, folder / exported.onnx.name)
+    (folder / REPORT).write_bytes(msgspec.json.encode(records))

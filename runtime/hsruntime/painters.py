@@ -1,0 +1,121 @@
+"""Everything bound for one shape of picture, and how many shapes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hsengines.backend import Device, Engine
+from hsengines.errors import DeviceMemoryError
+from hsruntime.buffers import Conditioning, LoopShape, loop_bytes
+from hsruntime.decode import Decoder
+from hsruntime.encode import TextSide
+from hsruntime.loop import Loop
+from hsruntime.manifest import Manifest
+from hsruntime.text import PromptTokenizer
+
+MOST_KEPT = 4
+
+
+class Painter:
+    """Text encoders, loop and decoder bound for one LoopShape."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizers: list[PromptTokenizer],
+        engines: Mapping[str, Engine],
+        device: Device,
+        shape: LoopShape,
+    ) -> None:
+        conditioning = Conditioning.empty(device, manifest, shape.rows)
+        self.loop = Loop(manifest, engines, device, shape, conditioning)
+        self._text = TextSide(tokenizers, engines, device, conditioning)
+        self._decoder = Decoder(manifest.latent, engines, device, shape, self.loop.step.latents)
+
+    def encode(self, prompts: list[str]) -> None:
+        """Prompts by row into the conditioning."""
+        self._text.encode(prompts)
+
+    def decode(self) -> np.ndarray:
+        """Pictures (B, H, W, 3) uint8 of the loop's latents."""
+        return self._decoder.decode()
+
+    def close(self) -> None:
+        """Frees replays and bindings."""
+        self.loop.close()
+        self._text.close()
+        self._decoder.close()
+
+
+class Painters:
+    """The painters of the shapes used last: at most MOST_KEPT, and within a cap on the device's memory."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizers: list[PromptTokenizer],
+        engines: Mapping[str, Engine],
+        device: Device,
+        cap_bytes: int | None,
+    ) -> None:
+        self._manifest = manifest
+        self._tokenizers = tokenizers
+        self._engines = engines
+        self._device = device
+        self._cap_bytes = cap_bytes
+        self._kept: dict[LoopShape, Painter] = {}
+
+    def of(self, shape: LoopShape) -> Painter:
+        """The painter of this shape, newly bound or as an earlier call left it. Raises DeviceMemoryError."""
+        if shape in self._kept:
+            self._kept[shape] = self._kept.pop(shape)  # youngest last
+        else:
+            self._make_room(loop_bytes(self._manifest, shape))
+            self._kept[shape] = self._made(shape)
+        return self._kept[shape]
+
+    def close(self) -> None:
+        """Frees all of them."""
+        while self._kept:
+            self._drop_oldest()
+
+    def drop(self, shape: LoopShape) -> None:
+        """Frees one that may not be whole."""
+        if shape in self._kept:
+            self._kept.pop(shape).close()
+
+    def _make_room(self, needed_bytes: int) -> None:
+        while self._kept and (len(self._kept) >= MOST_KEPT or self._too_much(needed_bytes)):
+            self._drop_oldest()
+        if self._too_much(needed_bytes):
+            allowed = (self._cap_bytes or 0) / 2**20
+            message = f"the loop needs {needed_bytes / 2**20:.0f} MiB, the cap on memory is {allowed:.0f} MiB"
+            raise DeviceMemoryError(message, _SHRINKS, needed_bytes)
+
+    def _too_much(self, needed_bytes: int) -> bool:
+        return self._cap_bytes is not None and self._device.allocated_bytes + needed_bytes > self._cap_bytes
+
+    def _made(self, shape: LoopShape) -> Painter:
+        """A new painter; older ones give way where the device has no room for it beside them."""
+        while True:
+            try:
+                return Painter(self._manifest, self._tokenizers, self._engines, self._device, shape)
+            except DeviceMemoryError as err:
+                if not self._kept:
+                    raise _told(err, self._manifest, shape) from err
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._kept.pop(next(iter(self._kept))).close()
+
+
+_SHRINKS = "ask for fewer pictures at once, a smaller size, a lower region ratio or no guidance"
+
+
+def _told(err: DeviceMemoryError, manifest: Manifest, shape: LoopShape) -> DeviceMemoryError:
+    needed = loop_bytes(manifest, shape)
+    side = manifest.latent.pixels_per_token
+    what = f"{shape.pictures} of {shape.grid[1] * side}x{shape.grid[0] * side} pixels"
+    return DeviceMemoryError(f"the loop for {what} needs {needed / 2**20:.0f} MiB: {err.message}", _SHRINKS, needed)

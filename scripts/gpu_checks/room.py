@@ -1,0 +1,74 @@
+"""What a check needs of memory and disk, told before the work starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from gpu_checks.plan import Target
+from gpu_checks.random_weights import tensors_of
+from gpu_checks.shapes import PairShape
+from hsengines.errors import HSError
+
+GIB = 2**30
+HOST_COPIES = 2.2
+"""How often the larger transformer is held at once, in fp32: torch's, the exporter's, and what lies around them."""
+DISK_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def parameters(shape: PairShape) -> dict[str, int]:
+    """How many numbers each transformer's checkpoint holds."""
+    from diffusers import SD3Transformer2DModel
+
+    return {
+        role: sum(
+            torch.Size(tensor).numel()
+            for tensor in tensors_of(lambda role=role: SD3Transformer2DModel(**shape.transformer(role))).values()  # type: ignore[misc]
+        )
+        for role in ("large", "small")
+    }
+
+
+def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
+    """Bytes of memory and of disk.
+
+    Checkpoints are 16 bits a number. The exporter reads and writes them in fp32; each target then keeps the graph in
+    its own precision and the engine, which the bundle shares.
+    """
+    count = parameters(shape)
+    both = sum(count.values())
+    per_number = 2 + 4 + sum(2 * DISK_BYTES[target.precision] for target in targets)
+    return int(HOST_COPIES * 4 * max(count.values())) + GIB, both * per_number + GIB
+
+
+def refuse_if_too_small(shape: PairShape, targets: list[Target], out: Path) -> None:
+    """Raises HSError where memory or disk will not do; what an earlier run wrote counts as free."""
+    memory, disk = needed(shape, targets)
+    free = shutil.disk_usage(_existing(out)).free + _held(out)
+    hint = "try --layers 4, or another machine"
+    if available_memory() < memory:
+        raise HSError(f"the pair needs {memory / GIB:.0f} GiB of memory, {available_memory() / GIB:.0f} are free", hint)
+    if free < disk:
+        raise HSError(f"{out} needs {disk / GIB:.0f} GiB of disk, {free / GIB:.0f} are free", "name another --out")
+
+
+def available_memory() -> int:
+    """Bytes that the system could give out without swapping."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _held(folder: Path) -> int:
+    """Bytes of the files in `folder`, each counted once however often it is linked."""
+    stats = [file.stat() for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
+    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())
