@@ -37,8 +37,10 @@ def export_key(network: Network) -> BuildKey:
     """What decides a network's ONNX: its outside, its weights, this package's source, the exporter's tools."""
     facts = {tool: version(tool) for tool in TOOLS}
     facts |= network.facts
-    facts["dims"] = json.dumps([dict(network.trace_dims), dict(network.limits)], sort_keys=True)
-    facts["outside"] = json.dumps(asdict(network.spec), sort_keys=True, default=str)
+    # Not the profiles: a graph serves any of them; all that they decide is the extents the golden is taken at.
+    extents = [dict(network.trace_dims), network.check_dims, dict(network.limits)]
+    facts["dims"] = json.dumps(extents, sort_keys=True)
+    facts["outside"] = json.dumps([asdict(t) for t in (*network.spec.inputs, *network.spec.outputs)], sort_keys=True)
     facts["hsexport"] = source_digest("export")
     if network.weights is not None:
         facts["weights"] = weights_digest(network.weights)
