@@ -1,10 +1,12 @@
 """Small ONNX graphs written as text, and running them on ONNX Runtime's CPU provider."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
+from hsengines.ort.cpu import run_graph
 from hsexport.passes.save import save_graph
 
 
@@ -31,9 +33,7 @@ def saved(model: ir.Model, path) -> str:
 
 
 def run(model: ir.Model, path, feed) -> dict[str, np.ndarray]:
-    session = ort.InferenceSession(saved(model, path), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
+    return run_graph(Path(saved(model, path)), feed)
 
 
 def dtypes(model: ir.Model) -> dict[str, str]:

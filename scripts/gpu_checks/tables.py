@@ -116,7 +116,7 @@ def _time_sheets(name: str, r: TargetResult) -> Iterator[Sheet]:
     )
     rows = [(g.step, f"{g.graphs:.1%}", f"{g.plain:.1%}") for g in r.gaps]
     if r.outside:
-        rows.append(("stitched, engines taken out", f"{r.outside.share:.1%}", "-"))
+        rows.append(("stitched, engines taken out", f"{r.outside.share:.2%}", "-"))
     yield Sheet(f"{name}: share of the loop outside the engines", ("step", "with graphs", "without"), rows)
     columns = ("schedule", "picture s", "loop s", "speedup", "predicted", "steps")
     yield Sheet(

@@ -71,9 +71,7 @@ def test_users_island_that_holds_nothing_is_told(graphs_at):
 
 
 def test_graph_that_the_backend_would_choke_on_is_refused_by_node(graphs_at):
-    with pytest.raises(
-        GraphError, match=r"'large', node 'transformer_blocks.0/Attention': .*fp32.*--precision"
-    ):
+    with pytest.raises(GraphError, match=r"'large', node 'transformer_blocks.0/Attention': .*fp32.*--precision"):
         graphs_at("fp32")
 
 

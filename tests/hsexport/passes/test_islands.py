@@ -40,11 +40,6 @@ def test_block_35_is_for_38_layers_in_fp16():
     assert not island.holds(node("transformer_blocks.3/Add")) and not island.holds(node("transformer_blocks.36/Add"))
 
 
-def test_the_steps_own_networks_stay_fp32_but_the_cache_does_not():
-    assert all("step arithmetic" in names_of(name, 0, "bf16") for name in ("prepare", "advance_blended", "score"))
-    assert "step arithmetic" not in names_of("select_cache", 0, "bf16") | names_of("vae_decoder", 0, "bf16")
-
-
 def test_text_names_a_network_or_all():
     texts = ["large:transformer_blocks.35*", "norm_out*", "text_*:model.*"]
     assert [i.name for i in islands_from_text(texts, "large")] == texts[:2]
