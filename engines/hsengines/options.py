@@ -9,16 +9,24 @@ from hsengines.backend import BuildOptions
 from hsengines.errors import EngineBuildError
 
 
+_FLAGS = {"architectures": "--arch", "workspace_mb": "--workspace", "stripped": "--strip"}
+
+
+def flag_of(option: str) -> str:
+    """What users call a field of BuildOptions."""
+    return _FLAGS.get(option, "--" + option.replace("_", "-"))
+
+
 def refuse_foreign_options(backend: str, options: BuildOptions, known: Collection[str] = ("precision",)) -> None:
     """Raises EngineBuildError for the options that differ from their defaults and are not `known` to `backend`."""
     plain = BuildOptions()
     foreign = [
-        f"{each.name}={_shown(getattr(options, each.name))}"
+        f"{flag_of(each.name)} {_shown(getattr(options, each.name))}"
         for each in fields(options)
         if each.name not in known and getattr(options, each.name) != getattr(plain, each.name)
     ]
     if foreign:
-        knows = ", ".join(sorted(known)) or "none"
+        knows = ", ".join(sorted(map(flag_of, known))) or "none"
         raise EngineBuildError(
             f"backend '{backend}' cannot build with {', '.join(foreign)}; the options it has are {knows}",
             "leave the others out or name another backend",

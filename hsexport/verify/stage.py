@@ -49,6 +49,7 @@ def verify_all(engines: list[CompiledEngine], backend: Backend, store: Store, re
         record = msgspec.json.decode((entry / RECORD).read_bytes(), type=ParityRecord)
         reporter.end(compiled.name, f"error {record.max_relative:.1e}")
         records.append(record)
+    device.close()
     return records
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from gpu_checks.results import Report, TargetResult, TorchTime
@@ -22,7 +23,7 @@ class Sheet:
         """For a terminal."""
         table = Table(*self.columns, title=self.title, title_justify="left")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # or [gpu] would be taken for a colour
         return table
 
     def markdown(self) -> str:

@@ -17,16 +17,14 @@ def test_known_options_pass():
 
 def test_every_foreign_option_is_named_with_its_value():
     options = BuildOptions(architectures=(89, 120), hardware="ampere", stripped=True, timing_cache=Path("t"))
-    words = (
-        r"'any' cannot build with architectures=89,120, hardware=ampere, stripped=True, timing_cache=t; .* precision"
-    )
+    words = r"'any' cannot build with --arch 89,120, --hardware ampere, --strip True, --timing-cache t; .* --precision"
     with pytest.raises(EngineBuildError, match=words):
         refuse_foreign_options("any", options)
 
 
 @pytest.mark.parametrize("backend", ["ort-cpu", "ort-cuda"])
 def test_onnx_runtime_refuses_what_belongs_to_tensorrt(backend):
-    with pytest.raises(EngineBuildError, match=f"'{backend}' cannot build with weight_streaming=True"):
+    with pytest.raises(EngineBuildError, match=f"'{backend}' cannot build with --weight-streaming True"):
         get_backend(backend).check_options(BuildOptions(weight_streaming=True))
 
 

@@ -93,9 +93,9 @@ def test_weight_streaming_and_limits_build(tmp_path, out, backend):
         ),
         ({"architectures": (17,)}, r"--arch 17: it knows 75, 80, .*; give compute capabilities such as 89"),
         ({"architectures": (75,), "precision": "bf16"}, "bf16 for --arch 75, which has no bf16"),
-        ({"stripped": True}, "cannot build with stripped: it strips plans on a machine with a GPU only"),
-        ({"version_compatible": True}, "cannot build with version_compatible"),
-        ({"hardware": "ampere"}, "cannot build with hardware: .* --arch"),
+        ({"stripped": True}, "cannot build with --strip: it strips plans on a machine with a GPU only"),
+        ({"version_compatible": True}, "cannot build with --version-compatible"),
+        ({"hardware": "ampere"}, "cannot build with --hardware: .* --arch"),
     ],
 )
 def test_options_it_cannot_build_with_are_refused_before_any_work(backend, given, told):
@@ -104,7 +104,7 @@ def test_options_it_cannot_build_with_are_refused_before_any_work(backend, given
 
 
 def test_timing_cache_is_refused(backend, tmp_path):
-    with pytest.raises(EngineBuildError, match=r"timing_cache: it measures no kernels"):
+    with pytest.raises(EngineBuildError, match=r"timing-cache: it measures no kernels"):
         backend.check_options(options(timing_cache=tmp_path / "timing"))
 
 

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 from simulated_tensorrt import simulated_gpu
 
 from gpu_checks import builds, target
@@ -17,6 +19,7 @@ from gpu_checks.machine import backend_states, default_precision
 from gpu_checks.plan import Plan, Target
 from gpu_checks.results import BackendState, Report
 from gpu_checks.schedules import whole_schedules
+from gpu_checks.tables import Sheet
 from gpu_checks.target import CHECKS, check_target
 from gpu_checks.torch_side import torch_times
 from gpu_checks.writing import write_files
@@ -122,6 +125,12 @@ def test_a_backend_that_does_not_work_is_a_row_with_its_reason(monkeypatch):
     assert "ort-cuda" in state.why_not
     assert "\n" not in state.why_not
     assert backend_states(["ort-cpu"])[0] == BackendState("ort-cpu", backend_states(["ort-cpu"])[0].version, "")
+
+
+def test_a_terminal_shows_brackets_as_they_are():
+    console = Console(width=200, file=StringIO())
+    console.print(Sheet("t", ("a",), [("pip install 'hsexport[tensorrt]'",)]).rich())
+    assert "'hsexport[tensorrt]'" in console.file.getvalue()
 
 
 def test_without_a_backend_that_works_the_command_says_so_and_fails(tmp_path):

@@ -28,6 +28,7 @@ class OrtCudaBackend(Backend):
     """For any GPU without a TensorRT install."""
 
     name = "ort-cuda"
+    precisions = ("bf16", "fp16", "fp32")
     provider = "CUDAExecutionProvider"
     placement = "cuda"
 

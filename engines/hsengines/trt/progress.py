@@ -8,6 +8,9 @@ from typing import Any
 
 from hsengines.backend import BuildProgress
 
+NOTICE_SECONDS = 0.2
+"""How late Ctrl-C may be noticed."""
+
 
 class Watch:
     """Follows one build: passes its progress on and remembers why it must stop."""
@@ -73,7 +76,8 @@ class Watch:
             try:
                 if thread.ident is None:  # Ctrl-C may hit the start as well, and comes before the thread or after it
                     thread.start()
-                done.wait()
+                # Not for ever: a signal that the kernel gives to one of TensorRT's threads wakes nobody here.
+                done.wait(NOTICE_SECONDS)
             except BaseException as err:  # KeyboardInterrupt, or what someone's own handler raises
                 if self._fault is not None:
                     raise

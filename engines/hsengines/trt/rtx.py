@@ -9,7 +9,7 @@ import tensorrt_rtx
 
 from hsengines.backend import BuildOptions, Layer
 from hsengines.errors import EngineBuildError
-from hsengines.options import refuse_foreign_options, refuse_precision
+from hsengines.options import flag_of, refuse_foreign_options, refuse_precision
 from hsengines.trt.architectures import check_architectures, chosen_architectures
 from hsengines.trt.base import TrtBackend
 from hsengines.trt.contexts import CompilingContexts, Contexts, runtime_cache_path
@@ -27,6 +27,7 @@ class TensorRtRtxBackend(TrtBackend):
     """For workstations and edge: one engine for several architectures."""
 
     name = "tensorrt-rtx"
+    precisions = ("bf16", "fp16")
     title = "TensorRT-RTX"
     extra = "rtx"
 
@@ -38,7 +39,9 @@ class TensorRtRtxBackend(TrtBackend):
         plain = BuildOptions()
         for option, reason in _REASONS.items():
             if getattr(options, option) != getattr(plain, option):
-                raise EngineBuildError(f"{self.title} cannot build with {option}: {reason}", "leave the option out")
+                raise EngineBuildError(
+                    f"{self.title} cannot build with {flag_of(option)}: {reason}", "leave the option out"
+                )
         known = ("precision", "architectures", "weight_streaming", "workspace_mb", "aux_streams")
         refuse_foreign_options(self.name, options, known)
         if options.precision == "fp32":
