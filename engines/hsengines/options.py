@@ -8,7 +8,6 @@ from dataclasses import fields
 from hsengines.backend import BuildOptions
 from hsengines.errors import EngineBuildError
 
-
 _FLAGS = {"architectures": "--arch", "workspace_mb": "--workspace", "stripped": "--strip"}
 
 

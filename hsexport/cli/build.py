@@ -65,7 +65,7 @@ def build(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary for scripts")] = False,
 ) -> None:
-    """Build a bundle from a pair: load, export, compile, verify, pack.
+    """Build a bundle from a pair: load, export, optimise, compile, verify, pack.
 
     Killed anywhere, the same command goes on where it was.
     """

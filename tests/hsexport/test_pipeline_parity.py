@@ -96,6 +96,7 @@ def test_pair_shaped_like_sd3_medium_equals_diffusers(tmp_path):
         assert largest_difference(pipeline, session, "large", 6, (16, 8), 4.0, 256) <= 1
 
 
+@pytest.mark.slow
 def test_demo_pair_equals_diffusers(demo_bundle):
     demo = Path(str(files("hsexport"))) / "demo"
     with Session.open(demo_bundle) as session:

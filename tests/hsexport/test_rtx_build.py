@@ -9,6 +9,7 @@ from one_line import told_in_one_line
 from hsengines.backend import BuildOptions
 
 pytest.importorskip("tensorrt_rtx")
+pytestmark = pytest.mark.slow
 from hsexport.build import build
 from hsexport.progress import Silent
 from hsexport.recipe import BuildRequest
