@@ -1,18 +1,18 @@
 """The demo pair for TensorRT-RTX, built for real: this needs neither a GPU nor a driver."""
 
 import json
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 from one_line import told_in_one_line
 
 from hsengines.backend import BuildOptions
-
-pytest.importorskip("tensorrt_rtx")
-pytestmark = pytest.mark.slow
 from hsexport.build import build
 from hsexport.progress import Silent
 from hsexport.recipe import BuildRequest
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs [rtx]")]
 
 ARCHITECTURES = (89, 120)
 OVERHEAD_BYTES = 2_500_000
