@@ -72,6 +72,7 @@ class SimulatedCudart:
         self.last_error = Error.cudaSuccess
         self.streams = {}
         self.events = set()
+        self._recorded = {}
         self.graphs = {}
         self.executables = {}
         self._memory = Memory()
@@ -207,6 +208,18 @@ class SimulatedCudart:
     @runtime_call()
     def cudaEventRecord(self, event, stream):
         assert int(event) in self.events, "an event that does not exist"
+        self._recorded[int(event)] = self.streams[int(stream)]
+        return self._do(int(stream), lambda: None)
+
+    @runtime_call()
+    def cudaStreamWaitEvent(self, stream, event, flags):
+        """A stream that waits for an event of a capture becomes part of it, until that capture ends."""
+        capture = self._recorded[int(event)]
+        joined = self.streams[int(stream)]
+        if capture and joined is None:
+            self.streams[int(stream)] = capture
+        elif joined is not capture:
+            return (Error.cudaErrorStreamCaptureIsolation,)
         return self._do(int(stream), lambda: None)
 
     @runtime_call(breaks_capture=True)
@@ -234,7 +247,7 @@ class SimulatedCudart:
         capture = self.streams[int(stream)]
         if not capture:
             return Error.cudaErrorIllegalState, None
-        self.streams[int(stream)] = None
+        self.streams |= {other: None for other, joined in self.streams.items() if joined is capture}
         if not capture.valid:
             return Error.cudaErrorStreamCaptureInvalidated, None
         self.graphs[handle := self._handle()] = capture.work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -62,6 +63,8 @@ class Device(ABC):
     name: str
     allocated_bytes: int
     """What tensors made here hold at present."""
+    two_streams: bool = False
+    """Whether `fork` may run its two sequences at the same time, where the device can."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -82,6 +85,20 @@ class Device(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees the device's own memory; its tensors, replays and engines must be gone."""
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Engines bound inside are for the second sequence of a `fork`."""
+        return nullcontext()
+
+    def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
+        """Both sequences as one piece of work, done when both are; neither may read what the other writes."""
+        calls = (*first, *second)
+
+        def enqueue() -> None:
+            for each in calls:
+                each()
+
+        return enqueue
 
     def upload(self, array: np.ndarray) -> Tensor:
         """A new tensor holding `array`."""

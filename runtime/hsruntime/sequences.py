@@ -112,8 +112,11 @@ class Sequences:
         return [self._prepared(self._whole), self._large(self._whole, nothing, self._presents)]
 
     def _small(self) -> list[Enqueue]:
+        return [self._prepared(self._whole), self._small_whole()]
+
+    def _small_whole(self) -> Enqueue:
         inputs = self._transformer_inputs(self._whole) | {"positions": self._small_positions}
-        return [self._prepared(self._whole), self._bind("small", inputs, {"velocity": self._small_velocity})]
+        return self._bind("small", inputs, {"velocity": self._small_velocity})
 
     def _large(self, target: TokenBuffers, past: Cache, presents: Cache) -> Enqueue:
         inputs = self._transformer_inputs(target) | _named("past", past.tensors)
@@ -156,16 +159,19 @@ class Sequences:
         return [engine, *self._moved_on()]
 
     def _hybrid(self) -> list[Enqueue]:
+        """Large on the region and small on everything read the same latents and nothing of each other."""
         buffers = self._region
         velocities = {
             "velocity_large": buffers.active.velocity,
             "velocity_small": self._small_velocity,
             "blend": buffers.blend,
         }
+        with self._device.beside():
+            small = self._small_whole()
         return [
-            *self._small(),
+            self._prepared(self._whole),
             self._prepared(buffers.active),
-            self._large(buffers.active, buffers.past, buffers.unread),
+            self._device.fork([self._large(buffers.active, buffers.past, buffers.unread)], [small]),
             self._bind("advance_blended", velocities | self._euler_inputs(), self._euler_outputs()),
             *self._moved_on(),
         ]

@@ -65,6 +65,7 @@ class Session:
         *,
         threads: int = 0,
         graphs: bool = True,
+        two_streams: bool = False,
         memory_cap_mb: float | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -72,6 +73,7 @@ class Session:
         self.manifest = bundle.manifest
         chosen = backend or get_backend(self.manifest.backend)
         self._device = chosen.device(threads, graphs=graphs)
+        self._device.two_streams = two_streams
         self._engines: dict[str, Engine] = {}
         self._painters: Painters | None = None
         try:
@@ -91,17 +93,19 @@ class Session:
         threads: int = 0,
         hashes: bool = True,
         graphs: bool = True,
+        two_streams: bool = False,
         memory_cap_mb: float | None = None,
     ) -> Session:
         """Opens a bundle; `hashes=False` skips the checksums, not the sizes.
 
         threads: for CPUs, 0 means all cores. graphs: for GPUs, whether steps are replayed as CUDA graphs.
+        two_streams: for GPUs under TensorRT, whether small may run beside large's region step; measure before use.
         memory_cap_mb: what tensors may take on the device, in MiB; shapes used longest ago give way.
 
         Raises BundleError, EngineLoadError or BackendUnavailable.
         """
         opened = open_bundle(Path(path), hashes=hashes)
-        return cls(opened, threads=threads, graphs=graphs, memory_cap_mb=memory_cap_mb)
+        return cls(opened, threads=threads, graphs=graphs, two_streams=two_streams, memory_cap_mb=memory_cap_mb)
 
     def __enter__(self) -> Session:
         return self

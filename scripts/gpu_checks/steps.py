@@ -26,7 +26,8 @@ Times = dict[str, float]
 def step_times(plan: Plan, bundle: Bundle) -> tuple[list[StepTime], list[Gap]]:
     """Full, region, small and hybrid steps in the loop and on the device alone.
 
-    A GPU's are also taken without CUDA graphs, and what of the loop's time the device idled.
+    A GPU's are also taken without CUDA graphs, and the hybrid one with large and small on two streams; and what of the
+    loop's time the device idled.
     """
     with open_watched(plan, bundle, graphs=True) as session:
         loop, device = _rounds(plan, session)
@@ -37,11 +38,11 @@ def step_times(plan: Plan, bundle: Bundle) -> tuple[list[StepTime], list[Gap]]:
             plain, _ = _rounds(plan, session)
     flops = step_costs(bundle.manifest, plan.ratio)
 
-    def row(step: str) -> StepTime:
+    def row(step: str, loop: list[Times] = loop, device: list[Times] = device, called: str = "") -> StepTime:
         return StepTime(
-            step=step,
+            step=called or step,
             loop_ms=_median(loop, step),
-            plain_ms=_median(plain, step) if plain else None,
+            plain_ms=_median(plain, step) if plain and not called else None,
             device_ms=_median(device, step),
             device_over_full=median(each[step] / each["full"] for each in device),
             flops_over_full=flops[step] / flops["full"],
@@ -51,7 +52,11 @@ def step_times(plan: Plan, bundle: Bundle) -> tuple[list[StepTime], list[Gap]]:
         shares = (1 - busy[step] / whole[step] for busy, whole in zip(device, loop, strict=True))
         return Gap(step, median(shares), 1 - _median(device, step) / _median(plain, step))
 
-    return [row(step) for step in STEPS], [gap(step) for step in STEPS if plain and step != "region"]
+    rows = [row(step) for step in STEPS]
+    if has_graphs:
+        with open_watched(plan, bundle, graphs=True, two_streams=True) as session:
+            rows.append(row("hybrid", *_rounds(plan, session), called="hybrid, two streams"))
+    return rows, [gap(step) for step in STEPS if plain and step != "region"]
 
 
 def _rounds(plan: Plan, session: WatchedSession) -> tuple[list[Times], list[Times]]:

@@ -43,6 +43,6 @@ class WatchedSession(Session):
         return done
 
 
-def open_watched(plan: Plan, bundle: Bundle, *, graphs: bool) -> WatchedSession:
+def open_watched(plan: Plan, bundle: Bundle, *, graphs: bool, two_streams: bool = False) -> WatchedSession:
     """A session over an opened bundle, whose checksums are not read again."""
-    return WatchedSession(bundle, threads=plan.threads, graphs=graphs)
+    return WatchedSession(bundle, threads=plan.threads, graphs=graphs, two_streams=two_streams)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 LARGE = ["prepare", "large", "advance"]
 SMALL = ["prepare", "small", "advance"]
-HYBRID = ["prepare", "small", "prepare", "large", "advance_blended"]
+HYBRID = ["prepare", "prepare", "large", "small", "advance_blended"]
 TEXT = ["text_encoder", "text_encoder_2", "text_encoder_3", "join_text"]
 DECODE = ["unpatchify", "vae_decoder"]
 

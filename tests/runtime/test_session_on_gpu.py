@@ -87,6 +87,21 @@ def test_graphs_change_nothing_in_the_picture(session, bundle, schedule, guidanc
     np.testing.assert_array_equal(with_graphs, without)
 
 
+@pytest.mark.parametrize("graphs", [True, False])
+def test_two_streams_change_nothing_in_the_picture(session, gpu, bundle, graphs):
+    cuda, library = gpu
+    expected, region = pictures(session, f"{HYBRID};refresh=2")
+    left = cuda.left()
+    before = len(cuda.log)
+    with Session.open(bundle, graphs=graphs, two_streams=True) as forked:
+        found, forked_region = pictures(forked, f"{HYBRID};refresh=2")
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(forked_region, region)
+    waits = {entry[1] for entry in cuda.log[before:] if entry[0] == "cudaStreamWaitEvent"}
+    assert len(waits) == 2, "the second stream waits for the first one's fork, the first for the second's end"
+    assert (cuda.left(), library.violations) == (left, [])
+
+
 def test_picture_after_picture_from_the_same_graphs(session):
     first, _ = pictures(session, HYBRID)
     session.generate("blue", seed=9, schedule="small:1")

@@ -193,7 +193,9 @@ def test_on_a_simulated_gpu_graphs_are_captured_and_memory_is_counted(plan, tmp_
     assert cuda.called("cudaGraphLaunch")
     assert result.device == "Simulated GPU"
     assert [row.step for row in result.gaps] == ["full", "small", "hybrid"]
-    assert all(row.plain_ms > 0 for row in result.steps)
+    assert [row.step for row in result.steps] == ["full", "region", "small", "hybrid", "hybrid, two streams"]
+    assert all(row.plain_ms > 0 for row in result.steps[:-1])
+    assert cuda.called("cudaStreamWaitEvent")
     assert result.memory.used_mb > result.memory.tensors_mb > 0
     assert not cuda.executables
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hsengines.backend import Device, Enqueue, Replay
 from hsengines.cuda import api
@@ -11,6 +12,7 @@ from hsengines.cuda.mark import CudaMark, Events
 from hsengines.cuda.memory import CudaTensor, Heap, Scratch, memory_info
 from hsengines.cuda.release import Releases
 from hsengines.cuda.replay import CudaReplay
+from hsengines.cuda.side import SideStream
 from hsengines.host import PlainReplay
 
 
@@ -36,6 +38,7 @@ class CudaDevice(Device):
         self._heap = Heap(self._releases)
         self._events = Events(self._releases)
         self._scratch: Scratch | None = None
+        self._side: SideStream | None = None
         self._closed = False
 
     @property
@@ -75,6 +78,30 @@ class CudaDevice(Device):
         """
         return CudaReplay(self.stream, self._releases, sequence) if self.graphs else PlainReplay(sequence)
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """With `two_streams`, engines bound inside run on a second stream, in scratch memory of its own.
+
+        Raises DeviceError.
+        """
+        if not self.two_streams:
+            yield
+            return
+        side = self._side = self._side or SideStream()
+        main, own = self.stream, self._scratch
+        self.stream, self._scratch = side.stream, side.scratch
+        try:
+            yield
+        finally:
+            side.scratch = self._scratch
+            self.stream, self._scratch = main, own
+
+    def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
+        """`second` on the second stream, if it was bound there, while `first` runs on the device's own."""
+        if not self.two_streams or self._side is None:
+            return super().fork(first, second)
+        return self._side.fork(self.stream, first, second)
+
     def mark(self) -> CudaMark:
         """The point that has been reached in enqueueing. Raises DeviceError."""
         return CudaMark(self._events, self.stream)
@@ -89,6 +116,9 @@ class CudaDevice(Device):
             return
         self._closed = True
         self._scratch = None
+        if self._side is not None:
+            call_quietly("cudaStreamSynchronize", self.stream)
+            self._side.close()
         self._events.close()
         self._releases.stream_is_gone()
         call_quietly("cudaStreamSynchronize", self.stream)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 
 import onnxruntime as ort
 
-from hsengines.backend import Enqueue, Replay, Tensor
+from hsengines.backend import Device, Enqueue, Replay, Tensor
 from hsengines.cuda.device import CudaDevice
 from hsengines.cuda.replay import WITHOUT
 from hsengines.errors import DeviceError, DeviceMemoryError
@@ -24,6 +24,15 @@ class OrtCudaDevice(CudaDevice):
     """A GPU on which ONNX Runtime captures its own graphs: one for each binding that is part of a replay."""
 
     recording = False
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """A session has the one stream that it was opened with."""
+        yield
+
+    def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
+        """One after the other."""
+        return Device.fork(self, first, second)
 
     def replay(self, sequence: Sequence[Enqueue]) -> Replay:
         """The calls in order; with `graphs`, each of an engine's is the launch of its graph from now on.
