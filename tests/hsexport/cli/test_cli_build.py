@@ -18,7 +18,14 @@ def build_arguments(pair, out, cache):
 
 def started(arguments):
     command = [sys.executable, "-m", "hsexport.cli.main", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen_to_ctrl_c
+    )
+
+
+def listen_to_ctrl_c():
+    """A shell that starts these tests in the background has them ignore it, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):

@@ -1,9 +1,6 @@
-"""Four networks of the tiny pair, exported once a session."""
+"""Networks of the tiny pair and their exports, taken from the store that the tiny bundle was built through."""
 
-import onnx_ir as ir
 import pytest
-
-EXPORTED = ("large", "text_encoder", "text_encoder_3", "vae_decoder")
 
 
 @pytest.fixture(scope="session")
@@ -20,11 +17,11 @@ def tiny_networks(tiny_pair_dirs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tiny_networks, tmp_path_factory):
-    """`tiny_onnx(name)` loads one of EXPORTED anew."""
-    from hsexport.export.onnx_export import export_onnx
+def tiny_onnx(tiny_networks, tiny_cache):
+    """`tiny_onnx(name)` loads an export anew."""
+    from hsengines.store import Store
+    from hsexport.export.stage import export_key
+    from hsexport.passes.load import load_graph
 
-    folder = tmp_path_factory.mktemp("tiny_onnx")
-    for name in EXPORTED:
-        export_onnx(tiny_networks[name], tiny_networks[name].load(), folder)
-    return lambda name: ir.load(folder / f"{name}.onnx")
+    store = Store(tiny_cache)
+    return lambda name: load_graph(store.find(export_key(tiny_networks[name])) / f"{name}.onnx")
