@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hsengines.backend import EngineFiles, Layer
+from hsengines.backend import NODE_SEPARATOR, EngineFiles, Layer
 from hsengines.errors import EngineBuildError
 from hsexport.optimise import Graph
 from hsruntime.manifest import AuditRecord
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 """The operators whose type decides speed and error; what lies between them is fused into them at will."""
-
-SEPARATOR = " + "  # between the nodes of a fused layer, see hsengines.backend.Layer
 
 
 def audit(graph: Graph, files: EngineFiles) -> AuditRecord | None:
@@ -33,7 +31,7 @@ def audit(graph: Graph, files: EngineFiles) -> AuditRecord | None:
     products = {node.name or "" for node in model.graph if node.op_type in PRODUCTS}
     seen: dict[str, str] = {}
     for layer in files.layers:
-        nodes = layer.name.split(SEPARATOR)
+        nodes = layer.name.split(NODE_SEPARATOR)
         if products.isdisjoint(nodes):
             continue
         _check(graph.name, layer, {dtype for node in nodes for dtype in answers.get(node, ())})

@@ -31,25 +31,22 @@ def tiny_bundle(tiny_build):
 @pytest.fixture(scope="session")
 def tiny_build(tiny_pair_dirs, tmp_path_factory):
     """Builds the tiny bundle; (bundle, cache)."""
-    from hsexport.build import build
-    from hsexport.progress import Silent
-    from hsexport.recipe import BuildRequest
-
-    large, small = tiny_pair_dirs
-    root = tmp_path_factory.mktemp("tiny_build")
-    build(BuildRequest(large=str(large), small=str(small), out=root / "bundle", cache=root / "cache"), Silent())
-    return root / "bundle", root / "cache"
+    return built(tmp_path_factory.mktemp("tiny_build"), *map(str, tiny_pair_dirs))
 
 
 @pytest.fixture(scope="session")
 def demo_build(tmp_path_factory):
     """Builds the demo pair's bundle, here and now; (bundle, cache)."""
+    return built(tmp_path_factory.mktemp("demo"), "demo", "demo")
+
+
+def built(root, large, small):
+    """A bundle and its store in `root`."""
     from hsexport.build import build
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest
 
-    root = tmp_path_factory.mktemp("demo")
-    build(BuildRequest(large="demo", small="demo", out=root / "bundle", cache=root / "cache"), Silent())
+    build(BuildRequest(large=large, small=small, out=root / "bundle", cache=root / "cache"), Silent())
     return root / "bundle", root / "cache"
 
 

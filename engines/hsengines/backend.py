@@ -153,9 +153,13 @@ class BuildOptions:
     """Speeds a build up and does not decide what comes out: no part of the build key."""
 
 
+NODE_SEPARATOR = " + "
+"""Between the names of the nodes that one layer stands for."""
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One layer as the builder took it: the graph's nodes it stands for, joined by " + ", and its outputs' dtypes."""
+    """One layer as the builder took it: the graph's nodes it stands for, joined, and its outputs' dtypes."""
 
     name: str
     kind: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -67,15 +68,11 @@ def _key(compiled: CompiledEngine, ran_on: str, runner: str) -> BuildKey:
 def _measured(compiled: CompiledEngine, runner: Backend, device: Device, ran_on: str) -> ParityRecord:
     graph = compiled.graph
     inputs, expected = load_golden(graph.golden)
-    if ran_on == "engine":
-        engine = runner.load(compiled.files.engine, graph.spec, device)
+    runnable = nullcontext((compiled.files.engine, graph.spec)) if ran_on == "engine" else cast_back_graph(graph)
+    with runnable as (file, spec):
+        engine = runner.load(file, spec, device)
         result = compare(engine, device, inputs, expected, "torch at build", tolerance_of(graph.precision))
         engine.close()
-    else:
-        with cast_back_graph(graph) as (onnx, spec):
-            engine = runner.load(onnx, spec, device)
-            result = compare(engine, device, inputs, expected, "torch at build", tolerance_of(graph.precision))
-            engine.close()
     if not result.passed:
         raise _refusal(compiled, result)
     return ParityRecord(

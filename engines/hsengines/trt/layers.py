@@ -19,10 +19,8 @@ import json
 import re
 from typing import Any
 
-from hsengines.backend import Layer
+from hsengines.backend import NODE_SEPARATOR, Layer
 from hsengines.trt.dtypes import numpy_name, numpy_name_of_printed
-
-SEPARATOR = " + "
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
@@ -59,4 +57,4 @@ def _printed(entry: dict[str, Any]) -> Layer:
 
 def nodes_in(metadata: str) -> str:
     """The names of the ONNX nodes in a layer's metadata, each once."""
-    return SEPARATOR.join(dict.fromkeys(_NODE.findall(metadata)))
+    return NODE_SEPARATOR.join(dict.fromkeys(_NODE.findall(metadata)))
