@@ -1,0 +1,1 @@
+"""What schedules cost and what their pictures are worth, measured side by side in one run."""
