@@ -98,12 +98,13 @@ class Recipe:
         return {
             "B": DimRange(1, 1, batch),
             "G": DimRange(1, 2, 2 * batch),
+            "L": DimRange(1, 2, 2 * batch),
             "N": tokens,
             "M": tokens,
-            "R": DimRange(0, tokens.optimum, tokens.maximum),
+            "R": DimRange(0, tokens.optimum, max(tokens.maximum, self.text_tokens)),
+            "K": DimRange(1, tokens.optimum, max(tokens.maximum, self.text_tokens)),
             "T": DimRange(1, self.text_tokens, self.text_tokens),
             "S": DimRange(1, steps, levels),
-            "S1": DimRange(2, steps + 1, levels + 1),
             "h": DimRange(1, height // scale, max_height // scale),
             "w": DimRange(1, width // scale, max_width // scale),
         }

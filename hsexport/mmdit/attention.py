@@ -70,20 +70,21 @@ def self_attention(attention: Attention, x: Tensor, past: list[KeyValue]) -> tup
 
 def joint_attention(
     attention: Attention, x: Tensor, text: Tensor, past: list[KeyValue]
-) -> tuple[Tensor, Tensor | None, KeyValue]:
-    """Active and text tokens attend to active, cached and text tokens.
+) -> tuple[Tensor, Tensor | None, KeyValue, KeyValue]:
+    """Active and live text tokens attend to these and to the cached ones in `past`.
 
     Returns the image part (G, M, width), the text part (G, T, width) or None in the last layer, whose text output
-    nobody reads, and the active tokens' keys and values.
+    nobody reads, and the keys and values of the active tokens and of the text.
     """
     active = x.shape[1]
     query = project(x, attention.to_q, attention.norm_q, attention.heads)
-    present = image_key_value(attention, x)
-    everything = joined([present, *past, text_key_value(attention, text)])
+    present, present_text = image_key_value(attention, x), text_key_value(attention, text)
+    everything = joined([present, *past, present_text])
     if attention.context_pre_only:
         out = F.scaled_dot_product_attention(query, everything.key, everything.value)
-        return flat(attention.to_out[0], merge_heads(out)), None, present
+        return flat(attention.to_out[0], merge_heads(out)), None, present, present_text
     text_query = project(text, attention.add_q_proj, attention.norm_added_q, attention.heads)
     query = torch.cat([query, text_query], dim=2)
     out = merge_heads(F.scaled_dot_product_attention(query, everything.key, everything.value))
-    return flat(attention.to_out[0], out[:, :active]), flat(attention.to_add_out, out[:, active:]), present
+    image_out = flat(attention.to_out[0], out[:, :active])
+    return image_out, flat(attention.to_add_out, out[:, active:]), present, present_text

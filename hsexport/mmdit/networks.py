@@ -14,7 +14,7 @@ from hsruntime.manifest import Transformer
 if TYPE_CHECKING:
     from torch import nn
 
-TRACE_DIMS = {"G": 2, "M": 6, "R": 10, "T": 5, "N": 12}
+TRACE_DIMS = {"G": 2, "M": 6, "R": 10, "T": 5, "U": 4, "N": 12}
 REGION_RATIO = 0.3  # what the region profile is tuned for
 
 
@@ -24,16 +24,20 @@ def cache_names(prefix: str, layers: int) -> list[str]:
 
 
 def large_network(recipe: Recipe) -> Network:
-    """Large: M active tokens, R cached ones; R = 0 makes it the whole model."""
+    """Large: M active image tokens, R cached ones, T live text tokens, U cached ones.
+
+    R = U = 0 makes it the whole model; T = 0 leaves the text stream to the cache.
+    """
     arch, ranges = recipe.large, recipe.ranges()
-    past = [TensorSpec(n, "float32", _slot(arch, "R")) for n in cache_names("past", arch.attention_layers)]
-    presents = [TensorSpec(n, "float32", _slot(arch, "M")) for n in cache_names("present", arch.attention_layers)]
+    past = [*_slots(arch, "past", arch.attention_layers, "R"), *_slots(arch, "past_text", arch.layers, "U")]
+    presents = [*_slots(arch, "present", arch.attention_layers, "M"), *_slots(arch, "present_text", arch.layers, "T")]
     rows, tokens, text = ranges["G"], ranges["N"], ranges["T"]
     region = DimRange(1, max(1, round(REGION_RATIO * tokens.optimum)), tokens.maximum)
     cached = DimRange(0, tokens.optimum - region.optimum, max(1, tokens.maximum - 1))
+    live, kept = DimRange(0, text.optimum, text.maximum), DimRange(0, 0, text.maximum)
     profiles = (
-        Profile("full", {"G": rows, "M": tokens, "R": DimRange(0, 0, 0), "T": text}),
-        Profile("region", {"G": rows, "M": region, "R": cached, "T": text}),
+        Profile("full", {"G": rows, "M": tokens, "R": DimRange(0, 0, 0), "T": text, "U": DimRange(0, 0, 0)}),
+        Profile("region", {"G": rows, "M": region, "R": cached, "T": live, "U": kept}),
     )
     velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.latent.token_width))
     spec = EngineSpec("large", (*_common_inputs(recipe, arch, "M"), *past), (velocity, *presents), profiles)
@@ -49,8 +53,9 @@ def small_network(recipe: Recipe) -> Network:
     return _network(recipe, spec, recipe.pair.small, narrow=("text", "pooled"))
 
 
-def _slot(arch: Transformer, tokens: str) -> tuple[str, int, str, int]:
-    return ("G", arch.heads, tokens, arch.head_size)
+def _slots(arch: Transformer, prefix: str, layers: int, tokens: str) -> list[TensorSpec]:
+    shape = ("G", arch.heads, tokens, arch.head_size)
+    return [TensorSpec(name, "float32", shape) for name in cache_names(prefix, layers)]
 
 
 def _common_inputs(recipe: Recipe, arch: Transformer, tokens: str) -> tuple[TensorSpec, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
@@ -24,12 +26,31 @@ def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, shift: Tensor, sc
     return x + gate[:, None] * flat(block, norm(x) * (1 + scale[:, None]) + shift[:, None])
 
 
+@dataclass
+class Cache:
+    """Keys and values, slot after slot as the layers come: what a call is given, and what it leaves behind."""
+
+    past: list[KeyValue]  # of cached image tokens, one for each attention layer; empty without a cache
+    past_text: list[KeyValue]  # of cached text tokens, one for each joint attention
+    presents: list[KeyValue] = field(default_factory=list)
+    presents_text: list[KeyValue] = field(default_factory=list)
+
+    def image(self) -> list[KeyValue]:
+        """The cached image tokens of the layer that comes next."""
+        return self.past[len(self.presents) :][:1]
+
+    def everything(self) -> list[KeyValue]:
+        """The cached image and text tokens of the joint attention that comes next."""
+        return [*self.image(), *self.past_text[len(self.presents_text) :][:1]]
+
+
 class TokenTransformer(nn.Module):
     """A transformer over tokens; shares its weights with the diffusers model it was made from.
 
     Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, timestep (1,), text (G, T, Dt),
-    pooled (G, Dp), and, if it takes a cache, a key and a value (G, H, R, D) for each attention layer in turn.
-    Outputs: velocity (G, M, P), and for a cache-taking one the active tokens' keys and values (G, H, M, D).
+    pooled (G, Dp), and, if it takes a cache, a key and a value (G, H, R, D) for each attention layer in turn and a key
+    and a value (G, H, U, D) of cached text for each joint one. Outputs: velocity (G, M, P), and for a cache-taking one
+    the keys and values of the active tokens (G, H, M, D) and of the text (G, H, T, D), in the same order.
     """
 
     def __init__(self, model: SD3Transformer2DModel, kept: PositionTable, *, takes_cache: bool) -> None:
@@ -48,29 +69,31 @@ class TokenTransformer(nn.Module):
         self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, *past: Tensor
     ) -> tuple[Tensor, ...]:
         """Velocity, then keys and values."""
-        cache = [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
-        x, _, presents, emb = self.streams(tokens, positions, timestep, text, pooled, cache)
+        pairs = [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
+        of_text = len(pairs) - len(self.transformer_blocks)  # the last slots, one for each block
+        cache = Cache(pairs[:of_text], pairs[of_text:]) if pairs else Cache([], [])
+        x, _, emb = self.streams(tokens, positions, timestep, text, pooled, cache)
         velocity = self.proj_out(self.norm_out(x, emb))
-        return (velocity, *(t for kv in presents for t in kv)) if self.takes_cache else (velocity,)
+        kept = [*cache.presents, *cache.presents_text] if self.takes_cache else []
+        return (velocity, *(t for kv in kept for t in kv))
 
     def streams(
-        self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, cache: list[KeyValue]
-    ) -> tuple[Tensor, Tensor, list[KeyValue], Tensor]:
-        """Image and text streams after the last block, all keys and values, and the conditioning embedding."""
+        self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, cache: Cache
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Image and text streams after the last block, and the conditioning embedding; fills the cache's presents."""
         place = self.position_table.index_select(0, positions.flatten()).unflatten(0, positions.shape)
         x = nn.functional.linear(tokens, self.patch_weight, self.patch_bias) + place
         emb = self.time_text_embed(timestep, pooled)
         text = self.context_embedder(text)
-        presents: list[KeyValue] = []
         for block in self.transformer_blocks:
-            x, text = run_block(block, x, text, emb, cache, presents)
-        return x, text, presents, emb
+            x, text = run_block(block, x, text, emb, cache)
+        return x, text, emb
 
 
 def run_block(
-    block: JointTransformerBlock, x: Tensor, text: Tensor, emb: Tensor, cache: list[KeyValue], presents: list[KeyValue]
+    block: JointTransformerBlock, x: Tensor, text: Tensor, emb: Tensor, cache: Cache
 ) -> tuple[Tensor, Tensor]:
-    """One block over the active tokens; appends its layers' keys and values to `presents`."""
+    """One block over the active tokens; appends its layers' keys and values to the cache's presents."""
     normed2, gate2 = None, None
     if block.use_dual_attention:
         normed, gate, shift, scale, ff_gate, normed2, gate2 = block.norm1(x, emb=emb)
@@ -82,12 +105,13 @@ def run_block(
     else:
         text_normed, *text_modulation = block.norm1_context(text, emb=emb)
 
-    out, text_out, present = joint_attention(block.attn, normed, text_normed, _slot(cache, presents))
-    presents.append(present)
+    out, text_out, present, present_text = joint_attention(block.attn, normed, text_normed, cache.everything())
+    cache.presents.append(present)
+    cache.presents_text.append(present_text)
     x = x + gate[:, None] * out
     if normed2 is not None and gate2 is not None:
-        out, present = self_attention(block.attn2, normed2, _slot(cache, presents))
-        presents.append(present)
+        out, present = self_attention(block.attn2, normed2, cache.image())
+        cache.presents.append(present)
         x = x + gate2[:, None] * out
     x = feed_forward(block.ff, block.norm2, x, shift, scale, ff_gate)
 
@@ -96,8 +120,3 @@ def run_block(
         text = text + text_gate[:, None] * text_out
         text = feed_forward(block.ff_context, block.norm2_context, text, text_shift, text_scale, text_ff_gate)
     return x, text
-
-
-def _slot(cache: list[KeyValue], presents: list[KeyValue]) -> list[KeyValue]:
-    """The cached tokens' keys and values of the layer that comes next; empty without a cache."""
-    return [cache[len(presents)]] if cache else []

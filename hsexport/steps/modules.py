@@ -1,4 +1,4 @@
-"""The step's own arithmetic in torch: gathering, guidance, blending, Euler.
+"""The step's own arithmetic in torch: gathering, guidance, blending, the solver's step.
 
 Gathers take flat row numbers (row = picture * N + token): one index_select over int32 serves every backend, where
 batched gathers each have a backend that refuses them.
@@ -15,21 +15,6 @@ def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     return rows.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
-def guided(velocity: Tensor, told: Tensor, untold: Tensor, guidance: Tensor) -> Tensor:
-    """Classifier-free guidance (B, N, P) over rows of velocity (G, N, P).
-
-    `told` and `untold` (B,) name each picture's rows; without guidance both name the same row and drop out.
-    """
-    plain = velocity.index_select(0, untold)
-    return plain + guidance * (velocity.index_select(0, told) - plain)
-
-
-def euler(latents: Tensor, velocity: Tensor, sigmas: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """X + (sigma_next - sigma) v, and the next step's number."""
-    after = step + 1
-    return latents + (sigmas.index_select(0, after) - sigmas.index_select(0, step)) * velocity, after
-
-
 class Prepare(nn.Module):
     """Latents (B, N, P) to a transformer's tokens (G, M, P), and its timestep (1,)."""
 
@@ -38,46 +23,55 @@ class Prepare(nn.Module):
         return take_rows(latents.flatten(0, 1), index), timesteps.index_select(0, step)
 
 
+class Guide(nn.Module):
+    """Classifier-free guidance over the rows of a velocity."""
+
+    def forward(self, velocity: Tensor, told: Tensor, untold: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:
+        """The guided velocity (B, M, P) of rows (G, M, P), and how far the told row lies from the untold one.
+
+        `told` and `untold` (B,) name each picture's rows; without guidance both name the same row and drop out.
+        """
+        plain = velocity.index_select(0, untold)
+        difference = velocity.index_select(0, told) - plain
+        return plain + guidance * difference, difference
+
+
+class GuideHeld(nn.Module):
+    """Guidance from the told rows alone: the difference to the untold ones is an earlier step's."""
+
+    def forward(self, velocity: Tensor, difference: Tensor, index: Tensor, excess: Tensor) -> tuple[Tensor]:
+        """`velocity` (B, M, P), `difference` (B, N, P); `index` (B, M) holds flat row numbers into B * N.
+
+        `excess` (1,) is the guidance scale less 1, since v_u + g (v_c - v_u) = v_c + (g - 1) (v_c - v_u); 0 is none.
+        """
+        return (velocity + excess * take_rows(difference.flatten(0, 1), index),)
+
+
+class Blend(nn.Module):
+    """Large's velocity on the active tokens, another one elsewhere."""
+
+    def forward(self, active: Tensor, elsewhere: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor]:
+        """`active` (B, M, P), `elsewhere` (B, N, P); `index` (B, N) holds flat row numbers into B * M.
+
+        `weight` (B, N) is large's share: 1 inside the region, less where it is feathered, 0 outside, where `index`
+        may name any row.
+        """
+        difference = take_rows(active.flatten(0, 1), index) - elsewhere
+        return (elsewhere + weight.unsqueeze(-1) * difference,)
+
+
 class Advance(nn.Module):
-    """One Euler step from one model's velocity."""
+    """One step of a linear two-step solver."""
 
     def forward(
-        self,
-        velocity: Tensor,
-        latents: Tensor,
-        told: Tensor,
-        untold: Tensor,
-        guidance: Tensor,
-        sigmas: Tensor,
-        step: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next latents, the guided velocity, the next step's number."""
-        v = guided(velocity, told, untold, guidance)
-        after, next_step = euler(latents, v, sigmas, step)
-        return after, v, next_step
+        self, velocity: Tensor, previous: Tensor, latents: Tensor, coefficients: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next latents x + a v_n + b v_(n-1), and the next step's number; `coefficients` (S, 2) are a and b.
 
-
-class AdvanceBlended(nn.Module):
-    """One Euler step: small's velocity everywhere, large's on the active tokens."""
-
-    def forward(
-        self,
-        velocity_large: Tensor,
-        velocity_small: Tensor,
-        blend: Tensor,
-        latents: Tensor,
-        told: Tensor,
-        untold: Tensor,
-        guidance: Tensor,
-        sigmas: Tensor,
-        step: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`blend` (B, N) holds flat row numbers into large's B * M rows followed by small's B * N."""
-        large = guided(velocity_large, told, untold, guidance)
-        small = guided(velocity_small, told, untold, guidance)
-        v = take_rows(torch.cat([large.flatten(0, 1), small.flatten(0, 1)]), blend)
-        after, next_step = euler(latents, v, sigmas, step)
-        return after, v, next_step
+        Euler has a = sigma_next - sigma and b = 0.
+        """
+        now = coefficients.index_select(0, step)
+        return latents + now[:, 0] * velocity + now[:, 1] * previous, step + 1
 
 
 class Score(nn.Module):
@@ -88,12 +82,37 @@ class Score(nn.Module):
         return ((first - second).abs().mean(dim=-1),)
 
 
+class Spread(nn.Module):
+    """How uneven a velocity (B, N, P) is inside each token: RAS's score (arXiv 2502.10389)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, velocity: Tensor) -> tuple[Tensor]:
+        """Deviation over the channels of each latent, mean over the token's latents: (B, N)."""
+        latents = velocity.unflatten(-1, (-1, self.channels))
+        centred = latents - latents.mean(dim=-1, keepdim=True)
+        return (centred.square().mean(dim=-1).sqrt().mean(dim=-1),)
+
+
 class SelectCache(nn.Module):
     """The cached tokens' part (G, H, R, D) of one layer's keys or values (G, H, N, D)."""
 
     def forward(self, everything: Tensor, index: Tensor) -> tuple[Tensor]:
         """`index` (G, H, R) holds flat row numbers into G * H * N."""
         return (take_rows(everything.flatten(0, 2), index),)
+
+
+class MergeCache(nn.Module):
+    """One layer's keys or values with some tokens' renewed."""
+
+    def forward(self, fresh: Tensor, everything: Tensor, index: Tensor) -> tuple[Tensor]:
+        """`fresh` (G, H, M, D) over `everything` (G, H, N, D).
+
+        `index` (G, H, N) holds flat row numbers into fresh's G * H * M rows followed by everything's G * H * N.
+        """
+        return (take_rows(torch.cat([fresh.flatten(0, 2), everything.flatten(0, 2)]), index),)
 
 
 class Unpatchify(nn.Module):

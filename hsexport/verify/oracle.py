@@ -30,6 +30,8 @@ def check_oracle(engine: Engine, device: Device, manifest: Manifest, seed: int =
         part, expected = _region(whole, full, np.sort(order[:count]), np.sort(order[count:]))
         reference = f"full pass, region of {count} of {tokens}"
         results.append(compare(engine, device, part, expected, reference, tolerance))
+        part, expected = _text_cached(part, full), {n: t for n, t in expected.items() if "_text_" not in n}
+        results.append(compare(engine, device, part, expected, f"{reference}, text cached", tolerance))
     return results
 
 
@@ -46,7 +48,8 @@ def _inputs(manifest: Manifest, rng: np.random.Generator) -> dict[str, np.ndarra
         "pooled": rng.standard_normal((rows, large.pooled_width), np.float32),
     }
     empty = np.zeros((rows, large.heads, 0, large.head_size), np.float32)
-    return inputs | {f"past_{which}_{i}": empty for i in range(large.attention_layers) for which in "kv"}
+    past = {f"past_{which}_{i}": empty for i in range(large.attention_layers) for which in "kv"}
+    return inputs | past | {f"past_text_{which}_{i}": empty for i in range(large.layers) for which in "kv"}
 
 
 def _region(
@@ -56,7 +59,15 @@ def _region(
     part = whole | {name: np.ascontiguousarray(whole[name][:, active]) for name in ("tokens", "positions")}
     expected = {"velocity": full["velocity"][:, active]}
     for name, tensor in full.items():
-        if name.startswith("present_"):
+        if name.startswith("present_text_"):
+            expected[name] = tensor
+        elif name.startswith("present_"):
             part[name.replace("present", "past")] = np.ascontiguousarray(tensor[:, :, cached])
             expected[name] = tensor[:, :, active]
     return part, expected
+
+
+def _text_cached(part: dict[str, np.ndarray], full: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The region pass with the full pass's keys and values of the text, and no text of its own."""
+    kept = {n.replace("present", "past"): np.ascontiguousarray(t) for n, t in full.items() if "present_text_" in n}
+    return part | kept | {"text": np.ascontiguousarray(part["text"][:, :0])}

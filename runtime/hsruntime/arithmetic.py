@@ -2,50 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hsruntime.buffers import text_tokens
 from hsruntime.manifest import Manifest, Transformer
 from hsruntime.region import active_count
-from hsruntime.schedule import Schedule
+from hsruntime.schedule import Schedule, Segment
 
 
-def step_flops(model: Transformer, active: int, tokens: int, text: int) -> int:
+def step_flops(model: Transformer, active: int, tokens: int, text: int, *, text_cached: bool = False) -> int:
     """Floating-point operations of one row's step over `active` of `tokens` image tokens and `text` text tokens.
 
     Matrix products only: per token and layer 12 w^2 multiply-adds (query, key, value, output, two of 4 w^2 in the
     feed-forward), per query and key 2 w; a dual attention adds 4 w^2 and its own queries and keys among image tokens.
+    A cached text costs its keys and nothing else.
     """
     w, keys = model.width, tokens + text
-    linear = 12 * w * w * (active + text) * model.layers - 10 * w * w * text  # the last text half keeps only K and V
-    joint = 2 * w * keys * ((active + text) * model.layers - text)
+    live = 0 if text_cached else text
+    linear = 12 * w * w * (active + live) * model.layers - 10 * w * w * live  # the last text half keeps only K and V
+    joint = 2 * w * keys * ((active + live) * model.layers - live)
     dual = (4 * w * w * active + 2 * w * active * tokens) * len(model.dual_attention_layers)
     return 2 * (linear + joint + dual)
 
 
-def schedule_flops(schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int) -> int:
-    """Transformer operations of a whole schedule, one guidance row, the gap signal's extra small steps included."""
-    active = active_count(schedule.region.ratio, tokens)
-    cost = {
-        "large": step_flops(large, tokens, tokens, text),
-        "small": step_flops(small, tokens, tokens, text),
-        "region": step_flops(large, active, tokens, text),
-    }
+@dataclass(frozen=True)
+class Costs:
+    """Operations of a step of one row, by what runs in it."""
+
+    large: int
+    region: int
+    small: int
+
+    @classmethod
+    def of(cls, schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int) -> Costs:
+        """For a picture of `tokens` and a prompt of `text` tokens."""
+        active, cached = active_count(schedule.region.ratio, tokens), schedule.region.text == "cached"
+        return cls(
+            step_flops(large, tokens, tokens, text),
+            step_flops(large, active, tokens, text, text_cached=cached),
+            step_flops(small, tokens, tokens, text),
+        )
+
+    def step(self, segment: Segment) -> int:
+        """One step of a segment."""
+        large = {"full": self.large, "region": self.region, None: 0}[segment.large]
+        return large + (self.small if segment.small else 0)
+
+
+def schedule_flops(
+    schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int, *, guided: bool = True
+) -> int:
+    """Transformer operations of a whole schedule and picture, the gap signal's extra small steps included."""
+    costs, rows = Costs.of(schedule, large, small, tokens, text), 2 if guided else 1
     total, runs = 0, list(schedule.unrolled())
     for before, segment in zip([None, *runs], runs, strict=False):
-        per_step = {"large": cost["large"], "small": cost["small"], "hybrid": cost["region"] + cost["small"]}
-        total += segment.steps * per_step[segment.mode]
-        if before is not None and segment.large == "region" and schedule.region.signal == "gap":
-            total += cost["small"]
+        total += segment.steps * costs.step(segment) * (rows if segment.guidance == "full" else 1)
+        chooses = before is not None and before.large == "full" and segment.large == "region"
+        if chooses and schedule.region.signal == "gap":
+            total += costs.small * rows
     return total
 
 
-def predicted_speedup(schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int) -> float:
+def predicted_speedup(
+    schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int, *, guided: bool = True
+) -> float:
     """Cost of large alone over as many steps, divided by the schedule's."""
-    reference = schedule.steps * step_flops(large, tokens, tokens, text)
-    return reference / schedule_flops(schedule, large, small, tokens, text)
+    rows = 2 if guided else 1
+    reference = schedule.steps * rows * step_flops(large, tokens, tokens, text)
+    return reference / schedule_flops(schedule, large, small, tokens, text, guided=guided)
 
 
 def bundle_speedup(manifest: Manifest, schedule: Schedule) -> float:
-    """`predicted_speedup` of a bundle's pair at its default size and text length."""
+    """`predicted_speedup` of a bundle's pair at its default size, guidance and text length."""
     width, height = manifest.sizes.default
     tokens = width * height // manifest.latent.pixels_per_token**2
-    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest))
+    guided = manifest.defaults.guidance_scale > 1
+    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest), guided=guided)

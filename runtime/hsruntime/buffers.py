@@ -19,7 +19,8 @@ class LoopShape:
     rows: int  # G: B, or 2B under guidance
     grid: tuple[int, int]  # (h, w) in tokens
     active: int  # M; 0 if the schedule has no region
-    steps: int
+    steps: int  # S: room for as many, see `steps_room`
+    text_cached: bool = False  # whether region steps take the text's keys and values from the cache
 
     @property
     def tokens(self) -> int:
@@ -32,18 +33,36 @@ class LoopShape:
         return self.tokens - self.active
 
 
+def steps_room(steps: int, levels: int) -> int:
+    """Room for a schedule's steps, rounded up, so that schedules of about one length share their buffers.
+
+    `levels`: how many noise levels the bundle's engines take at the most.
+    """
+    return min(levels, -(-steps // 32) * 32)
+
+
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of every attention layer, in order key 0, value 0, key 1, ..."""
+    """Keys and values, in order key 0, value 0, key 1, ...: of image tokens by attention layer, of text by block."""
 
-    tensors: tuple[Tensor, ...]
+    image: tuple[Tensor, ...]
+    text: tuple[Tensor, ...]
 
     @classmethod
-    def empty(cls, device: Device, manifest: Manifest, rows: int, tokens: int) -> Cache:
-        """Uninitialised slots (G, H, tokens, D) of the dtype that large takes."""
+    def empty(cls, device: Device, manifest: Manifest, rows: int, tokens: int, text: int) -> Cache:
+        """Uninitialised slots (rows, H, tokens, D) and (rows, H, text, D) of the dtype that large takes."""
         model, dtype = manifest.large, cache_dtype(manifest)
-        shape = (rows, model.heads, tokens, model.head_size)
-        return cls(tuple(device.empty(shape, dtype) for _ in range(2 * model.attention_layers)))
+
+        def slots(layers: int, count: int) -> tuple[Tensor, ...]:
+            shape = (rows, model.heads, count, model.head_size)
+            return tuple(device.empty(shape, dtype) for _ in range(2 * layers))
+
+        return cls(slots(model.attention_layers, tokens), slots(model.layers, text))
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """Under the engine's names: past_k_0, past_v_0, past_k_1, ..., past_text_k_0, ..."""
+        parts = {prefix: self.image, f"{prefix}_text": self.text}
+        return {f"{name}_{'kv'[i % 2]}_{i // 2}": t for name, part in parts.items() for i, t in enumerate(part)}
 
 
 @dataclass(frozen=True)
@@ -74,14 +93,20 @@ class StepBuffers:
     latents: Tensor  # (B, N, P)
     next_latents: Tensor
     guided: Tensor  # (B, N, P): the guided velocity of the step just taken
-    other: Tensor  # (B, N, P): the velocity it is compared with to choose a region
+    previous: Tensor  # (B, N, P): the one before
+    other: Tensor  # (B, N, P): small's, in a hybrid step or for the gap signal
+    difference: Tensor  # (B, N, P): between a picture's two rows, in the last step that ran both on all of it
+    zero: Tensor  # (B, N, P)
     scores: Tensor  # (B, N)
+    magnitudes: Tensor  # (B, N)
     step: Tensor  # (1,) int32
     next_step: Tensor
     timestep: Tensor  # (1,)
     timesteps: Tensor  # (S,)
-    sigmas: Tensor  # (S + 1,)
+    coefficients: Tensor  # (S, 2): the solver's, of this velocity and the one before
     guidance: Tensor  # (1,)
+    excess: Tensor  # (1,): guidance less 1
+    no_excess: Tensor  # (1,): 0
     told: Tensor  # (B,) int32
     untold: Tensor
 
@@ -89,10 +114,10 @@ class StepBuffers:
     def empty(cls, device: Device, shape: LoopShape, width: int) -> StepBuffers:
         """Uninitialised."""
         b, n, s = shape.pictures, shape.tokens, shape.steps
-        floats = {
-            "latents": (b, n, width), "next_latents": (b, n, width), "guided": (b, n, width), "other": (b, n, width),
-            "scores": (b, n), "timestep": (1,), "timesteps": (s,), "sigmas": (s + 1,), "guidance": (1,),
-        }  # fmt: skip
+        wide = ("latents", "next_latents", "guided", "previous", "other", "difference", "zero")
+        floats: dict[str, tuple[int, ...]] = dict.fromkeys(wide, (b, n, width))
+        floats |= {"scores": (b, n), "magnitudes": (b, n), "timesteps": (s,), "coefficients": (s, 2)}
+        floats |= dict.fromkeys(("timestep", "guidance", "excess", "no_excess"), (1,))
         ints = {"step": (1,), "next_step": (1,), "told": (b,), "untold": (b,)}
         tensors = {name: device.empty(extents, "float32") for name, extents in floats.items()}
         tensors |= {name: device.empty(extents, "int32") for name, extents in ints.items()}
@@ -115,6 +140,11 @@ class Conditioning:
             device.empty((rows, length, large.text_width), text), device.empty((rows, large.pooled_width), pooled)
         )
 
+    def write_rows(self, other: Conditioning, first: int) -> None:
+        """Takes over the rows of `other` from `first` on; by way of the host, once a picture."""
+        self.text.write(np.ascontiguousarray(other.text.read()[first:]))
+        self.pooled.write(np.ascontiguousarray(other.pooled.read()[first:]))
+
 
 def text_tokens(manifest: Manifest) -> int:
     """T: one CLIP's length and T5's; the two CLIPs stand side by side."""
@@ -129,17 +159,20 @@ def cache_dtype(manifest: Manifest) -> str:
 
 
 def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
-    """What a loop's tensors take, but for a few that hold one number each.
+    """What a loop's tensors take, but for a few that hold one number each; steps of the prompts' rows alone add theirs.
 
-    The cache is nearly all of it: every layer's keys and values of the whole picture, and with a region once more
-    for cached and active tokens.
+    The cache is nearly all of it: every layer's keys and values of the whole picture and the text, and with a region
+    once more for cached and active tokens.
     """
     large, width = manifest.large, manifest.latent.token_width
-    slot = 2 * large.attention_layers * large.width * numpy_dtype(cache_dtype(manifest)).itemsize
-    tokens = shape.tokens * (2 if shape.active else 1)
+    slot = 2 * large.width * numpy_dtype(cache_dtype(manifest)).itemsize
+    image = shape.tokens * (2 if shape.active else 1) * large.attention_layers
+    live = shape.active and not shape.text_cached
+    text = text_tokens(manifest) * (2 if live else 1) * large.layers
     index = shape.rows * large.heads * shape.cached * 4 if shape.active else 0
-    floats = shape.pictures * shape.tokens * width * 4 + shape.rows * (shape.tokens * 2 + shape.active) * width * 2
-    return shape.rows * tokens * slot + index + 4 * floats
+    floats = 7 * shape.pictures * shape.tokens * width + shape.rows * (shape.tokens * 2 + shape.active) * width
+    blended = shape.pictures * (2 * shape.active + shape.tokens) * width if shape.active else 0
+    return shape.rows * (image + text) * slot + index + 4 * (floats + blended)
 
 
 def write_all(tensor: Tensor, value: np.ndarray | float | int) -> None:

@@ -14,8 +14,8 @@ from hsruntime.manifest import BundleError, FileRecord, Manifest, manifest_from_
 
 MANIFEST_NAME = "manifest.json"
 REQUIRED_ENGINES = (
-    "large", "small", "vae_decoder", "join_text", "prepare", "advance", "advance_blended", "score", "select_cache",
-    "unpatchify",
+    "large", "small", "vae_decoder", "join_text", "prepare", "guide", "guide_held", "blend", "advance", "score",
+    "spread", "select_cache", "merge_cache", "unpatchify",
 )  # fmt: skip
 
 # No dot at either end rules out '.', '..' and what Windows strips; ASCII rules out two spellings of one name.

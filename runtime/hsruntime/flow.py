@@ -24,6 +24,19 @@ def sigmas_for(scheduler: Scheduler, steps: int) -> np.ndarray:
     return np.append(shifted(spaced.astype(np.float32), scheduler.shift), 0).astype(np.float32)
 
 
+def solver_coefficients(sigmas: np.ndarray, solver: str) -> np.ndarray:
+    """What each step takes of its velocity and of the one before: (steps, 2) float32 for noise levels (steps + 1,).
+
+    "euler": h and 0, h being the step in sigma. "ab2": the second-order Adams-Bashforth step over unequal steps,
+    h (1 + h / 2h') and -h (h / 2h') with h' the step before; its first step is Euler's.
+    """
+    h = np.diff(sigmas.astype(np.float64))
+    ratio = np.zeros_like(h)
+    if solver == "ab2":
+        ratio[1:] = h[1:] / (2 * h[:-1])
+    return np.stack([h * (1 + ratio), -h * ratio], axis=1).astype(np.float32)
+
+
 def seeded_noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Standard normal latents (B, C, h, w) float32; picture i of a batch is picture 0 of seed + i."""
     draws = [

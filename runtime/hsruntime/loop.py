@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -13,10 +15,10 @@ from hsengines.errors import DeviceError
 from hsruntime.buffers import Conditioning, LoopShape, write_all
 from hsruntime.manifest import Manifest
 from hsruntime.region import Region
-from hsruntime.schedule import Schedule, Segment
+from hsruntime.schedule import MODES, Schedule, Segment, Settled
 from hsruntime.sequences import Sequences
 
-COMPARED = ("change", "gap")
+SCORED = ("change", "gap", "std")
 """The signals that look at velocities; the others need no scores."""
 
 
@@ -31,6 +33,7 @@ class Loop:
         self._sequences = Sequences(manifest, engines, device, shape, text)
         self._replays: dict[str, Replay] = {}
         self._taken = 0
+        self._steps = 0
         self.step = self._sequences.step
 
     def close(self) -> None:
@@ -41,36 +44,44 @@ class Loop:
 
     def ready(self, schedule: Schedule) -> None:
         """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
-        for name in _needed(schedule):
+        for name in self._needed(schedule):
             if name not in self._replays:
                 write_all(self.step.step, 0)  # a warm-up counts on, and must not run off the noise levels
                 self._replays[name] = self._device.replay(self._sequences.of(name))
 
-    def begin(self, tokens: np.ndarray, sigmas: np.ndarray, timesteps: np.ndarray, guidance: float) -> None:
-        """Puts the first latents (B, N, P) and the noise levels in place."""
+    def begin(self, tokens: np.ndarray, timesteps: np.ndarray, coefficients: np.ndarray, guidance: float) -> None:
+        """Puts the first latents (B, N, P), the steps' timesteps (steps,) and coefficients (steps, 2) in place."""
+        room = self.shape.steps - len(timesteps)
+        self._taken, self._steps = 0, len(timesteps)
         self.step.latents.write(tokens)
-        self.step.sigmas.write(sigmas)
-        self.step.timesteps.write(timesteps)
+        self.step.timesteps.write(np.pad(timesteps, (0, room)))
+        self.step.coefficients.write(np.pad(coefficients, ((0, room), (0, 0))))
         write_all(self.step.guidance, guidance)
+        write_all(self.step.excess, guidance - 1)
+        write_all(self.step.no_excess, 0)
         write_all(self.step.step, 0)
-        self._taken = 0
+        for velocity in (self.step.guided, self.step.previous, self.step.difference):
+            write_all(velocity, 0)  # a first step weighs what was there with 0, and 0 times nan is nan
+        self._sequences.write_text()
 
-    def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: str | None = None) -> float:
-        """Runs a segment; returns its seconds, `after_step`'s own not counted.
+    def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: bool = False) -> RunTime:
+        """Runs a segment, or as much of it as its `until` leaves; `after_step`'s own seconds are not counted.
 
-        `compare` prepares a region choice after the last step: "change" keeps the velocity before the last one,
-        "gap" asks small for its velocity at the last step's latents. Without `after_step` the host runs one step
-        ahead of the device, never more: an error is told at its step or the next. Raises DeviceError.
+        `compare` asks small for its velocity at the last step's latents, for the gap signal. Without `after_step` and
+        `until` the host runs one step ahead of the device, never more: an error is told at its step or the next.
+        Raises DeviceError.
         """
-        step, before = self._replays[segment.mode], self._replays[compare] if compare else None
-        start, elsewhere, pending = perf_counter(), 0.0, None
+        step, settling = self._replays[self._sequences.name_of(segment)], Settling(segment.until)
+        start, elsewhere, pending, steps = perf_counter(), 0.0, None, 0
         with self._errors_placed(segment):
-            for left in range(segment.steps, 0, -1):
-                self._taken += 1
-                if before and left == 1:
-                    before.launch()
+            while steps < segment.steps and not settling.done:
+                steps, self._taken = steps + 1, self._taken + 1
+                if compare and steps == segment.steps:
+                    self._replays["gap"].launch()
                 step.launch()
                 mark = self._device.mark()
+                if segment.until:
+                    settling.after(steps, *self._changes())
                 if after_step:
                     mark.wait()
                     paused = perf_counter()
@@ -82,33 +93,74 @@ class Loop:
                 pending = mark
             if pending:
                 pending.wait()
-        return perf_counter() - start - elsewhere
+        return RunTime(steps, perf_counter() - start - elsewhere)
 
     @contextmanager
     def _errors_placed(self, segment: Segment) -> Iterator[None]:
         try:
             yield
         except DeviceError as err:
-            where = f"step {self._taken} of {self.shape.steps}, {segment.mode}"
+            where = f"step {self._taken} of {self._steps}, {segment.mode}"
             raise DeviceError(f"{err.message} ({where})", err.hint) from err
 
-    def scores(self) -> np.ndarray:
-        """Scores (B, N) of the comparison that the last `run` prepared; one copy to the host."""
-        self._replays["score"].launch()
+    def _changes(self) -> tuple[float, float]:
+        """Mean absolute change of the guided velocity in the last step, and its mean magnitude before it."""
+        self._replays["settle"].launch()
+        return float(self.step.scores.read().mean()), float(self.step.magnitudes.read().mean())
+
+    def scores(self, signal: str) -> np.ndarray:
+        """Scores (B, N) of the step just taken; one copy to the host."""
+        self._replays[f"score {signal}"].launch()
         return self.step.scores.read()
 
-    def set_region(self, region: Region) -> None:
-        """Fixes the active tokens and gathers the cached tokens' keys and values from the last full step of large."""
-        self._sequences.write_region(region)
-        self._replays["gather"].launch()
+    def set_region(self, region: Region, weight: np.ndarray, segment: Segment) -> None:
+        """Fixes the active tokens for `segment` and gathers the cached tokens' keys and values.
+
+        They come from the last full step of large, and from what `take_back` renewed since.
+        """
+        self._sequences.write_region(region, weight)
+        self._replays[self._sequences.gather_of(segment)].launch()
+
+    def take_back(self, region: Region) -> None:
+        """Renews the whole picture's keys and values by the region step just taken."""
+        self._sequences.write_merge(region)
+        self._replays["merge"].launch()
+
+    def _needed(self, schedule: Schedule) -> list[str]:
+        """The replays of a schedule, largest memory first, so that scratch memory need not grow."""
+        order, runs, signal = list(MODES), list(schedule.unrolled()), schedule.region.signal
+        names = [self._sequences.name_of(run) for run in sorted(runs, key=lambda run: order.index(run.mode))]
+        if schedule.has_region:
+            names += ["gap"] if signal == "gap" else []
+            names += [f"score {signal}"] if signal in SCORED else []
+            names += ["merge"] if schedule.region.reselect else []
+            names += [self._sequences.gather_of(run) for run in runs if run.large == "region"]
+        if any(run.until for run in runs):
+            names.append("settle")
+        return list(dict.fromkeys(names))
 
 
-def _needed(schedule: Schedule) -> list[str]:
-    """The replays of a schedule, largest memory first, so that scratch memory need not grow."""
-    modes = {segment.mode for segment in schedule.unrolled()}
-    names: list[str] = [mode for mode in ("large", "hybrid", "small") if mode in modes]
-    if schedule.has_region:
-        signal = schedule.region.signal
-        names += [signal, "score"] if signal in COMPARED else []
-        names.append("gather")
-    return names
+@dataclass(frozen=True)
+class RunTime:
+    """How much of a segment ran, and for how long."""
+
+    steps: int
+    seconds: float
+
+
+class Settling:
+    """SRDiffusion's switch (`hsruntime.schedule.Settled`), told of one step after another."""
+
+    def __init__(self, rule: Settled | None) -> None:
+        self._rule = rule
+        self._before: float | None = None
+        self.done = False
+
+    def after(self, steps: int, change: float, magnitude: float) -> None:
+        """The step's mean change, and the mean magnitude before it; the first step has nothing to compare with."""
+        if self._rule is None or steps < 2:
+            return
+        now = math.tanh(change / magnitude) if magnitude else 0.0
+        if self._before is not None and steps >= self._rule.least:
+            self.done = 0 < self._before - now < self._rule.below
+        self._before = now

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from hsengines.errors import HSError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Count = Annotated[int, Meta(ge=1)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]

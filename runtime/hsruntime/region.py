@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +40,9 @@ def region_from_scores(scores: np.ndarray, active: int) -> Region:
     )
 
 
-def random_scores(pictures: int, tokens: int, seed: int) -> np.ndarray:
-    """The first control: any tokens; picture i draws as picture 0 of seed + i would."""
-    return np.stack([np.random.default_rng((seed + i, 1)).random(tokens, np.float32) for i in range(pictures)])
+def random_scores(pictures: int, tokens: int, seed: int, draw: int = 0) -> np.ndarray:
+    """The first control: any tokens, others at each `draw`; picture i draws as picture 0 of seed + i would."""
+    return np.stack([np.random.default_rng((seed + i, 1 + draw)).random(tokens, np.float32) for i in range(pictures)])
 
 
 def center_scores(pictures: int, grid: tuple[int, int]) -> np.ndarray:
@@ -57,18 +59,56 @@ def row_index(tokens_per_row: int, columns: np.ndarray) -> np.ndarray:
     return columns + offsets.reshape(-1, *([1] * (columns.ndim - 1)))
 
 
-def cache_index(cached: np.ndarray, rows: int, heads: int, tokens: int) -> np.ndarray:
-    """Flat row numbers (G, H, R) into G * H * N of the cached tokens; guidance rows share their picture's region."""
+def cache_index(cached: np.ndarray, rows: int, heads: int, tokens: int, first: int = 0) -> np.ndarray:
+    """Flat row numbers (rows, H, R) of the cached tokens into a cache of (row, head, token).
+
+    Guidance rows share their picture's region; `first` is where the rows wanted start in the cache.
+    """
     repeated = np.tile(cached, (rows // len(cached), 1))
     per_head = np.repeat(repeated, heads, axis=0)
-    return row_index(tokens, per_head).reshape(rows, heads, cached.shape[1])
+    index = row_index(tokens, per_head) + np.int32(first * heads * tokens)
+    return index.reshape(rows, heads, cached.shape[1])
+
+
+def merge_index(region: Region, rows: int, heads: int) -> np.ndarray:
+    """Flat row numbers (G, H, N) into G * H * M fresh keys or values, then G * H * N kept ones: fresh where active."""
+    pictures, active = region.active.shape
+    tokens = active + region.cached.shape[1]
+    slots = rows * heads
+    index = slots * active + np.arange(slots * tokens, dtype=np.int32).reshape(slots, tokens)
+    fresh = np.arange(slots * active, dtype=np.int32).reshape(slots, active)
+    where = np.repeat(np.tile(region.active, (rows // pictures, 1)), heads, axis=0)
+    np.put_along_axis(index, where.astype(np.int64), fresh, axis=1)
+    return index.reshape(rows, heads, tokens)
 
 
 def blend_index(region: Region) -> np.ndarray:
-    """Flat row numbers (B, N) into large's B * M velocities followed by small's B * N: large's where active."""
+    """Flat row numbers (B, N) into large's B * M velocities; a cached token names its picture's first."""
     pictures, active = region.active.shape
-    tokens = active + region.cached.shape[1]
-    index = pictures * active + np.arange(pictures * tokens, dtype=np.int32).reshape(pictures, tokens)
-    from_large = np.arange(pictures * active, dtype=np.int32).reshape(pictures, active)
-    np.put_along_axis(index, region.active.astype(np.int64), from_large, axis=1)
+    first = np.arange(pictures, dtype=np.int32)[:, None] * active
+    index = np.tile(first, (1, active + region.cached.shape[1]))
+    np.put_along_axis(index, region.active.astype(np.int64), first + np.arange(active, dtype=np.int32), axis=1)
     return index
+
+
+def large_share(region: Region, grid: tuple[int, int], feather: float) -> np.ndarray:
+    """How much of large's velocity each token takes (B, N): 1 if active, less by `feather` beside a cached one."""
+    share = region.mask.astype(np.float32)
+    if feather:
+        inside = _filtered(share.reshape(-1, *grid), np.min).reshape(share.shape)
+        share -= np.float32(feather) * (share - inside)
+    return share
+
+
+def smoothed(scores: np.ndarray, grid: tuple[int, int], how: str) -> np.ndarray:
+    """Scores (B, N) after a 3x3 filter over the token grid: "mean", "dilate" (largest), "erode" (smallest), "none"."""
+    filters: dict[str, Callable[..., Any]] = {"mean": np.mean, "dilate": np.max, "erode": np.min}
+    if how == "none":
+        return scores
+    return _filtered(scores.reshape(-1, *grid), filters[how]).reshape(scores.shape).astype(np.float32)
+
+
+def _filtered(maps: np.ndarray, reduce: Callable[..., Any]) -> np.ndarray:
+    """`reduce` over each token's 3x3 neighbourhood (B, h, w); beyond the edge the edge goes on."""
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    return np.asarray(reduce(np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)), axis=(3, 4)))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
 import numpy as np
+from msgspec import structs
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
-from hsruntime.buffers import LoopShape
+from hsruntime.buffers import LoopShape, steps_room
 from hsruntime.bundle import Bundle, open_bundle
+from hsruntime.chooser import Chooser
 from hsruntime.encode import tokenizers_of
-from hsruntime.flow import sigmas_for, tokens_from_latents
-from hsruntime.loop import COMPARED, Loop
+from hsruntime.flow import sigmas_for, solver_coefficients, tokens_from_latents
+from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
 from hsruntime.painters import Painters
-from hsruntime.region import Region, active_count, center_scores, random_scores, region_from_scores
+from hsruntime.region import Region, active_count
 from hsruntime.request import Callback, Progress, Request, complete_request
 from hsruntime.schedule import Schedule, Segment
 
@@ -182,7 +184,7 @@ class Session:
             painter.loop.ready(request.schedule)
             painter.encode(request.all_prompts)
             self._begin(painter.loop, request)
-            region, times = self._denoise(painter.loop, request)
+            region, ran, times = self._denoise(painter.loop, request)
             images = painter.decode()
         except HSError:
             painters.drop(shape)
@@ -191,7 +193,7 @@ class Session:
             images=images,
             region=region.mask if region else None,
             grid=shape.grid,
-            schedule=request.schedule,
+            schedule=ran,
             segments=tuple(times),
             seconds=perf_counter() - start,
         )
@@ -206,47 +208,47 @@ class Session:
         sigmas = sigmas_for(self.manifest.scheduler, request.schedule.steps)
         timesteps = (sigmas[:-1] * np.float32(self.manifest.scheduler.num_train_timesteps)).astype(np.float32)
         tokens = tokens_from_latents(request.latents, self.manifest.latent.patch_size)
-        loop.begin(tokens, sigmas, timesteps, request.guidance_scale)
+        coefficients = solver_coefficients(sigmas, request.schedule.solver)
+        loop.begin(tokens, timesteps, coefficients, request.guidance_scale)
 
-    def _denoise(self, loop: Loop, request: Request) -> tuple[Region | None, list[SegmentTime]]:
-        """Runs the segments; chooses the region wherever a hybrid one begins."""
-        region, times = None, []
-        after_step = _step_counter(request)
-        runs = list(request.schedule.unrolled())
-        for segment, following in zip(runs, [*runs[1:], None], strict=True):
-            chooses = following is not None and following.large == "region"
-            spent = loop.run(segment, after_step(segment), compare=_compared(request) if chooses else None)
-            if chooses:
+    def _denoise(self, loop: Loop, request: Request) -> tuple[Region | None, Schedule, list[SegmentTime]]:
+        """Runs the segments; the steps that an early end leaves go to the next one."""
+        schedule, after_step = request.schedule, _step_counter(request)
+        chooser = Chooser(loop, schedule, request.seed)
+        left, ran, times = list(schedule.segments), [], []
+        while left:
+            segment, spare = left.pop(0), 0
+            for run, following in _with_following(schedule, segment, left):
                 start = perf_counter()
-                region = self._choose_region(loop, request)
-                loop.set_region(region)
-                self._device.synchronize()
-                spent += perf_counter() - start
-            times.append(SegmentTime(segment.mode, segment.steps, spent))
-        return region, times
-
-    def _choose_region(self, loop: Loop, request: Request) -> Region:
-        shape, signal = loop.shape, request.schedule.region.signal
-        if signal == "random":
-            scores = random_scores(shape.pictures, shape.tokens, request.seed)
-        elif signal == "center":
-            scores = center_scores(shape.pictures, shape.grid)
-        else:
-            scores = loop.scores()
-        return region_from_scores(scores, shape.active)
+                chooser.before(run)
+                spent = perf_counter() - start
+                asks_small = following is not None and chooser.compares(run, following)
+                took = loop.run(run, after_step(run), compare=asks_small)
+                chooser.after(run, took.steps)
+                times.append(SegmentTime(run.mode, took.steps, took.seconds + spent))
+                spare = run.steps - took.steps
+            ran.append(structs.replace(segment, steps=segment.steps - spare))
+            if spare:
+                left[0] = structs.replace(left[0], steps=left[0].steps + spare)
+        return chooser.region, structs.replace(schedule, segments=ran), times
 
     def _loop_shape(self, request: Request) -> LoopShape:
         side = self.manifest.latent.pixels_per_token
         grid = (request.size[1] // side, request.size[0] // side)
         pictures, schedule = len(request.prompts), request.schedule
         active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
-        return LoopShape(pictures, pictures * (2 if request.guided else 1), grid, active, schedule.steps)
+        room = steps_room(schedule.steps, self.manifest.scheduler.num_train_timesteps)
+        cached_text = schedule.has_region and schedule.region.text == "cached"
+        return LoopShape(pictures, pictures * (2 if request.guided else 1), grid, active, room, cached_text)
 
 
-def _compared(request: Request) -> str | None:
-    """What the signal compares large's last velocity with; None for signals that look at nothing."""
-    signal = request.schedule.region.signal
-    return signal if signal in COMPARED else None
+def _with_following(
+    schedule: Schedule, segment: Segment, behind: list[Segment]
+) -> Iterator[tuple[Segment, Segment | None]]:
+    """A segment as it runs, each run with the one after it; the last with the next segment's first."""
+    runs = list(schedule.runs(segment))
+    after = [next(schedule.runs(behind[0]))] if behind else [None]
+    return zip(runs, [*runs[1:], *after], strict=True)
 
 
 def _step_counter(request: Request) -> Callable[[Segment], Callable[[], None] | None]:

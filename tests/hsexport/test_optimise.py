@@ -53,7 +53,7 @@ def test_every_block_lies_within_the_tolerance_of_fp32(graphs_at, exported, prec
 def test_step_arithmetic_stays_fp32_in_every_precision(graphs_at):
     graphs = graphs_at("bf16")
     stays = {name for name, graph in graphs.items() if graph.precision == "fp32"}
-    assert stays == {"prepare", "advance", "advance_blended", "score", "unpatchify"}
+    assert stays == {"prepare", "guide", "guide_held", "blend", "advance", "score", "spread", "unpatchify"}
     assert {t.dtype for t in graphs["advance"].spec.outputs} == {"float32", "int32"}
     assert {t.dtype for t in graphs["select_cache"].spec.outputs} == {"bfloat16"}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_pair import randomise
 
 from hsexport.mmdit.attention import KeyValue
-from hsexport.mmdit.transformer import TokenTransformer
+from hsexport.mmdit.transformer import Cache, TokenTransformer
 from hsruntime.flow import grid_positions, latents_from_tokens, tokens_from_latents
 from hsruntime.manifest import PositionTable
 
@@ -82,7 +82,8 @@ def test_region_velocity_and_text_equal_the_full_pass(case):
     positions = torch.from_numpy(grid_positions((TABLE, 9, 9), case["grid"])).expand(rows, -1)
     timestep, text, pooled = torch.tensor([431.0]), torch.randn(rows, case["text"], 12), torch.randn(rows, 10)
 
-    full_x, full_text, presents, emb = tokens_module.streams(tokens, positions, timestep, text, pooled, [])
+    full = Cache([], [])
+    full_x, full_text, emb = tokens_module.streams(tokens, positions, timestep, text, pooled, full)
     full_velocity = tokens_module.proj_out(tokens_module.norm_out(full_x, emb))
 
     order = torch.stack([torch.randperm(h * w) for _ in range(rows)])
@@ -91,13 +92,16 @@ def test_region_velocity_and_text_equal_the_full_pass(case):
     def cached_part(tensor):
         return torch.stack([row[:, places] for row, places in zip(tensor, cached, strict=True)])
 
-    cache = [KeyValue(cached_part(kv.key), cached_part(kv.value)) for kv in presents]
+    past = [KeyValue(cached_part(kv.key), cached_part(kv.value)) for kv in full.presents]
+    no_text = [KeyValue(kv.key[:, :, :0], kv.value[:, :, :0]) for kv in full.presents_text]
     part = (rows_of(tokens, active), rows_of(positions, active), timestep, text, pooled)
-    region_x, region_text, _, _ = tokens_module.streams(*part, cache)
-    flat = [tensor for kv in cache for tensor in kv]
-    region_velocity = tokens_module(*part, *flat)[0]
+    region_x, region_text, _ = tokens_module.streams(*part, Cache(past, no_text))
+    region_velocity = tokens_module(*part, *(t for kv in [*past, *no_text] for t in kv))[0]
+    without = (*part[:3], text[:, :0], pooled)
+    text_cached_velocity = tokens_module(*without, *(t for kv in [*past, *full.presents_text] for t in kv))[0]
 
     assert relative_error(region_velocity, rows_of(full_velocity, active)) < RELATIVE_ERROR
+    assert relative_error(text_cached_velocity, rows_of(full_velocity, active)) < RELATIVE_ERROR
     assert relative_error(region_x, rows_of(full_x, active)) < RELATIVE_ERROR
     assert relative_error(region_text, full_text) < RELATIVE_ERROR
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hsexport.mmdit.transformer import TokenTransformer
 from hsruntime.arithmetic import predicted_speedup, schedule_flops, step_flops
 from hsruntime.manifest import PositionTable, Transformer
-from hsruntime.schedule import schedule_from_text
+from hsruntime.schedule_text import schedule_from_text
 
 TOKENS, TEXT = 4096, 333  # 1024x1024 pixels; one CLIP's length and T5's
 
@@ -55,7 +55,7 @@ def test_steps_cost_what_torch_counts(model, active):
         slot = torch.empty(1, arch.heads, TOKENS - active, arch.head_size)
         positions = torch.empty(1, active, dtype=torch.int32)
         text, pooled = torch.empty(1, TEXT, 4096), torch.empty(1, 2048)
-        past = [slot] * (2 * arch.attention_layers)
+        past = [slot] * (2 * arch.attention_layers) + [slot[:, :, :0]] * (2 * arch.layers)
         module(torch.empty(1, active, 64), positions, torch.empty(1), text, pooled, *past)
     # The formula leaves out what is not in a layer: both embeddings, modulation, the output projection.
     assert step_flops(arch, active, TOKENS, TEXT) == pytest.approx(counter.get_total_flops(), rel=0.005)
@@ -108,10 +108,28 @@ def test_gap_costs_one_step_of_small_for_each_choice_of_a_region():
     def cost(text):
         return schedule_flops(schedule_from_text(text), large, small, TOKENS, TEXT)
 
-    once = step_flops(small, TOKENS, TOKENS, TEXT)
+    once = 2 * step_flops(small, TOKENS, TOKENS, TEXT)
     schedule = "large:2,hybrid:7,small:1"
     assert cost(f"{schedule};signal=gap") - cost(f"{schedule};signal=change") == once
     assert cost(f"{schedule};signal=gap,refresh=2") - cost(f"{schedule};signal=center,refresh=2") == 3 * once
+
+
+def test_steps_of_the_prompts_rows_alone_cost_half():
+    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
+
+    def cost(text, **options):
+        return schedule_flops(schedule_from_text(text), large, small, TOKENS, TEXT, **options)
+
+    assert cost("large:2,large+held:2") == 1.5 * cost("large:2")
+    assert cost("large:2,large+held:2", guided=False) == 2 * cost("large:2", guided=False)
+
+
+def test_cached_text_makes_a_region_step_as_cheap_as_the_method_says():
+    large = MODELS["SD3.5-Large"]
+    whole = step_flops(large, TOKENS, TOKENS, TEXT)
+    live = step_flops(large, 1229, TOKENS, TEXT) / whole
+    cached = step_flops(large, 1229, TOKENS, TEXT, text_cached=True) / whole
+    assert (live, cached) == pytest.approx((0.352, 0.278), abs=0.001)
 
 
 def test_refreshes_cost_large_steps():

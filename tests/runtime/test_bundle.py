@@ -52,10 +52,14 @@ ENGINES = [
     "join_text",
     "vae_decoder",
     "prepare",
+    "guide",
+    "guide_held",
+    "blend",
     "advance",
-    "advance_blended",
     "score",
+    "spread",
     "select_cache",
+    "merge_cache",
     "unpatchify",
 ]
 

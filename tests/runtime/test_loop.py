@@ -21,9 +21,11 @@ from hsruntime.session import Session
 # Engines that compute nothing leave whatever the memory held in the picture.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-LARGE = ["prepare", "large", "advance"]
-SMALL = ["prepare", "small", "advance"]
-HYBRID = ["prepare", "prepare", "large", "small", "advance_blended"]
+LARGE = ["prepare", "large", "guide", "advance"]
+SMALL = ["prepare", "small", "guide", "advance"]
+GAP = ["prepare", "small", "guide"]
+HYBRID = ["prepare", "prepare", "large", "small", "guide", "guide", "blend", "advance"]
+REGION = ["prepare", "large", "guide", "blend", "advance"]
 TEXT = ["text_encoder", "text_encoder_2", "text_encoder_3", "join_text"]
 DECODE = ["unpatchify", "vae_decoder"]
 
@@ -82,19 +84,50 @@ def test_one_model_runs_between_text_and_picture(session, backend, schedule, exp
 
 @pytest.mark.parametrize(
     ("signal", "before_choice"),
-    [("change", []), ("gap", SMALL), ("center", []), ("random", [])],
+    [("change", []), ("gap", GAP), ("std", []), ("center", []), ("random", [])],
 )
 def test_hybrid_steps_follow_a_choice_of_the_region(session, backend, gather, signal, before_choice):
     session.generate("red", schedule=f"large:2,hybrid:2,small:1;signal={signal}")
-    score = ["score"] if signal in ("change", "gap") else []
+    score = {"change": ["score"], "gap": ["score"], "std": ["spread"]}.get(signal, [])
     choice = [*LARGE, *before_choice, *LARGE, *score, *gather]
     assert backend.log == [*TEXT, *choice, *HYBRID * 2, *SMALL, *DECODE]
 
 
 def test_refresh_chooses_and_gathers_anew(session, backend, gather):
     session.generate("red", schedule="large:2,hybrid:4;signal=gap,refresh=2")
-    again = [*SMALL, *LARGE, "score", *gather]
+    again = [*GAP, *LARGE, "score", *gather]
     assert backend.log == [*TEXT, *LARGE, *again, *HYBRID * 2, *again, *HYBRID, *DECODE]
+
+
+def test_a_new_choice_takes_back_what_the_region_step_renewed(session, backend, gather):
+    session.generate("red", schedule="large:1,region:3;signal=std,reselect=1")
+    merge = ["merge_cache"] * len(gather)
+    again = [*REGION, *merge, "spread", *gather]
+    assert backend.log == [*TEXT, *LARGE, "spread", *gather, *again, *again, *REGION, *DECODE]
+
+
+def test_region_goes_on_where_a_hybrid_segment_chose_it(session, backend, gather):
+    session.generate("red", schedule="large:2,hybrid:1,region:2;signal=change")
+    assert backend.log == [*TEXT, *LARGE * 2, "score", *gather, *HYBRID, *REGION * 2, *DECODE]
+
+
+def test_held_guidance_runs_the_prompts_rows_alone(session, bound):
+    session.generate(["red", "green"], schedule="large:1,small+held:1,large+off:1")
+    rows = {name: [count for n, count in bound if n == name] for name in ("large", "small", "guide", "guide_held")}
+    assert rows == {"large": [4, 2], "small": [2], "guide": [4], "guide_held": [2, 2]}
+
+
+def test_without_guidance_there_is_nothing_to_hold(session, backend):
+    session.generate("red", schedule="large:1,large+held:2", guidance_scale=1)
+    assert backend.log == [*TEXT, *LARGE * 3, *DECODE]
+
+
+def test_steps_that_an_early_end_leaves_go_to_the_next_segment(session, backend, monkeypatch):
+    changes = iter([0.5, 0.5, 0.499])
+    monkeypatch.setattr(Loop, "_changes", lambda self: (next(changes), 1.0))
+    result = session.generate("red", schedule="large:2-9,small:1")
+    assert str(result.schedule) == "large:2-3,small:7"
+    assert backend.log == [*TEXT, *LARGE * 3, *SMALL * 7, *DECODE]
 
 
 SCHEDULES = ["large:2,hybrid:2,small:1", "large:2,hybrid:2,small:1;signal=change", "large:2,hybrid:4;refresh=1"]
@@ -103,7 +136,7 @@ SCHEDULES = ["large:2,hybrid:2,small:1", "large:2,hybrid:2,small:1;signal=change
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_second_picture_of_a_shape_binds_nothing(session, bound, schedule):
     session.generate("red", schedule=schedule)
-    assert {"prepare", "large", "select_cache", "advance_blended"} <= {name for name, _ in bound}
+    assert {"prepare", "large", "select_cache", "blend"} <= {name for name, _ in bound}
     bound.clear()
     session.generate("green", seed=1, schedule=schedule)
     assert bound == []
@@ -129,7 +162,7 @@ def test_warm_session_binds_and_allocates_nothing_for_its_first_picture(session,
 
 def test_schedule_pays_only_for_the_modes_it_has(session, bound):
     session.generate("red", schedule="small:2")
-    assert not {"large", "score", "select_cache", "advance_blended"} & {name for name, _ in bound}
+    assert not {"large", "score", "select_cache", "blend"} & {name for name, _ in bound}
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(3.5, 4), (1.0, 2)])
@@ -139,10 +172,10 @@ def test_guidance_doubles_the_transformers_rows(session, bound, guidance, rows):
 
 
 def test_shapes_beyond_the_kept_ones_still_run(session, backend):
-    for steps in range(1, 8):
+    for width in (8, 12, 16, 20, 24):
         backend.log.clear()
-        session.generate("red", schedule=f"small:{steps}")
-        assert backend.log.count("small") == steps
+        session.generate("red", width=width, schedule="small:3")
+        assert backend.log.count("small") == 3
     assert len(session._painters._kept) == MOST_KEPT
 
 

@@ -1,14 +1,36 @@
 import pytest
 
 from hsruntime.presets import PRESETS, resolve_schedule
-from hsruntime.schedule import ScheduleError, check_schedule, schedule_from_text
+from hsruntime.schedule import ScheduleError
+from hsruntime.schedule_check import check_schedule
+from hsruntime.schedule_text import schedule_from_text
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("steps", range(3, 61))
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "fewer_steps"])
+@pytest.mark.parametrize("steps", range(6, 61))
 def test_preset_runs_in_as_many_steps_as_asked_for(preset, steps):
     schedule = check_schedule(PRESETS[preset](steps))
     assert schedule.steps == sum(s.steps for s in schedule.segments) == steps
+
+
+@pytest.mark.parametrize("steps", [1, 27, 28])
+def test_fewer_steps_are_half_as_many(steps):
+    assert str(PRESETS["fewer_steps"](steps)) == f"large:{max(1, round(steps / 2))}"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_preset_in_few_steps_runs_or_says_why_not(preset, steps):
+    try:
+        check_schedule(PRESETS[preset](steps))
+    except ScheduleError as err:
+        assert f"preset '{preset}'" in err.message and err.hint
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if "adaptive" not in name])
+def test_a_presets_short_form_reads_back(preset):
+    schedule = PRESETS[preset](28)
+    assert schedule_from_text(str(schedule)) == schedule
 
 
 @pytest.mark.parametrize("steps", range(3, 61))
@@ -23,7 +45,7 @@ def test_one_models_preset_runs_that_model_alone(name):
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_hybridstitch_in_too_few_steps_is_told(steps):
-    with pytest.raises(ScheduleError, match=f"'hybridstitch' has three segments, {steps} steps are too few; ask for 3"):
+    with pytest.raises(ScheduleError, match=f"'hybridstitch' has 3 segments, {steps} steps are too few; ask for 3"):
         resolve_schedule("hybridstitch", steps, 28)
 
 

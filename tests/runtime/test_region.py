@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -10,9 +10,12 @@ from hsruntime.region import (
     blend_index,
     cache_index,
     center_scores,
+    large_share,
+    merge_index,
     random_scores,
     region_from_scores,
     row_index,
+    smoothed,
 )
 
 
@@ -80,6 +83,10 @@ def test_random_scores_of_a_batch_are_those_of_single_pictures():
     assert not np.array_equal(batch[0], batch[1])
 
 
+def test_random_scores_of_another_draw_are_others():
+    assert not np.array_equal(random_scores(1, 20, 5), random_scores(1, 20, 5, draw=1))
+
+
 def test_random_scores_do_not_repeat_the_noise_of_the_picture():
     noise = np.random.Generator(np.random.PCG64(5)).random(20, np.float32)
     assert not np.array_equal(random_scores(1, 20, 5)[0], noise)
@@ -111,21 +118,59 @@ def test_cache_index_picks_cached_tokens_of_every_row_and_head(region, guidance_
     np.testing.assert_array_equal(everything.reshape(-1, 2)[index], np.reshape(expected, (*index.shape, 2)))
 
 
-@given(regions())
-def test_blend_index_takes_large_on_active_tokens_and_small_elsewhere(region):
+@given(regions(), st.sampled_from([0.0, 0.5]))
+def test_blend_takes_large_by_its_share_and_the_other_velocity_elsewhere(region, feather):
+    assume(region.active.size)  # a region has one token at least
     pictures, tokens = region.mask.shape
     rng = np.random.default_rng(0)
-    large, small = rng.random((pictures, region.active.shape[1], 2)), rng.random((pictures, tokens, 2))
-    expected = small.copy()
+    large, other = rng.random((pictures, region.active.shape[1], 2)), rng.random((pictures, tokens, 2))
+    share = large_share(region, (1, tokens), feather)
+    expected = other.copy()
     for picture, active in enumerate(region.active):
-        expected[picture, active] = large[picture]
-    rows = np.concatenate([large.reshape(-1, 2), small.reshape(-1, 2)])
+        own = share[picture, active][:, None]
+        expected[picture, active] = own * large[picture] + (1 - own) * other[picture, active]
     index = blend_index(region)
     assert index.dtype == np.int32
-    np.testing.assert_array_equal(rows[index], expected)
+    blended = other + share[..., None] * (large.reshape(-1, 2)[index] - other)
+    np.testing.assert_allclose(blended, expected, rtol=0, atol=1e-6)
 
 
-def test_blend_index_leaves_the_region_as_it_is():
-    region = Region(np.array([[0, 2]], np.int32), np.array([[1]], np.int32))
-    assert blend_index(region).tolist() == [[0, 3, 1]]
-    assert region.active.tolist() == [[0, 2]]
+@given(regions(), st.sampled_from([1, 2]), st.integers(1, 3))
+def test_merge_index_renews_active_tokens_and_keeps_the_others(region, guidance_rows, heads):
+    pictures, tokens = region.mask.shape
+    rows, rng = pictures * guidance_rows, np.random.default_rng(0)
+    fresh, kept = rng.random((rows, heads, region.active.shape[1], 2)), rng.random((rows, heads, tokens, 2))
+    expected = kept.copy()
+    for row in range(rows):
+        expected[row][:, region.active[row % pictures]] = fresh[row]
+    numbers = np.concatenate([fresh.reshape(-1, 2), kept.reshape(-1, 2)])
+    index = merge_index(region, rows, heads)
+    assert index.dtype == np.int32
+    np.testing.assert_array_equal(numbers[index], expected)
+
+
+def test_feathering_weakens_the_regions_edge_and_nothing_else():
+    mask = np.zeros((5, 5), bool)
+    mask[1:4, 1:4] = True
+    region = Region(np.flatnonzero(mask)[None].astype(np.int32), np.flatnonzero(~mask)[None].astype(np.int32))
+    share = large_share(region, (5, 5), 0.25).reshape(5, 5)
+    assert share[2, 2] == 1
+    assert share[1:4, 1:4].sum() == 1 + 8 * 0.75
+    assert not share[~mask].any()
+
+
+@pytest.mark.parametrize(("how", "found"), [("none", 9), ("mean", 1), ("dilate", 9), ("erode", 0)])
+def test_smoothing_looks_at_three_by_three_tokens(how, found):
+    scores = np.zeros((1, 25), np.float32)
+    scores[0, 12] = 9
+    spread = smoothed(scores, (5, 5), how)
+    assert spread.dtype == np.float32
+    assert spread[0, 12] == found
+    assert (spread[0, 6] > 0) == (how in ("mean", "dilate"))
+    assert spread[0, 2] == 0
+
+
+def test_a_cache_index_may_start_behind_the_first_rows():
+    everything = np.random.default_rng(0).random((4, 3, 5, 2))
+    index = cache_index(np.array([[1, 4]], np.int32), 1, 3, 5, first=2)
+    np.testing.assert_array_equal(everything.reshape(-1, 2)[index], everything[2:3][:, :, [1, 4]])

@@ -23,7 +23,7 @@ from gpu_checks.tables import Sheet
 from gpu_checks.target import CHECKS, check_target
 from gpu_checks.torch_side import torch_times
 from gpu_checks.writing import write_files
-from hsruntime.schedule import check_schedule
+from hsruntime.schedule_check import check_schedule
 
 ROOT = Path(__file__).parents[2]
 CPU = Target("ort-cpu", "fp32")
