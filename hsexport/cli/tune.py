@@ -90,8 +90,8 @@ def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any
             raise HSError(f"--min-speedup {min_speedup:g} asks for no speedup", "for example --min-speedup 1.8")
         return AtLeastAsFast(min_speedup)
     assert max_distance is not None
-    if not 0 < max_distance < (100 if metric == "psnr" else 1):
-        expected = "between 0 and 100 dB" if metric == "psnr" else "between 0 and 1"
+    if not 0 < max_distance < (58.9 if metric == "psnr" else 1):
+        expected = "between 0 and the 58.9 dB of equal pictures" if metric == "psnr" else "between 0 and 1"
         raise HSError(f"--max-distance {max_distance:g} is no {metric}", f"{metric} lies {expected}")
     return AtLeastAsClose(max_distance)
 

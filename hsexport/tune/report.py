@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Column, Table
 
 from hsexport.bench.intervals import mean_of
+from hsexport.tune.found import Found, Row
 from hsexport.tune.goal import Goal, tells_apart
-from hsexport.tune.search import Found, Row
 from hsexport.tune.tune import Outcome
 
 GROUNDS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil, sqrt
 
 from hsexport.tune.candidates import Candidate, differ_in_one
@@ -18,7 +17,8 @@ from hsexport.tune.counting import (
     rejection,
     spread,
 )
-from hsexport.tune.goal import AtLeastAsClose, AtLeastAsFast, Goal, Score, TuneError, shown, shown_difference
+from hsexport.tune.found import Found, Plan, Row
+from hsexport.tune.goal import AtLeastAsClose, AtLeastAsFast, Goal, TuneError, shown, shown_difference
 from hsexport.tune.measuring import Measurer
 
 PROBE_PROMPTS = 3
@@ -27,48 +27,6 @@ MOST_CONTROLS = 4
 LEVELS = 6
 """Halvings of the range of speedups when the greatest is looked for: to within 7 % of it, from 1 to 100."""
 SLOWEST_LEVEL = 1.05
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured."""
-
-    prompts: int
-    """What the finalists get."""
-    field: int = 24
-    """Candidates in the first round."""
-    neighbours: int = 12
-    """Candidates that join beside those that do well."""
-    finalists: int = 3
-
-    @property
-    def few(self) -> int:
-        """Prompts of the first round."""
-        return max(1, round(self.prompts / 8))
-
-    @property
-    def some(self) -> int:
-        """Prompts of the second round."""
-        return max(1, round(self.prompts / 3))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured candidate as the search left it."""
-
-    counted: Counted
-    score: Score
-    rejection: Rejection | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search came to: rows best first, the finalists that keep the constraint in front."""
-
-    rows: list[Row]
-    finalists: int
-    rejected: list[Rejection]
-    """What was never measured, or only measured to be dropped."""
 
 
 class Search:

@@ -15,11 +15,12 @@ from hsexport.bench.prompts import Prompt
 from hsexport.progress import Reporter
 from hsexport.tune.candidates import family
 from hsexport.tune.counting import Counted, count_all
+from hsexport.tune.found import Found, Plan, Row
 from hsexport.tune.goal import AtLeastAsFast, Goal, TuneError, metric_called
 from hsexport.tune.ledger import Conditions, Ledger, subject_of
 from hsexport.tune.measuring import Measurer, Setup
 from hsexport.tune.prompts import prompts_for
-from hsexport.tune.search import Found, Plan, Row, Search
+from hsexport.tune.search import Search
 from hsexport.tune.verdict import sentences
 from hsruntime.bundle import open_bundle
 from hsruntime.bundle_writer import write_defaults

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hsexport.bench.intervals import mean_of
+from hsexport.tune.found import Found, Row
 from hsexport.tune.goal import (
     AtLeastAsClose,
     AtLeastAsFast,
@@ -15,7 +16,6 @@ from hsexport.tune.goal import (
     tells_apart,
     turned,
 )
-from hsexport.tune.search import Found, Row
 
 
 def sentences(found: Found, goal: Goal, large: str, reference: str) -> list[str]:
