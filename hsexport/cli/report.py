@@ -40,7 +40,7 @@ class BuildReport:
         if self._live:
             self._progress.stop()
         if kind is KeyboardInterrupt:  # typer turns it into exit code 130 without a word
-            self._console.print(f"hsexport: stopped; {self._on_stop}")
+            self._console.print(f"hsexport: stopped; {self._on_stop}", soft_wrap=True)
 
     def stage(self, name: str, items: int) -> None:
         """A new bar, or a heading."""

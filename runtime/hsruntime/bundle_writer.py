@@ -15,7 +15,7 @@ from hsengines.errors import HSError
 from hsengines.link import link_or_copy
 from hsengines.process import is_other_process
 from hsruntime.bundle import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
-from hsruntime.manifest import BundleError, FileRecord, Manifest, manifest_bytes
+from hsruntime.manifest import BundleError, Defaults, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
 
 Source = Path | bytes
 """Where a file's bytes come from."""
@@ -58,6 +58,29 @@ def write_bundle(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return Bundle(out, complete)
+
+
+def write_defaults(out: Path, defaults: Defaults) -> Bundle:
+    """Replaces what a bundle does by default: its manifest, in one rename; no other file is touched.
+
+    The new manifest is made beside the bundle, which thus holds listed files alone at every moment. Raises BundleError
+    for what is no bundle, HSError if its folder cannot be written.
+    """
+    out = out.resolve()
+    bundle = open_bundle(out, hashes=False)
+    manifest = msgspec.structs.replace(bundle.manifest, defaults=defaults)
+    partial = _sibling(out, "partial", os.getpid())
+    with _os_errors_told(out / MANIFEST_NAME, out.parent, len(manifest_bytes(manifest))):
+        _clear_leftovers(out)
+        partial.mkdir()
+        try:
+            _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
+            manifest_from_bytes((partial / MANIFEST_NAME).read_bytes())  # whoever made `defaults` may have erred
+            (partial / MANIFEST_NAME).replace(out / MANIFEST_NAME)
+            _flush(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Bundle(out, manifest)
 
 
 def _write_files(

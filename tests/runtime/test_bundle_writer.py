@@ -17,7 +17,7 @@ from test_bundle import GOLDEN, golden_contents, golden_manifest, tree_of
 
 from hsengines.errors import HSError
 from hsruntime.bundle import open_bundle
-from hsruntime.bundle_writer import write_bundle
+from hsruntime.bundle_writer import write_bundle, write_defaults
 from hsruntime.manifest import BundleError, Defaults
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and process ids as POSIX has them")
@@ -344,3 +344,41 @@ def test_bundle_larger_than_the_disk_is_refused_beforehand(small_disk: Path) -> 
 
 if __name__ == "__main__":
     write_and_die(Path(sys.argv[1]), sys.argv[2])
+
+
+def write_and_read(out: Path, schedule: str) -> Defaults:
+    """Rewrites the golden bundle's defaults; what a reader then finds."""
+    write_defaults(out, Defaults(schedule=schedule, steps=14, guidance_scale=4.5))
+    return open_bundle(out).manifest.defaults
+
+
+def test_defaults_are_replaced_and_no_other_file_is_touched(out: Path, old: dict[str, bytes]) -> None:
+    assert write_and_read(out, "large:14").schedule == "large:14"
+    new = tree_of(out)
+    assert new.keys() == old.keys()
+    assert [name for name in new if new[name] != old[name]] == ["manifest.json"]
+    assert not neighbours(out)
+
+
+@pytest.mark.usefixtures("old")
+def test_defaults_that_no_reader_would_take_leave_the_old_ones(out: Path) -> None:
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(BundleError, match="steps"):
+        write_defaults(out, Defaults(schedule="large:0", steps=0, guidance_scale=4.5))
+    assert (out / "manifest.json").read_bytes() == before
+    assert not neighbours(out)
+
+
+def test_defaults_of_what_is_no_bundle_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is not a bundle"):
+        write_and_read(tmp_path, "large:14")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("old")
+def test_manifest_shared_by_a_hard_link_keeps_its_bytes(out: Path, tmp_path: Path) -> None:
+    other = tmp_path / "shared.json"
+    os.link(out / "manifest.json", other)
+    before = other.read_bytes()
+    write_and_read(out, "large:14")
+    assert other.read_bytes() == before

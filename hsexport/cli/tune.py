@@ -1,0 +1,113 @@
+"""`hsexport tune`: works without torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from hsengines.errors import HSError
+from hsexport.cli.report import BuildReport
+
+if TYPE_CHECKING:
+    from hsexport.tune.goal import Goal
+
+LOG_WIDTH = 160  # where no terminal tells its own
+
+
+def tune(
+    bundle: Annotated[Path, typer.Argument(help="a bundle; the best schedule becomes its default")],
+    min_speedup: Annotated[
+        float | None, typer.Option(metavar="X", help="be so much faster than large alone, then as close as possible")
+    ] = None,
+    max_distance: Annotated[
+        float | None,
+        typer.Option(metavar="D", help="stay this close by --metric (30 dB of psnr at least, 0.1 of flip at most)"),
+    ] = None,
+    metric: Annotated[Literal["psnr", "ssim", "flip"], typer.Option(help="what distance is")] = "psnr",
+    reference: Annotated[
+        Literal["converged", "same-steps"],
+        typer.Option(help="distance to large in 100 steps, or in the bundle's default steps"),
+    ] = "converged",
+    prompts: Annotated[int, typer.Option(min=1, help="that the finalists are measured on")] = 48,
+    prompt_file: Annotated[Path | None, typer.Option(help="one prompt a line; the demo pair has its own")] = None,
+    large_steps: Annotated[
+        int | None, typer.Option(min=1, help="speed 1 is large in so many steps; left out: the bundle's default")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="measurements are kept there; left out: BUNDLE.tune")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="leave the bundle as it is")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything for scripts")] = False,
+) -> None:
+    """Find the bundle's best schedule under one constraint, by counting first and measuring what that leaves.
+
+    Give --min-speedup or --max-distance. Killed anywhere, the same command goes on where it was.
+    """
+    from hsexport.tune.tune import TuneRequest
+    from hsexport.tune.tune import tune as tune_bundle
+    from hsruntime.text import PromptCutWarning
+
+    goal = goal_from(min_speedup, max_distance, metric)
+    kept = work or bundle.resolve().with_name(f"{bundle.resolve().name}.tune")
+    request = TuneRequest(
+        bundle=bundle,
+        goal=goal,
+        work=kept,
+        metric=metric,
+        reference=reference,
+        prompts=prompts,
+        prompt_file=prompt_file,
+        large_steps=large_steps,
+        threads=threads,
+        write=not dry_run,
+    )
+    on_stop = f"what was measured is kept in {kept}, the same command goes on from there"
+    with BuildReport(on_stop) as report, warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptCutWarning)  # all schedules get the same, cut or not
+        outcome = tune_bundle(request, report)
+    if as_json:
+        from hsexport.tune.report import summary
+
+        typer.echo(json.dumps(summary(outcome, kept)))
+    else:
+        _print(outcome, goal, bundle)
+
+
+def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any) -> Goal:
+    """The one constraint. Raises HSError for none, both, or a number that means nothing."""
+    from hsexport.tune.goal import AtLeastAsClose, AtLeastAsFast
+
+    if (min_speedup is None) == (max_distance is None):
+        found = "both --min-speedup and --max-distance" if min_speedup is not None else "no constraint"
+        raise HSError(f"{found} given, tune works under one", "for example --min-speedup 1.8")
+    if min_speedup is not None:
+        if not 1 < min_speedup < float("inf"):
+            raise HSError(f"--min-speedup {min_speedup:g} asks for no speedup", "for example --min-speedup 1.8")
+        return AtLeastAsFast(min_speedup)
+    assert max_distance is not None
+    if not 0 < max_distance < (58.9 if metric == "psnr" else 1):
+        expected = "between 0 and the 58.9 dB of equal pictures" if metric == "psnr" else "between 0 and 1"
+        raise HSError(f"--max-distance {max_distance:g} is no {metric}", f"{metric} lies {expected}")
+    return AtLeastAsClose(max_distance)
+
+
+def _print(outcome: Any, goal: Goal, bundle: Path) -> None:
+    from hsexport.tune.report import measured_table, unmeasured_table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console.print(measured_table(outcome, goal))
+    console.print()
+    console.print(unmeasured_table(outcome.found))
+    console.print()
+    for sentence in outcome.sentences:
+        console.print(sentence, soft_wrap=True, markup=False)
+    if not outcome.written:
+        console.print(f"{bundle} was left as it is (--dry-run).", soft_wrap=True, markup=False)
+        return
+    before = f"{outcome.before.schedule}, {outcome.before.steps} steps"
+    console.print(f"{bundle}: now the default; before it was first tuned: {before}.", soft_wrap=True, markup=False)
