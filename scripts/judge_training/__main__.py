@@ -43,7 +43,7 @@ def tell_accuracy(kind: str, logits: np.ndarray, captions: list[str]) -> None:
 def main(
     out: Annotated[Path, typer.Option(help="where judge.onnx and reference.npz go")] = Path("hsexport/demo/judge"),
     work: Annotated[Path, typer.Option(help="the checkpoint")] = Path("build/judge-training"),
-    steps: int = 1500,
+    steps: int = 600,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="of the processor")] = 1,
 ) -> None:
