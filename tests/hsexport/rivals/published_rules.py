@@ -1,0 +1,137 @@
+"""The rivals' rules as their papers print them, over the whole pair; nothing here comes from the runtime.
+
+Steps are counted from 1. v is the guided velocity, h the step in sigma.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from token_transformer import SomeTokens, picture_from
+
+
+@dataclass
+class Rival:
+    """One picture in the making: a pair, its prompts, and how the latents came about."""
+
+    large: SomeTokens
+    small: SomeTokens
+    text: torch.Tensor  # (2B, T, width): the untold rows first
+    pooled: torch.Tensor
+    guidance: float
+    latents: torch.Tensor
+    steps: int
+    shift: float = 3.0
+    regions: list = field(default_factory=list)  # (B, N) bool, one for each choice
+    margin: float = math.inf  # least relative distance between the last token taken and the first one left
+
+    def __post_init__(self):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=self.shift)
+        scheduler.set_timesteps(self.steps)
+        self.sigmas, self.timesteps = scheduler.sigmas, scheduler.timesteps
+
+    def h(self, step):
+        return self.sigmas[step] - self.sigmas[step - 1]
+
+    def velocity(self, model, step, active=None):
+        """(B, tokens, p, p, C), of the active tokens (B, M) or of all."""
+        both = None if active is None else torch.cat([active, active])
+        rows = torch.cat([self.latents, self.latents])
+        untold, told = model(rows, self.timesteps[step - 1], self.text, self.pooled, both).chunk(2)
+        return untold + self.guidance * (told - untold)
+
+    def euler(self, v, step):
+        self.latents = self.latents + self.h(step) * picture_from(v, self.latents)
+
+    def choose(self, scores, ratio):
+        """The highest-scoring share of each picture's tokens (B, M)."""
+        count = round(ratio * scores.shape[1])
+        ranked = scores.sort(dim=1, descending=True, stable=True)
+        taken, left = ranked.values[:, count - 1], ranked.values[:, count]
+        self.margin = min(self.margin, ((taken - left) / taken).min().item())
+        active = ranked.indices[:, :count].sort(dim=1).values
+        self.regions.append(torch.zeros(scores.shape, dtype=torch.bool).scatter(1, active, True))
+        return active
+
+
+def renewed(kept, active, fresh):
+    """Tokens (B, N, ...) with the active ones (B, M) replaced by `fresh` (B, M, ...)."""
+    result = kept.clone()
+    for picture, (places, values) in enumerate(zip(active, fresh, strict=True)):
+        result[picture, places] = values
+    return result
+
+
+def in_turns(rival, turns):
+    """One model a step: `turns` [(model, steps), ...]. T-Stitch, SRDiffusion's order, FlowBlending, either alone."""
+    step = 0
+    for model, count in turns:
+        for _ in range(count):
+            step += 1
+            rival.euler(rival.velocity(model, step), step)
+    assert step == rival.steps
+
+
+def srdiffusion(rival, least=5, below=0.01):
+    """SRDiffusion (arXiv 2505.19151): large until its prediction's relative change slows down; returns large's steps.
+
+    o_t: guided prediction; d_t = tanh(mean|o_t - o_(t-1)| / mean|o_(t-1)|); s_t = d_(t-1) - d_t; switch after the first
+    step t >= `least` with 0 < s_t < `below`.
+    """
+    before, d_before, switched = None, None, None
+    for step in range(1, rival.steps + 1):
+        last_chance = step == rival.steps
+        o = rival.velocity(rival.small if switched or last_chance else rival.large, step)
+        rival.euler(o, step)
+        if switched or last_chance:
+            continue
+        d = math.tanh((o - before).abs().mean() / before.abs().mean()) if before is not None else None
+        if step >= least and 0 < d_before - d < below:
+            switched = step
+        before, d_before = o, d
+    return switched or rival.steps - 1
+
+
+def adams_bashforth(rival, model):
+    """The second-order Adams-Bashforth step over steps of unequal length; its first step is Euler's."""
+    before = None
+    for step in range(1, rival.steps + 1):
+        v, h = rival.velocity(model, step), rival.h(step)
+        slope = v if before is None else v + h / (2 * rival.h(step - 1)) * (v - before)
+        rival.euler(slope, step)
+        before = v
+
+
+def ras(rival, ratio=0.5, full_steps=(1, 2, 3, 4, 13, 23), starvation=0.1):
+    """RAS (arXiv 2502.10389), large alone: outside `full_steps` only the tokens that move most unevenly are computed.
+
+    Score of a token: deviation over the channels of h v at each latent, mean over the patch, times exp(k idle steps).
+    """
+    kept, idle = None, None
+    for step in range(1, rival.steps + 1):
+        if step in full_steps:
+            kept = rival.velocity(rival.large, step)
+            idle = torch.zeros(kept.shape[:2])
+        else:
+            moved = rival.h(step - 1) * kept
+            scores = moved.std(dim=-1, correction=0).mean(dim=(2, 3)) * torch.exp(starvation * idle)
+            active = rival.choose(scores, ratio)
+            kept = renewed(kept, active, rival.velocity(rival.large, step, active))
+            idle = renewed(idle + 1, active, torch.zeros(active.shape))
+        rival.euler(kept, step)
+
+
+def hybridstitch(rival, large_steps, hybrid_steps, ratio=0.3):
+    """HybridStitch (arXiv 2603.07815) by the gap: large; large on the region beside small on everything; small."""
+    for step in range(1, rival.steps + 1):
+        if step <= large_steps:
+            v = rival.velocity(rival.large, step)
+            if step == large_steps:
+                gap = (v - rival.velocity(rival.small, step)).abs().mean(dim=(2, 3, 4))
+                active = rival.choose(gap, ratio)
+        else:
+            v = rival.velocity(rival.small, step)
+            if step <= large_steps + hybrid_steps:
+                v = renewed(v, active, rival.velocity(rival.large, step, active))
+        rival.euler(v, step)
