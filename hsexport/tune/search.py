@@ -129,7 +129,7 @@ class Search:
         if isinstance(self._goal, AtLeastAsClose):
             return f"{own.speedup:.2f} times as fast on {prompts} prompts, the fastest {other.speedup:.2f}"
         gap = shown_difference(own.metric, self._goal.lead(other, own).value)
-        return f"worse than the best by {gap} on {prompts} prompts"
+        return f"behind the best by {gap} on {prompts} prompts"
 
     def _neighbours(self, field: Sequence[Counted]) -> list[Counted]:
         """Candidates that differ in one choice from one that stands, in the order of those; never measured yet."""
