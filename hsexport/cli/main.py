@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import build, inspect, run, tune, verify
+from hsexport.cli import bench, build, inspect, run, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -17,6 +17,13 @@ OS_HINTS = {
     errno.EROFS: "that place is read-only; name another one",
     errno.ENOENT: "it is not there",
 }
+
+EXTRAS = {
+    **dict.fromkeys(("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"), "build"),
+    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub"), "build"),
+    **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
+}
+"""Modules that the bare install does not bring, and the extra that does."""
 
 app = typer.Typer(
     name="hsexport",
@@ -29,6 +36,7 @@ app.command("build")(build.build)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 
 
@@ -44,19 +52,10 @@ def main() -> None:
         where = f" ({err.filename})" if err.filename else ""
         _fail(f"{err.strerror}{where}; {OS_HINTS.get(err.errno, 'look at that path')}")
     except ModuleNotFoundError as err:
-        if (err.name or "").split(".")[0] not in {
-            "torch",
-            "diffusers",
-            "transformers",
-            "onnx",
-            "onnxscript",
-            "onnx_ir",
-            "platformdirs",
-            "safetensors",
-            "huggingface_hub",
-        }:
+        extra = EXTRAS.get((err.name or "").split(".")[0])
+        if extra is None:
             raise
-        _fail(f"building needs the module '{err.name}', which is missing; pip install 'hsexport[build]'")
+        _fail(f"this needs the module '{err.name}', which is missing; pip install 'hsexport[{extra}]'")
 
 
 def _fail(message: str) -> None:

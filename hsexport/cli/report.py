@@ -6,13 +6,14 @@ from time import perf_counter
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
 class BuildReport:
     """A Reporter for people; a context manager, since a live display must be put away."""
 
-    def __init__(self, on_stop: str) -> None:
+    def __init__(self, on_stop: str, clock: ProgressColumn | None = None) -> None:
+        """`on_stop`: what an interrupted user should know. `clock`: time elapsed, if nothing else is wanted."""
         self._on_stop = on_stop
         self._console = Console(stderr=True, highlight=False)
         self._live = self._console.is_terminal
@@ -20,7 +21,7 @@ class BuildReport:
             TextColumn("[bold]{task.description:<8}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            clock or TimeElapsedColumn(),
             TextColumn("{task.fields[item]}"),
             console=self._console,
         )

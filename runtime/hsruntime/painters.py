@@ -50,7 +50,7 @@ class Painter:
 
 
 class Painters:
-    """The painters of the shapes used last: at most MOST_KEPT, and within a cap on the device's memory."""
+    """The painters of the shapes used last: at most `most_kept`, and within a cap on the device's memory."""
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class Painters:
         engines: Mapping[str, Engine],
         device: Device,
         cap_bytes: int | None,
+        most_kept: int = MOST_KEPT,
     ) -> None:
+        self._most_kept = most_kept
         self._manifest = manifest
         self._tokenizers = tokenizers
         self._engines = engines
@@ -87,7 +89,7 @@ class Painters:
             self._kept.pop(shape).close()
 
     def _make_room(self, needed_bytes: int) -> None:
-        while self._kept and (len(self._kept) >= MOST_KEPT or self._too_much(needed_bytes)):
+        while self._kept and (len(self._kept) >= self._most_kept or self._too_much(needed_bytes)):
             self._drop_oldest()
         if self._too_much(needed_bytes):
             allowed = (self._cap_bytes or 0) / 2**20

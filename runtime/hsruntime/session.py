@@ -20,7 +20,7 @@ from hsruntime.encode import tokenizers_of
 from hsruntime.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
-from hsruntime.painters import Painters
+from hsruntime.painters import MOST_KEPT, Painters
 from hsruntime.region import Region, active_count
 from hsruntime.request import Callback, Progress, Request, complete_request
 from hsruntime.schedule import Schedule, Segment
@@ -69,8 +69,10 @@ class Session:
         graphs: bool = True,
         two_streams: bool = False,
         memory_cap_mb: float | None = None,
+        shapes_kept: int = MOST_KEPT,
         backend: Backend | None = None,
     ) -> None:
+        """As `open`, of a bundle that is open; shapes_kept: for how many shapes and step counts loops stay bound."""
         self.bundle = bundle
         self.manifest = bundle.manifest
         chosen = backend or get_backend(self.manifest.backend)
@@ -82,7 +84,9 @@ class Session:
             for name, record in self.manifest.engines.items():
                 self._engines[name] = chosen.load(bundle.file(record.file), engine_spec(name, record), self._device)
             cap_bytes = None if memory_cap_mb is None else int(memory_cap_mb * 2**20)
-            self._painters = Painters(self.manifest, tokenizers_of(bundle), self._engines, self._device, cap_bytes)
+            self._painters = Painters(
+                self.manifest, tokenizers_of(bundle), self._engines, self._device, cap_bytes, shapes_kept
+            )
         except BaseException:
             self.close()
             raise

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, trainers
 from transformers import (
-    AutoTokenizer,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -119,14 +117,4 @@ def new_text_side(captions: list[str], seed: int) -> TextSide:
         )
     )
     encoders = [new_clip(96, 96, tokenizers[0]), new_clip(96, 96, tokenizers[1]), t5]
-    return TextSide(tokenizers, torch.nn.ModuleList(encoders))
-
-
-def text_side_from(pipeline: Path) -> TextSide:
-    """The text side of a pipeline that was written before."""
-    kinds = {"": CLIPTextModelWithProjection, "_2": CLIPTextModelWithProjection, "_3": T5EncoderModel}
-    encoders = [
-        kind.from_pretrained(pipeline / f"text_encoder{i}", torch_dtype=torch.float32) for i, kind in kinds.items()
-    ]
-    tokenizers = [AutoTokenizer.from_pretrained(pipeline / f"tokenizer{i}") for i in kinds]
     return TextSide(tokenizers, torch.nn.ModuleList(encoders))

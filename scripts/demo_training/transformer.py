@@ -34,7 +34,6 @@ class Stage:
     text: TextSide
     trains_text: bool
     captions: list[str]
-    owners: torch.Tensor  # (count,): the number of the caption of each latent
     latents: torch.Tensor  # (count, C, h, w), scaled
     steps: int
     seed: int
@@ -121,7 +120,7 @@ def flow_loss(stage: Stage, velocity: Callable[..., torch.Tensor], step: int) ->
     sigma = torch.sigmoid(logits).to(device)
     dropped = torch.rand(BATCH, generator=noise_source) < CAPTION_DROPOUT
     ids = [
-        torch.where(dropped[:, None], empty, own[stage.owners[picks]]).to(device)
+        torch.where(dropped[:, None], empty, own[picks]).to(device)
         for own, empty in zip(stage.token_ids, stage.empty_ids, strict=True)
     ]
     with torch.set_grad_enabled(stage.trains_text):

@@ -179,6 +179,13 @@ def test_shapes_beyond_the_kept_ones_still_run(session, backend):
     assert len(session._painters._kept) == MOST_KEPT
 
 
+def test_as_many_shapes_stay_bound_as_the_session_keeps(tiny_bundle, backend):
+    with Session(open_bundle(tiny_bundle), backend=backend, shapes_kept=2) as session:
+        for steps in (1, 2, 3):
+            session.generate("abc", schedule=f"small:{steps}")
+        assert [shape.steps for shape in session._painters._kept] == [2, 3]
+
+
 def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
     bundle = open_bundle(tiny_bundle)
     manifest = bundle.manifest

@@ -1,0 +1,102 @@
+"""`hsexport bench`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import TimeRemainingColumn
+from rich.table import Column, Table
+
+from hsengines.errors import HSError
+from hsexport.cli.report import BuildReport
+
+if TYPE_CHECKING:
+    from hsexport.bench.report import Report
+
+DEFAULTS = "repeat it; default: all presets, large at fewer steps, regions at random and in the middle"
+
+
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
+    schedule: Annotated[list[str] | None, typer.Option(help=DEFAULTS)] = None,
+    prompts: Annotated[int, typer.Option(help="how many, evenly spread over the list")] = 200,
+    prompt_file: Annotated[Path | None, typer.Option(help="one a line; the demo pair brings its own")] = None,
+    judge: Annotated[Path | None, typer.Option(help="folder of judge.onnx, reference.npz, captions.json")] = None,
+    against_diffusers: Annotated[
+        str | None, typer.Option(metavar="PATH|demo", help="also time diffusers' own pipeline; needs torch")
+    ] = None,
+    diffusers_every: Annotated[int, typer.Option(min=1, help="which prompts diffusers draws, too: every N-th")] = 10,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all")] = 0,
+    out: Annotated[Path, typer.Option(help="folder of the report; a run that was killed goes on there")] = Path(
+        "build/bench"
+    ),
+    readme: Annotated[Path | None, typer.Option(help="also put the table into this file's marked block")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print all numbers but each prompt's times")] = False,
+) -> None:
+    """Measure schedules side by side: speed, distance to large's own pictures, fidelity; writes a report."""
+    from hsexport.bench.bench import BenchRequest
+    from hsexport.bench.bench import bench as run_bench
+    from hsexport.bench.report import report_json
+    from hsexport.bench.table import check_readme, splice
+    from hsexport.bench.writing import write_report
+    from hsexport.quiet import hush_libraries
+
+    _check_folder(out)
+    if readme:
+        check_readme(readme)
+    request = BenchRequest(
+        bundle=bundle,
+        work=out / "work",
+        schedules=tuple(schedule or ()),
+        prompts=prompts,
+        prompt_file=prompt_file,
+        judge=judge,
+        diffusers=against_diffusers,
+        diffusers_every=diffusers_every,
+        threads=threads,
+    )
+    on_stop = "prompts that are done are kept, the same command goes on from there"
+    with BuildReport(on_stop, TimeRemainingColumn()) as progress, hush_libraries():
+        done = run_bench(request, progress)
+        report = replace(done.report, command=shlex.join(["hsexport", *sys.argv[1:]]))
+        files = write_report(out, report, done.rounds)
+        files += [readme, splice(readme, report)] if readme else []
+    if as_json:
+        typer.echo(report_json(report.summary()).decode(), nl=False)
+    else:
+        _print(report, files)
+
+
+def _check_folder(out: Path) -> None:
+    """Before the work, not after it."""
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise HSError(f"--out: {nearest} is not a directory", "name another folder")
+    if not os.access(nearest, os.W_OK):
+        raise HSError(f"--out: {nearest} cannot be written", "name another folder")
+
+
+def _print(report: Report, files: list[Path]) -> None:
+    from hsexport.bench.columns import few_columns_of, rows_of
+    from hsexport.bench.headline import headline
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    columns = few_columns_of(report)
+    headings = [Column(c.heading, justify="right") for c in columns]
+    table = Table(Column("schedule", overflow="fold", max_width=44), *headings, box=None)
+    for row in rows_of(report):
+        table.add_row(row.name, *(c.value(row) for c in columns))
+    console.print(table)
+    console.print()
+    for sentence in headline(report):
+        console.print(sentence, markup=False)
+    for note in report.notes:
+        console.print(f"[dim]{note}")
+    console.print(f"report: {files[-1] if len(files) < 7 else files[5]}", soft_wrap=True, markup=False)
