@@ -104,7 +104,7 @@ def fast_enough(
             kept.append(c)
         else:
             here = "" if abs(expected - c.speedup) < 0.005 else f", {expected:.2f} as its kind runs here"
-            reason = f"{c.speedup:.2f} by counting{here}; {at_least:g} wanted, {MARGIN - 1:.0%} to spare"
+            reason = f"{c.speedup:.2f} by counting{here}; {at_least:.4g} wanted, {MARGIN - 1:.0%} to spare"
             rejected.append(rejection(c.candidate, "too slow", reason))
     return kept, rejected
 

@@ -23,12 +23,12 @@ class Plan:
     @property
     def few(self) -> int:
         """Prompts of the first round."""
-        return max(1, round(self.prompts / 8))
+        return min(self.prompts, max(2, round(self.prompts / 8)))
 
     @property
     def some(self) -> int:
         """Prompts of the second round."""
-        return max(1, round(self.prompts / 3))
+        return min(self.prompts, max(3, round(self.prompts / 3)))
 
 
 @dataclass(frozen=True)

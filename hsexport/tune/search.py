@@ -46,6 +46,7 @@ class Search:
     def run(self) -> Found:
         """Searches to the end. Raises TuneError where nothing keeps the constraint."""
         if isinstance(self._goal, AtLeastAsFast):
+            self._probe(self._goal.speedup)
             field = self._first_field(self._goal.speedup, self._plan.field)
             field = self._measured_and_standing("first", field, self._plan.few)
         else:
@@ -58,8 +59,7 @@ class Search:
         return self._finals(sorted(field, key=self._loss_on(self._plan.some)))
 
     def _first_field(self, at_least: float, most: int) -> list[Counted]:
-        """What counting leaves at a speedup, corrected by a probe of every kind."""
-        self._probe(at_least)
+        """What counting, corrected by the probe, leaves at a speedup."""
         fast, slow = fast_enough(self._counted, at_least, self._correction)
         kept, outdone = not_outdone(fast)
         field, left_out = spread(kept, most)
@@ -79,6 +79,7 @@ class Search:
         """Closes in on the greatest speedup at which some candidate is close enough on few prompts."""
         few, pool = self._plan.few, dict[Candidate, Counted]()
         low, high = SLOWEST_LEVEL, max(c.speedup for c in self._counted)
+        self._probe(sqrt(low * high))
         for level in (low, *[0.0] * LEVELS):
             at_least = level or sqrt(low * high)
             field = self._first_field(at_least, max(1, self._plan.field // 3))
@@ -86,6 +87,8 @@ class Search:
             pool |= {c.candidate: c for c in field}
             if any(self._goal.failure(self._measurer.score(c, few)) is None for c in field):
                 low = at_least
+            elif level:
+                break  # what is too far at the slowest level is so at all others
             else:
                 high = at_least
         return self._readmitted(self._standing(list(pool.values()), few))
@@ -126,7 +129,7 @@ class Search:
         if isinstance(self._goal, AtLeastAsClose):
             return f"{own.speedup:.2f} times as fast on {prompts} prompts, the fastest {other.speedup:.2f}"
         gap = shown_difference(own.metric, self._goal.lead(other, own).value)
-        return f"worse than the best by {gap} on {prompts} prompts"
+        return f"behind the best by {gap} on {prompts} prompts"
 
     def _neighbours(self, field: Sequence[Counted]) -> list[Counted]:
         """Candidates that differ in one choice from one that stands, in the order of those; never measured yet."""

@@ -40,7 +40,7 @@ def _against_others(finalists: Sequence[Row], goal: Goal) -> Iterator[str]:
         second = others[0]
         yield f"It is {_lead(winner, second, goal)} the second, {_name(second)}{_margin(winner, second, goal)}."
     if of_other_sort is None:
-        sort = "schedule in which small takes part" if is_control else "fewer steps of large alone"
+        sort = "mixture" if is_control else "fewer steps of large alone"
         yield f"No {sort} was found to keep the constraint."
         return
     lead = _lead(winner, of_other_sort, goal)
