@@ -7,8 +7,6 @@ Needs the runtime alone: no torch.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from hsengines.errors import HSError
+from hsexport.bench.hardware import hardware
 from hsruntime import Result, Session
 from hsruntime.arithmetic import bundle_speedup
 from hsruntime.manifest import Manifest
@@ -108,29 +107,11 @@ def speeds_from_times(
     }
 
 
-def processor() -> str:
-    """The processor's name, as far as the platform tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def hardware(threads: int) -> dict[str, Any]:
-    """What a measurement ran on; 0 threads means all cores."""
-    return {"processor": processor(), "cores": usable_cores(), "threads": threads or usable_cores()}
-
-
 def report(manifest: Manifest, speeds: dict[str, Speed], rounds: int, threads: int) -> dict[str, Any]:
     """All numbers and what they were measured on, for a JSON file."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": hardware(threads),
+        "hardware": asdict(hardware(threads)),
         "bundle": {"backend": manifest.backend, "precision": manifest.precision, "size": list(manifest.sizes.default)},
         "guidance_scale": manifest.defaults.guidance_scale,
         "rounds": rounds,

@@ -17,18 +17,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from rich.console import Console
 from rich.table import Table
 
-from contact_sheet import hardware, write_report
+from contact_sheet import write_report
 from hsengines.null import NullBackend
+from hsexport.bench.eager import PAUSE_SECONDS, pipeline_for, pipeline_options
+from hsexport.bench.hardware import hardware
 from hsexport.pair import Pair, load_pair
 from hsexport.quiet import hush_libraries
 from hsruntime import Session
 from hsruntime.bundle import open_bundle
 
-PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
 PROMPT = "red apple"
 
 
@@ -42,16 +42,6 @@ class Comparison:
     speedup: float  # median over rounds of diffusers' time over ours
 
 
-def pipeline_for(pair: Pair, model: str) -> StableDiffusion3Pipeline:
-    """Diffusers' pipeline with the pair's shared parts and one of its transformers, fp32, eager."""
-    member = getattr(pair, model)
-    transformer = SD3Transformer2DModel.from_pretrained(member.directory.transformer, torch_dtype=torch.float32)
-    whole = pair.shared["vae"].parent
-    pipeline = StableDiffusion3Pipeline.from_pretrained(whole, transformer=transformer, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def timed(call: Callable[[], Any]) -> float:
     """Seconds of one call, after a pause."""
     time.sleep(PAUSE_SECONDS)
@@ -62,17 +52,14 @@ def timed(call: Callable[[], Any]) -> float:
 
 def compare(session: Session, pair: Pair, model: str, rounds: int) -> Comparison:
     """Interleaved rounds of ours and theirs after a warm-up round."""
-    steps, guidance = session.manifest.defaults.steps, session.manifest.defaults.guidance_scale
-    length = max((e.length for e in session.manifest.text_encoders if e.kind == "t5"), default=256)
-    width, height = session.manifest.sizes.default
+    steps, options = session.manifest.defaults.steps, pipeline_options(session.manifest)
     pipeline = pipeline_for(pair, model)
 
     def ours() -> None:
         session.generate(PROMPT, schedule=f"{model}:{steps}")
 
     def theirs() -> None:
-        options = {"num_inference_steps": steps, "guidance_scale": guidance, "max_sequence_length": length}
-        pipeline(PROMPT, width=width, height=height, output_type="np", **options)
+        pipeline(PROMPT, num_inference_steps=steps, output_type="np", **options)
 
     times = [(timed(ours), timed(theirs)) for _ in range(rounds + 1)][1:]
     return Comparison(
@@ -114,7 +101,9 @@ def main(
     Console().print(table)
     Console().print(f"stitched loop outside the engines: {outside:.1%} of its time")
     if out:
-        write_report(out, {"hardware": hardware(count), "outside_engines": outside, "rows": [asdict(r) for r in rows]})
+        write_report(
+            out, {"hardware": asdict(hardware(count)), "outside_engines": outside, "rows": [asdict(r) for r in rows]}
+        )
 
 
 if __name__ == "__main__":

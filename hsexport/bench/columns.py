@@ -10,7 +10,7 @@ from hsexport.bench.metrics import METRICS
 from hsexport.bench.report import Report
 from hsexport.bench.scores import Distances, Score, Speed
 
-Reading = Estimate | float | None
+Reading = Estimate | float | tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Column:
         found = self.read(score)
         if found is None:
             return "-"
+        if isinstance(found, tuple):
+            return " to ".join(f"{side:.{self.decimals}f}" for side in found)
         return f"{found.value if isinstance(found, Estimate) else found:.{self.decimals}f}"
 
     def interval(self, score: Score) -> str:
@@ -70,8 +72,7 @@ def rows_of(report: Report) -> list[Score]:
 def _all_columns() -> list[Column]:
     columns = [
         Column(SPEED, "speedup", 2, _of_speed(lambda s: s.speedup)),
-        Column(SPEED, "first quartile", 2, _of_speed(lambda s: s.quartiles[0])),
-        Column(SPEED, "third quartile", 2, _of_speed(lambda s: s.quartiles[1])),
+        Column(SPEED, "quartiles", 2, _of_speed(lambda s: s.quartiles)),
         Column(SPEED, "by counting", 2, _of_speed(lambda s: s.predicted)),
         Column(SPEED, "measured / counted", 2, _of_speed(lambda s: s.measured_over_predicted)),
         Column(SPEED, "loop ms", 0, _of_speed(lambda s: s.loop_ms)),

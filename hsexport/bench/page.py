@@ -72,6 +72,7 @@ def page(report: Report, plot_svg: str, sheet: Image.Image) -> str:
         plot=Markup(re.sub(r"^.*?(?=<svg)", "", plot_svg, flags=re.S)),  # a page has no place for an XML prologue
         groups=[Group(title, len(list(each))) for title, each in groupby(columns, key=lambda c: c.group)],
         columns=columns,
+        firsts=[n for n, c in enumerate(columns) if n == 0 or columns[n - 1].group != c.group],
         rows=_rows(report, columns),
         sheet=_base64_png(sheet),
         meanings=report.columns,
@@ -110,8 +111,13 @@ def _rows(report: Report, columns: list[Column]) -> list[Row]:
 
 def _row(score: Score, columns: list[Column], on_front: bool) -> Row:
     color = STYLES[score.kind].color if score.kind in STYLES else NO_STYLE
-    cells = [Cell(c.value(score), c.interval(score)) for c in columns]
+    cells = [Cell(_short(c.value(score)), _short(c.interval(score))) for c in columns]
     return Row(score.name, score.schedule, color, on_front, cells)
+
+
+def _short(told: str) -> str:
+    """Ranges with a dash: the table is wide."""
+    return told.replace(" to ", "–")
 
 
 def _facts(report: Report) -> dict[str, str]:

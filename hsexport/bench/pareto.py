@@ -34,7 +34,7 @@ class Style:
 
 STYLES = {
     "large": Style("large, by steps", "o", "#4c566a"),
-    "solver": Style("large, other solver", "P", "#8b6fb0"),
+    "solver": Style("large, otherwise", "P", "#8b6fb0"),
     "mixture": Style("mixtures", "D", "#c2410c"),
     "random": Style("region at random", "x", "#2563a8"),
     "center": Style("region in the middle", "s", "#5b9bd5"),

@@ -10,11 +10,11 @@ import msgspec
 
 from hsruntime.manifest import Manifest
 from hsruntime.presets import PRESETS, hybridstitch, resolve_schedule
-from hsruntime.schedule import Schedule, ScheduleError, Signal
+from hsruntime.schedule import Schedule, ScheduleError, Segment, Signal
 
 Kind = Literal["large", "solver", "small", "mixture", "random", "center"]
-"""How plots mark a schedule: large alone (`solver`: by other means than Euler's), small alone, both models or a region
-of one, and a region chosen by chance or in the middle."""
+"""How plots mark a schedule: large alone (`solver`: with another solver or guidance), small alone, both models or a
+region of one, and a region chosen by chance or in the middle."""
 
 LARGE, CONVERGED = "large", "large:100"
 """The references: large alone at the bundle's default steps, and where more steps change next to nothing."""
@@ -45,21 +45,22 @@ def plan_for(manifest: Manifest, wanted: Sequence[str]) -> Plan:
     found = {name: resolve_schedule(name, None, steps) for name in (LARGE, CONVERGED, *wanted)}
     left_out: list[str] = []
     if not wanted:
+        found |= {f"large:{n}": resolve_schedule(f"large:{n}", None, steps) for n in FEWER_STEPS}
         for preset in PRESETS:
             try:
                 found[preset] = resolve_schedule(preset, None, steps)
             except ScheduleError as err:
                 left_out.append(f"{preset} is left out: {err.message}")
-        found |= {f"large:{n}": resolve_schedule(f"large:{n}", None, steps) for n in FEWER_STEPS}
         found |= _controls(manifest)
     return Plan(tuple(_without_twins(found)), tuple(left_out))
 
 
 def kind_of(schedule: Schedule) -> Kind:
     """What the schedule is, from what it runs."""
-    modes, text = {segment.mode for segment in schedule.segments}, str(schedule)
+    modes = {segment.mode for segment in schedule.segments}
     if modes == {"large"}:
-        return "solver" if ";" in text else "large"
+        plain = [Segment(schedule.steps, large="full")]
+        return "large" if schedule.segments == plain and schedule.solver == "euler" else "solver"
     if modes == {"small"}:
         return "small"
     if schedule.has_region and schedule.region.signal in CONTROLS:

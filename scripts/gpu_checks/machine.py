@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
-from contact_sheet import hardware
 from gpu_checks.results import BackendState
 from hsengines.backend import BuildOptions, backend_names, get_backend
 from hsengines.errors import BackendUnavailable, HSError
+from hsexport.bench.hardware import hardware
 
 GPU_BACKENDS = tuple(name for name in backend_names() if name != "ort-cpu")
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -42,7 +43,7 @@ def default_precision(name: str) -> str:
 
 def machine_facts(threads: int) -> dict[str, Any]:
     """Processor and, where CUDA has one, the GPU with its driver."""
-    return hardware(threads) | gpu_facts()
+    return asdict(hardware(threads)) | gpu_facts()
 
 
 def gpu_facts() -> dict[str, Any]:

@@ -42,9 +42,9 @@ def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Callable[[], Any
     """Diffusers' own pipeline, at the length of texts that the pair's tokenizers have."""
     import torch
 
+    from hsexport.bench.eager import pipeline_for
     from hsexport.pair import load_pair
     from hsexport.recipe import BuildRequest, recipe_from_pair
-    from measure_speed import pipeline_for
 
     _use_threads(plan)
     pair = load_pair(plan.large, plan.small)

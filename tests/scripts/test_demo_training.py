@@ -1,11 +1,9 @@
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
 from demo_training import checkpoint
-from demo_training.retrieval import ranks
 from demo_training.schedule import batch_at, generator_at, learning_rate_scale
 
 
@@ -36,10 +34,3 @@ def test_a_checkpoint_comes_back_whole_and_nothing_else_stays(tmp_path):
     assert state["step"] == 4 and not state["model"]["w"].any()
     assert [file.name for file in tmp_path.iterdir()] == ["stage.pt"]
     assert checkpoint.load(tmp_path / "other.pt") is None
-
-
-def test_a_picture_nearest_to_its_own_rendering_has_rank_zero():
-    corpus = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
-    own = np.array([2, 4])
-    assert ranks(corpus[own], own, corpus).tolist() == [0, 0]
-    assert (ranks(corpus[[1, 3]], own, corpus) > 0).all()

@@ -8,7 +8,7 @@ from hsexport.bench.judge import Judge, Judged, JudgeError, Reference, feature_d
 
 @pytest.fixture(scope="module")
 def judge(judge_folder):
-    return Judge.open(judge_folder, threads=1)
+    return Judge.open(judge_folder)
 
 
 def test_batches_change_nothing(judge):
@@ -50,11 +50,11 @@ def test_a_missing_file_is_named(judge_folder, tmp_path, missing):
     shutil.copytree(judge_folder, tmp_path / "judge")
     (tmp_path / "judge" / missing).unlink()
     with pytest.raises(JudgeError, match=missing):
-        Judge.open(tmp_path / "judge", threads=1)
+        Judge.open(tmp_path / "judge")
 
 
 def test_names_that_do_not_fit_the_logits_are_told(judge_folder, tmp_path):
     shutil.copytree(judge_folder, tmp_path / "judge")
     (tmp_path / "judge" / "captions.json").write_text('{"a": 1}')
     with pytest.raises(JudgeError, match="not a list of names"):
-        Judge.open(tmp_path / "judge", threads=1)
+        Judge.open(tmp_path / "judge")
