@@ -181,9 +181,15 @@ def test_shapes_beyond_the_kept_ones_still_run(session, backend):
 
 def test_as_many_shapes_stay_bound_as_the_session_keeps(tiny_bundle, backend):
     with Session(open_bundle(tiny_bundle), backend=backend, shapes_kept=2) as session:
-        for steps in (1, 2, 3):
-            session.generate("abc", schedule=f"small:{steps}")
-        assert [shape.steps for shape in session._painters._kept] == [2, 3]
+        for width in (8, 12, 16):
+            session.generate("abc", width=width, schedule="small:1")
+        assert [shape.grid[1] for shape in session._painters._kept] == [3, 4]
+
+
+def test_schedules_of_about_one_length_share_their_buffers(session):
+    for schedule in ("small:3", "large:9;solver=ab2", "large:2,small:30"):
+        session.generate("red", schedule=schedule)
+    assert len(session._painters._kept) == 1
 
 
 def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):

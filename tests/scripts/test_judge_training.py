@@ -8,6 +8,7 @@ from demo_training import checkpoint
 from demo_training.corpus import PICTURE_SIZE
 from demo_training.progress import progress_bar
 from demo_training.schedule import generator_at
+from hsengines.ort.pool import shared_options
 from judge_training.augmentation import Strengths, augmented, blurred, cut, placed, softened
 from judge_training.network import CELL, FEATURES, Judge, PictureJudge, ink_from_pictures
 from judge_training.training import Lessons, train_judge
@@ -41,7 +42,7 @@ def pictures_of(count, seed=0):
 
 
 def session_of(path):
-    return InferenceSession(path, providers=["CPUExecutionProvider"])
+    return InferenceSession(path, shared_options(), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("count", [1, 3])
