@@ -40,6 +40,7 @@ STYLES = {
     "center": Style("region in the middle", "s", "#5b9bd5"),
     "small": Style("small alone", "v", "#3f8f5f"),
 }
+LONGEST_LABEL = 30
 OFFSETS = [(6, 5), (6, -12), (-6, 5), (-6, -12), (8, 14), (8, -22), (-8, 14), (-8, -22), (14, 24), (-14, 24)]
 """Where a label may stand from its point, in points: the first place where it covers nothing."""
 BELOW_FIRST = [OFFSETS[1], OFFSETS[2], *OFFSETS]
@@ -134,9 +135,10 @@ def _label(axis: Any, points: Sequence[Point], bold: set[str]) -> None:
     for point in sorted(points, key=lambda p: p.name not in bold):
         weight, color = ("bold" if point.name in bold else "normal"), STYLES[point.kind].color
         text = axis.annotate(
-            point.name, (point.speedup.value, point.distance.value), textcoords="offset points", fontsize=7,
+            shortened(point.name), (point.speedup.value, point.distance.value), textcoords="offset points", fontsize=7,
             fontweight=weight, color=color, xytext=OFFSETS[0], zorder=4,
         )  # fmt: skip
+        text.set_in_layout(False)  # a long name must not push the axes together
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # legible on lines and bars
         places = BELOW_FIRST if point.kind == "large" else OFFSETS
         for offset in (*places, places[0]):
@@ -146,6 +148,13 @@ def _label(axis: Any, points: Sequence[Point], bold: set[str]) -> None:
             if not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)
+
+
+def shortened(name: str) -> str:
+    """A schedule's segments without its policy, as far as a label has room."""
+    segments, _, policy = name.partition(";")
+    told = f"{segments};{policy}" if len(name) <= LONGEST_LABEL else f"{segments[:LONGEST_LABEL]}; ..."
+    return told.rstrip(";")
 
 
 def _around(pixel: tuple[float, float]) -> Any:
