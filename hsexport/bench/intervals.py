@@ -49,7 +49,8 @@ def _percentile(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> Est
     resampled = statistic(values[_draws(len(values), RESAMPLES)], axis=1)
     tail = (100 - CONFIDENCE_PERCENT) / 2
     low, high = np.percentile(resampled, [tail, 100 - tail])
-    return Estimate(float(statistic(values)), float(low), float(high))
+    value = float(statistic(values))
+    return Estimate(value, min(float(low), value), max(float(high), value))  # equal values round either way
 
 
 def _draws(count: int, resamples: int) -> np.ndarray:

@@ -42,6 +42,8 @@ STYLES = {
 }
 OFFSETS = [(6, 5), (6, -12), (-6, 5), (-6, -12), (8, 14), (8, -22), (-8, 14), (-8, -22), (14, 24), (-14, 24)]
 """Where a label may stand from its point, in points: the first place where it covers nothing."""
+BELOW_FIRST = [OFFSETS[1], OFFSETS[2], *OFFSETS]
+"""On a line that rises to the right."""
 
 
 def points_by(report: Report, quality: str) -> list[Point]:
@@ -123,6 +125,8 @@ def _plot_kind(axis: Any, points: Sequence[Point], style: Style, line: str) -> N
 
 def _label(axis: Any, points: Sequence[Point], bold: set[str]) -> None:
     """Names beside their points, each where it covers no point and no other name, if there is such a place."""
+    from matplotlib.patheffects import withStroke
+
     figure = axis.figure
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
@@ -133,7 +137,9 @@ def _label(axis: Any, points: Sequence[Point], bold: set[str]) -> None:
             point.name, (point.speedup.value, point.distance.value), textcoords="offset points", fontsize=7,
             fontweight=weight, color=color, xytext=OFFSETS[0], zorder=4,
         )  # fmt: skip
-        for offset in (*OFFSETS, OFFSETS[0]):
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # legible on lines and bars
+        places = BELOW_FIRST if point.kind == "large" else OFFSETS
+        for offset in (*places, places[0]):
             text.set_position(offset)
             text.set_horizontalalignment("left" if offset[0] > 0 else "right")
             box = text.get_window_extent(renderer)

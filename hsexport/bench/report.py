@@ -26,7 +26,7 @@ COLUMNS = {
     "the papers. PSNR and SSIM: higher is closer. FLIP, from 0 to 1: lower is closer.",
     "to converged": "The same to large at 100 steps, where more steps change next to nothing.",
     "features": "Distance in the judge's features; 1 is the typical distance of two real pictures.",
-    "top-1, top-5": "Share of pictures whose prompt is the judge's first guess, or among its first five.",
+    "named, among five": "Share of pictures whose prompt is the judge's first guess, or among its first five.",
     "Frechet": "Frechet distance to real pictures in the judge's features, with 1.96 bootstrap standard errors. It "
     "shrinks with more prompts: compare it within one report only.",
     "over diffusers": "Whole pictures against diffusers' own pipeline: large alone, eager, with as many threads.",

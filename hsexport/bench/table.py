@@ -14,7 +14,7 @@ from hsexport.bench.scores import Score
 BLOCK = re.compile(
     r"<!-- numbers: [^\n]*hsexport bench [^\n]*? -> (?P<file>\S+) -->\n(?P<body>.*?)<!-- end of numbers -->", re.S
 )
-WITH_INTERVAL = ("speedup", "top-1", "Frechet", "over diffusers")
+WITH_INTERVAL = ("speedup", "named", "Frechet", "over diffusers")
 
 
 def markdown(report: Report) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,7 +64,9 @@ def bench(
         threads=threads,
     )
     on_stop = "prompts that are done are kept, the same command goes on from there"
-    with BuildReport(on_stop, TimeRemainingColumn()) as progress, hush_libraries():
+    # What is to be hushed would bring torch.
+    hushed = hush_libraries() if against_diffusers else nullcontext()
+    with BuildReport(on_stop, TimeRemainingColumn()) as progress, hushed:
         done = run_bench(request, progress)
         report = replace(done.report, command=shlex.join(["hsexport", *sys.argv[1:]]))
         files = write_report(out, report, done.rounds)
@@ -79,8 +82,10 @@ def _check_folder(out: Path) -> None:
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise HSError(f"--out: {nearest} is not a directory", "name another folder")
-    if not os.access(nearest, os.W_OK):
-        raise HSError(f"--out: {nearest} cannot be written", "name another folder")
+    try:
+        TemporaryDirectory(dir=nearest).cleanup()
+    except OSError as err:
+        raise HSError(f"--out: {nearest} cannot be written: {err.strerror}", "name another folder") from err
 
 
 def _print(report: Report, files: list[Path]) -> None:
@@ -99,4 +104,4 @@ def _print(report: Report, files: list[Path]) -> None:
         console.print(sentence, markup=False)
     for note in report.notes:
         console.print(f"[dim]{note}")
-    console.print(f"report: {files[-1] if len(files) < 7 else files[5]}", soft_wrap=True, markup=False)
+    console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True, markup=False)

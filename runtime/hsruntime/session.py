@@ -58,6 +58,16 @@ class Result:
         return sum(s.seconds for s in self.segments)
 
 
+@dataclass(frozen=True)
+class Denoised:
+    """What the loop did on the way to its latents."""
+
+    region: Region | None
+    schedule: Schedule
+    """As it ran: an early end moves steps from one segment to the next."""
+    times: list[SegmentTime]
+
+
 class Session:
     """An open bundle; not to be called from two threads at once."""
 
@@ -188,17 +198,17 @@ class Session:
             painter.loop.ready(request.schedule)
             painter.encode(request.all_prompts)
             self._begin(painter.loop, request)
-            region, ran, times = self._denoise(painter.loop, request)
+            done = self._denoise(painter.loop, request)
             images = painter.decode()
         except HSError:
             painters.drop(shape)
             raise
         return Result(
             images=images,
-            region=region.mask if region else None,
+            region=done.region.mask if done.region else None,
             grid=shape.grid,
-            schedule=ran,
-            segments=tuple(times),
+            schedule=done.schedule,
+            segments=tuple(done.times),
             seconds=perf_counter() - start,
         )
 
@@ -215,7 +225,7 @@ class Session:
         coefficients = solver_coefficients(sigmas, request.schedule.solver)
         loop.begin(tokens, timesteps, coefficients, request.guidance_scale)
 
-    def _denoise(self, loop: Loop, request: Request) -> tuple[Region | None, Schedule, list[SegmentTime]]:
+    def _denoise(self, loop: Loop, request: Request) -> Denoised:
         """Runs the segments; the steps that an early end leaves go to the next one."""
         schedule, after_step = request.schedule, _step_counter(request)
         chooser = Chooser(loop, schedule, request.seed)
@@ -234,7 +244,7 @@ class Session:
             ran.append(structs.replace(segment, steps=segment.steps - spare))
             if spare:
                 left[0] = structs.replace(left[0], steps=left[0].steps + spare)
-        return chooser.region, structs.replace(schedule, segments=ran), times
+        return Denoised(chooser.region, structs.replace(schedule, segments=ran), times)
 
     def _loop_shape(self, request: Request) -> LoopShape:
         side = self.manifest.latent.pixels_per_token

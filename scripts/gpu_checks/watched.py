@@ -8,9 +8,8 @@ from gpu_checks.plan import PROMPT, Plan
 from hsengines.backend import Device, Replay
 from hsruntime.bundle import Bundle
 from hsruntime.loop import Loop
-from hsruntime.region import Region
 from hsruntime.request import Request
-from hsruntime.session import Result, SegmentTime, Session
+from hsruntime.session import Denoised, Result, Session
 
 
 class WatchedSession(Session):
@@ -37,7 +36,7 @@ class WatchedSession(Session):
         self._begin(loop, request)
         return loop._replays[mode]
 
-    def _denoise(self, loop: Loop, request: Request) -> tuple[Region | None, list[SegmentTime]]:
+    def _denoise(self, loop: Loop, request: Request) -> Denoised:
         done = super()._denoise(loop, request)
         self.latents = loop.step.latents.read()
         return done

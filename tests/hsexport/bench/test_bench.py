@@ -91,7 +91,7 @@ def test_without_a_judge_its_columns_are_left_out_and_it_says_so(request_, tmp_p
         replace(request_, judge=None, prompt_file=file, work=tmp_path, schedules=("small:2",)), Silent()
     ).report
     assert plain.prompts == 2
-    assert not any(c.title in ("features", "top-1", "Frechet") for c in columns_of(plain))
+    assert not any(c.title in ("features", "named", "Frechet") for c in columns_of(plain))
     assert any("no judge" in note for note in plain.notes)
 
 

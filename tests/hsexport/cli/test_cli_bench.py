@@ -11,6 +11,18 @@ from one_line import told_in_one_line
 QUICK = ["--schedule", "large:2,hybrid:1,small:1", "--threads", "1"]
 
 
+WITHOUT_TORCH = """
+import sys
+from hsexport.cli.main import main
+sys.argv = ["hsexport", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+assert not {"torch", "diffusers", "transformers", "onnx"} & set(sys.modules)
+"""
+
+
 @pytest.fixture(scope="module")
 def prompt_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
@@ -29,6 +41,13 @@ def test_bench_writes_a_report_and_prints_its_summary(hsexport, tiny_bundle, pro
     again = hsexport("bench", tiny_bundle, *QUICK, "--prompt-file", prompt_file, "--out", out)
     assert again.returncode == 0 and "speedup" in again.stdout and "report.html" in again.stdout
     assert json.loads((out / "report.json").read_text())["times"] == whole["times"]
+
+
+def test_bench_works_without_torch(tiny_bundle, prompt_file, tmp_path):
+    arguments = ["bench", tiny_bundle, *QUICK, "--prompt-file", prompt_file, "--prompts", "1", "--out", tmp_path]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ def test_verify_compares_goldens_torch_and_the_oracle(hsexport, tiny_bundle):
     report = json.loads(done.stdout)
     kinds = [c["reference"].split(",")[0] for c in report["comparisons"]]
     assert report["passed"] and report["left_out"] == []
-    assert kinds.count("golden of the build") == kinds.count("torch") == 13
-    assert kinds.count("full pass") == 3
+    assert kinds.count("golden of the build") == kinds.count("torch") == 17
+    assert kinds.count("full pass") == 6
     assert all(c["max_relative"] <= 1e-4 for c in report["comparisons"])
     assert any(c["max_relative"] > 0 for c in report["comparisons"] if c["engine"] == "large")
 
