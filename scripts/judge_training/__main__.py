@@ -26,10 +26,12 @@ SOFT_NOISE = 12.0  # grey levels
 
 def spoiled(pictures: np.ndarray, seed: int) -> np.ndarray:
     """The pictures blurred and noisy, by other means than the training's."""
-    blur = ImageFilter.GaussianBlur(SOFT_RADIUS)
-    soft = np.stack([np.asarray(Image.fromarray(picture).filter(blur)) for picture in pictures])
-    noise = np.random.default_rng(seed).normal(0, SOFT_NOISE, pictures.shape)
-    return (soft + noise).round().clip(0, 255).astype(np.uint8)
+    blur, source = ImageFilter.GaussianBlur(SOFT_RADIUS), np.random.default_rng(seed)
+    result = np.empty_like(pictures)
+    for number, picture in enumerate(pictures):
+        soft = np.asarray(Image.fromarray(picture).filter(blur))
+        result[number] = (soft + source.normal(0, SOFT_NOISE, soft.shape)).round().clip(0, 255)
+    return result
 
 
 def tell_accuracy(kind: str, logits: np.ndarray, captions: list[str]) -> None:
