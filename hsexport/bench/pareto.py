@@ -151,10 +151,8 @@ def _label(axis: Any, points: Sequence[Point], bold: set[str]) -> None:
 
 
 def shortened(name: str) -> str:
-    """A schedule's segments without its policy, as far as a label has room."""
-    segments, _, policy = name.partition(";")
-    told = f"{segments};{policy}" if len(name) <= LONGEST_LABEL else f"{segments[:LONGEST_LABEL]}; ..."
-    return told.rstrip(";")
+    """A name as it is, or a long one's segments without the policy, as far as a label has room."""
+    return name if len(name) <= LONGEST_LABEL else f"{name.partition(';')[0][:LONGEST_LABEL]}; ..."
 
 
 def _around(pixel: tuple[float, float]) -> Any:

@@ -106,14 +106,13 @@ class Schedule(_Strict, frozen=True):
 
     def _policy(self) -> list[str]:
         """The short form's second half: signal and ratio where there is a region, else what differs from a default."""
-        always = ("signal", "ratio") if self.has_region else ()
         told = [f"solver={self.solver}"] if self.solver != "euler" else []
         if not self.has_region:
             return told
         defaults = RegionPolicy()
         for name in RegionPolicy.__struct_fields__:
             value = getattr(self.region, name)
-            if name in always or value != getattr(defaults, name):
+            if name in ("signal", "ratio") or value != getattr(defaults, name):
                 told.append(f"{name}={value}")
         return told
 
