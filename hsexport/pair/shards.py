@@ -22,19 +22,28 @@ AGAIN = "download or save the model again"
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """One tensor of a file: `offset` and `size_bytes` count in the whole file."""
+    """One tensor: its bytes are those of `pieces`, one after the other, each an offset in the file and a size."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: Path
-    offset: int
-    size_bytes: int
+    pieces: tuple[tuple[int, int], ...]
 
     @property
     def elements(self) -> int:
         """How many numbers the tensor holds."""
         return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all pieces."""
+        return sum(size for _, size in self.pieces)
+
+    @property
+    def end(self) -> int:
+        """Where the last of its bytes lies in the file, and one more."""
+        return max(offset + size for offset, size in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def file_headers(file: Path) -> Iterable[TensorHeader]:
     """The tensors of one safetensors file, each inside the file's bytes."""
     header, start = read_header(file)
     tensors = [tensor_header(file, start, name, entry) for name, entry in header.items() if name != "__metadata__"]
-    expected = max((tensor.offset + tensor.size_bytes for tensor in tensors), default=start)
+    expected = max((tensor.end for tensor in tensors), default=start)
     check_size(file, expected)
     return tensors
 
@@ -138,7 +147,7 @@ def tensor_header(file: Path, start: int, name: str, entry: Any) -> TensorHeader
     expected = math.prod(shape) * DTYPE_BITS.get(dtype, 0) // 8
     if begin < 0 or end < begin or (dtype in DTYPE_BITS and end - begin != expected):
         raise PairError(f"{file}: tensor {name} {dtype}{list(shape)} has {end - begin} bytes, not {expected}", AGAIN)
-    return TensorHeader(name, dtype, shape, file, start + begin, end - begin)
+    return TensorHeader(name, dtype, shape, file, ((start + begin, end - begin),))
 
 
 def check_size(file: Path, expected: int) -> None:
@@ -150,7 +159,11 @@ def check_size(file: Path, expected: int) -> None:
 
 def weights_digest(component: Path) -> str:
     """The sha256 of a component's weights by name, dtype, shape and data, whatever files they are cut into."""
-    headers = read_headers(component)
+    return digest_of(read_headers(component))
+
+
+def digest_of(headers: Mapping[str, TensorHeader]) -> str:
+    """The sha256 of tensors by name, dtype, shape and data; every byte is read."""
     digest = hashlib.sha256()
     for name in sorted(headers):
         header = headers[name]
@@ -164,6 +177,7 @@ def weights_digest(component: Path) -> str:
 def chunks_of(header: TensorHeader) -> Iterable[bytes]:
     """A tensor's bytes, a few megabytes at a time."""
     with header.file.open("rb") as stream:
-        stream.seek(header.offset)
-        for done in range(0, header.size_bytes, CHUNK_BYTES):
-            yield stream.read(min(CHUNK_BYTES, header.size_bytes - done))
+        for offset, size in header.pieces:
+            stream.seek(offset)
+            for done in range(0, size, CHUNK_BYTES):
+                yield stream.read(min(CHUNK_BYTES, size - done))

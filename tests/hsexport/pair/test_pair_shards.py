@@ -55,7 +55,8 @@ def test_headers_tell_names_dtypes_and_shapes(single):
 
 def test_header_offsets_reach_the_data(single):
     header = read_headers(single)["a"]
-    raw = header.file.read_bytes()[header.offset : header.offset + header.size_bytes]
+    ((offset, size),) = header.pieces
+    raw = header.file.read_bytes()[offset : offset + size]
     assert raw == struct.pack("<6f", *range(6))
 
 

@@ -1,0 +1,57 @@
+"""All tensors of a network by the names its module has for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from hsexport.pair.errors import PairError
+from hsexport.pair.loading import in_few_words
+from hsexport.pair.shards import AGAIN, TensorHeader, digest_of
+from hsexport.weights.weight import Weight
+
+
+@dataclass(frozen=True)
+class Weights(Mapping[str, Weight]):
+    """Tensors by name; `sources` are the checkpoint's tensors that decide them, `folder` is what messages name.
+
+    `extra` holds digests of what else decides them (adapters).
+    """
+
+    folder: Path
+    tensors: Mapping[str, Weight]
+    sources: Mapping[str, TensorHeader]
+    extra: tuple[str, ...] = field(default=())
+
+    def __getitem__(self, name: str) -> Weight:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over every number that was read to make them; takes as long as the disk does."""
+        whole = hashlib.sha256(digest_of(self.sources).encode())
+        for digest in self.extra:
+            whole.update(digest.encode())
+        return whole.hexdigest()
+
+    def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuses a checkpoint that lacks what a module has, or has it in another shape. Raises PairError."""
+        missing = sorted(name for name in shapes if name not in self)
+        if missing:
+            raise PairError(f"{self.folder} is a broken checkpoint: it lacks {in_few_words(missing)}", AGAIN)
+        mismatched = sorted(name for name, shape in shapes.items() if self[name].shape != shape)
+        if mismatched:
+            raise PairError(
+                f"{self.folder} is a broken checkpoint: {in_few_words(mismatched)} has another shape than its "
+                "config.json says",
+                AGAIN,
+            )
