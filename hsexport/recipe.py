@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hsengines.backend import BuildOptions
 from hsengines.errors import HSError
@@ -17,6 +18,8 @@ from hsexport.pair.pair import Pair
 from hsruntime.manifest import Defaults, Latent, PositionTable, Scheduler, Size, Sizes, TextEncoder, Transformer
 from hsruntime.presets import resolve_schedule
 
+StopAfter = Literal["export", "optimise"]
+"""Where a build may end early: graphs without their weights, or as the backend takes them."""
 DEFAULT_STEPS = 28  # of a preset
 CLIP_LENGTH = 77  # CLIPTextConfig's default
 T5_LENGTH = 256  # StableDiffusion3Pipeline's max_sequence_length
@@ -43,6 +46,7 @@ class BuildRequest:
     options: BuildOptions = field(default_factory=BuildOptions)
     fp32: tuple[str, ...] = ()
     """What stays in fp32 beside the default islands: "large:transformer_blocks.35*"."""
+    stop_after: StopAfter | None = None
     size: Size | None = None
     min_size: Size | None = None
     max_size: Size | None = None
