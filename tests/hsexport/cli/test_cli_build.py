@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from random import Random
 
 import pytest
 from interruptible import listen_to_ctrl_c
@@ -24,6 +25,17 @@ def started(arguments):
     )
 
 
+def test_stopped_early_there_are_graphs_and_no_bundle(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
+    arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache)
+    done = hsexport(*arguments, "--stop-after", "optimise", "--json")
+    assert json.loads(done.stdout)["stopped_after"] == "optimise"
+    assert "compile" not in done.stderr and not (tmp_path / "b").exists()
+    told = hsexport(*arguments, "--stop-after", "export")
+    assert told.stderr.splitlines()[-1].startswith(
+        f"stopped after export, as asked; what is done is kept in {tiny_cache}"
+    )
+
+
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--json")
     assert done.returncode == 0, done.stderr
@@ -37,6 +49,7 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
     for entry in (tiny_cache / "onnx").iterdir():  # what takes long is there already
         if any((entry / f"{name}.onnx").exists() for name in ("large", "small", "text_encoder")):
             shutil.copytree(entry, tmp_path / "cache" / "onnx" / entry.name)
+    shutil.copytree(tiny_cache / "golden", tmp_path / "cache" / "golden")
     arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache")
     process = started(arguments)
     for line in process.stderr:
@@ -51,6 +64,41 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
     assert sum("export: large" in k or "export: small" in k for k in kept) == 2
     assert len(open_bundle(tmp_path / "b").manifest.engines) == 17
     assert not list((tmp_path / "cache").rglob(".unfinished-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_five_random_moments_the_sixth_build_finishes_and_no_item_is_made_again(
+    hsexport, tiny_pair_dirs, tmp_path, seed
+):
+    random, finished = Random(seed), set()
+    arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tmp_path / "cache")
+    for _ in range(5):
+        process = started(arguments)
+        lines = [process.stderr.readline() for _ in range(random.randrange(2, 60))]
+        time.sleep(random.random())
+        os.killpg(process.pid, signal.SIGKILL)
+        lines += process.stderr.readlines()
+        process.wait()
+        assert not made_again(lines, finished)
+        finished |= {item for item, _ in done_items(lines)}
+    done = hsexport(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert not made_again(done.stderr.splitlines(), finished)
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == 17
+    assert not list((tmp_path / "cache").rglob(".unfinished-*"))
+
+
+def done_items(lines):
+    """(stage: item, whether it was kept) of every line that says so, but for the parities, which say their error."""
+    for line in lines:
+        item, _, rest = line.partition(" done in ")
+        if rest and item.startswith(("export", "optimise", "compile")):
+            yield item, "kept from an earlier build" in rest
+
+
+def made_again(lines, finished):
+    return [item for item, kept in done_items(lines) if item in finished and not kept]
 
 
 def test_ctrl_c_leaves_no_bundle_and_one_line(tiny_pair_dirs, tmp_path):

@@ -1,19 +1,6 @@
-"""Networks of the tiny pair and their exports, taken from the store that the tiny bundle was built through."""
+"""Exports of the tiny pair, taken from the store that the tiny bundle was built through."""
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def tiny_networks(tiny_pair_dirs, tmp_path_factory):
-    """Networks of the tiny pair by name."""
-    from hsexport.networks import networks_of
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
-
-    large, small = map(str, tiny_pair_dirs)
-    nowhere = tmp_path_factory.mktemp("nowhere")
-    request = BuildRequest(large=large, small=small, out=nowhere / "bundle", cache=nowhere / "cache")
-    return {network.name: network for network in networks_of(recipe_from_pair(load_pair(large, small), request))}
 
 
 @pytest.fixture(scope="session")

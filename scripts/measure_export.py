@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Ours beside a plain `torch.onnx.export` of the same module: peak memory, time and nodes at real widths, in one run.
+
+Needs a pair: `scripts/random_pair --large sd3.5-large --small sd3.5-medium --layers 6 --text tiny --out DIR`. Each way
+runs in a process of its own, since memory is counted by process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from contact_sheet import write_report
+from hsexport.bench.hardware import hardware
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to a graph of large in bf16, its weights included."""
+
+    name: str
+    seconds: float
+    peak_gb: float
+    """The most memory its process held, torch itself included."""
+    nodes: int
+
+
+def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
+    """The build's stages export and optimise over large alone: golden, parity's input and all."""
+    from hsengines.store import Store
+    from hsexport.export.stage import export_all
+    from hsexport.mmdit.networks import large_network
+    from hsexport.optimise import optimise_all
+    from hsexport.pair import load_pair
+    from hsexport.passes.load import load_graph
+    from hsexport.progress import Silent
+    from hsexport.recipe import BuildRequest, recipe_from_pair
+
+    start = time.perf_counter()
+    request = BuildRequest(*pair, out=out / "bundle", cache=out)
+    store = Store(out)
+    exported = export_all([large_network(recipe_from_pair(load_pair(*pair), request))], store, Silent())
+    (graph,) = optimise_all(exported, "tensorrt-rtx", "bf16", (), store, Silent())
+    return time.perf_counter() - start, len(load_graph(graph.onnx).graph)
+
+
+def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
+    """The same module with its weights loaded by diffusers, exported and saved as torch does it."""
+    import torch
+    from diffusers import SD3Transformer2DModel
+
+    from hsexport.export.onnx_export import OPSET, dynamic_shapes
+    from hsexport.mmdit.networks import large_network
+    from hsexport.mmdit.transformer import TokenTransformer
+    from hsexport.pair import load_pair
+    from hsexport.recipe import BuildRequest, recipe_from_pair
+
+    start = time.perf_counter()
+    request = BuildRequest(*pair, out=out / "bundle", cache=out)
+    recipe = recipe_from_pair(load_pair(*pair), request)
+    network, bf16 = large_network(recipe), torch.bfloat16
+    model = SD3Transformer2DModel.from_pretrained(recipe.pair.large.directory.transformer, torch_dtype=bf16)
+    module = TokenTransformer(model, recipe.positions["large"], takes_cache=True).eval().to(bf16)
+    inputs = network.sample_inputs(dims=network.trace_dims)
+    tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in network.spec.inputs]
+    program = torch.onnx.export(
+        module,
+        tuple(tensor.to(bf16) if tensor.is_floating_point() else tensor for tensor in tensors),
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=dynamic_shapes(network, module),
+    )
+    assert program is not None
+    program.save(str(out / "large.onnx"), external_data=True)
+    return time.perf_counter() - start, len(program.model.graph)
+
+
+def measured(name: str, way: Callable[[tuple[str, str], Path], tuple[float, int]], pair: tuple[str, str]) -> Way:
+    """Runs one way in a new process."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(send, way, pair))
+    process.start()
+    send.close()
+    try:
+        seconds, nodes, peak_kb = receive.recv()
+    except EOFError:
+        process.join()
+        raise SystemExit(f"measure_export: '{name}' ended with code {process.exitcode}") from None
+    process.join()
+    return Way(name, seconds, peak_kb / 1e6, nodes)
+
+
+def _child(send: multiprocessing.connection.Connection, way: Callable[..., tuple[float, int]], pair: object) -> None:
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        seconds, nodes = way(pair, Path(folder))
+        send.send((seconds, nodes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def main(
+    pair: Annotated[Path, typer.Argument(help="folder of large/ and small/")],
+    out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
+) -> None:
+    """Measure both ways, ours first."""
+    sources = str(pair / "large"), str(pair / "small")
+    ways = [measured("hsexport", ours, sources), measured("torch.onnx.export", plain, sources)]
+    table = Table("", "peak GB", "seconds", "nodes")
+    for way in ways:
+        table.add_row(way.name, f"{way.peak_gb:.2f}", f"{way.seconds:.0f}", f"{way.nodes:,}")
+    first, second = ways
+    Console().print(table)
+    Console().print(
+        f"plain over ours: {second.peak_gb / first.peak_gb:.2f} of the memory, "
+        f"{second.seconds / first.seconds:.2f} of the time, {second.nodes / first.nodes:.2f} of the nodes"
+    )
+    if out:
+        write_report(out, {"hardware": asdict(hardware(0)), "ways": [asdict(way) for way in ways]})
+
+
+if __name__ == "__main__":
+    typer.run(main)
