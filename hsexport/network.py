@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,26 +15,28 @@ from hsengines.spec import EngineSpec, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
+    from hsexport.weights import Weights
+
 
 @dataclass(frozen=True)
 class Network:
     """What the export, compile and verify stages know of one network of a bundle.
 
-    `load()` makes the module in evaluation mode; it takes the spec's inputs in order and returns a tuple of its
-    outputs. `weights` is the checkpoint folder it reads, if any. `trace_dims` are the extents to trace with; each
+    `skeleton()` makes the module on the meta device; it takes the spec's inputs in order and returns a tuple of its
+    outputs. `weights` are its numbers by the names in its state dict, if it has any. `trace_dims` are the extents to trace with; each
     differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds integer inputs
     from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names whatever else
-    decides the module's weights or graph, for the build key.
+    decides the module's weights or graph, for the build key: its configuration above all.
 
     In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all others stay
     float32 at the border; `stays_fp32` keeps the whole network out of it. `layers` is a transformer's depth.
     """
 
     spec: EngineSpec
-    load: Callable[[], nn.Module]
+    skeleton: Callable[[], nn.Module]
     trace_dims: Mapping[str, int]
     limits: Mapping[str, int | str] = field(default_factory=dict)
-    weights: Path | None = None
+    weights: Weights | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     narrow_tensors: tuple[str, ...] = ()
     stays_fp32: bool = False
@@ -45,6 +46,14 @@ class Network:
     def name(self) -> str:
         """The engine's name."""
         return self.spec.name
+
+    def load(self) -> nn.Module:
+        """The module, ready to compute in fp32; its weights come from the disk while it does, layer by layer."""
+        if self.weights is None:
+            return self.skeleton().eval()
+        from hsexport.weights.streamed import streamed
+
+        return streamed(self.skeleton(), self.weights)
 
     def precision_in(self, bundle: str) -> str:
         """What this network is cast to in a bundle of that precision."""

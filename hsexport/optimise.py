@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,15 @@ from hsexport.source_digest import source_digest
 from hsruntime.manifest import IslandRecord
 
 REPORT = "report.json"
+OnBytes = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network as its backend takes it: `spec` carries the dtypes of its precision; `golden` is still fp32."""
+    """A network as its backend takes it: `spec` carries the dtypes of its precision; `golden` is still fp32.
+
+    `digests` are the sha256 of the graph's file and of each that holds weights of it, as facts of a build key.
+    """
 
     network: Network
     spec: EngineSpec
@@ -33,6 +37,7 @@ class Graph:
     onnx: Path
     golden: Path
     islands: tuple[IslandRecord, ...]
+    digests: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -68,18 +73,6 @@ def optimise_all(
     return graphs
 
 
-def weights_beside(onnx: Path) -> Path | None:
-    """The file that holds a graph's weights, if it has any."""
-    data = onnx.with_name(onnx.name + ".data")
-    return data if data.is_file() else None
-
-
-def graph_digests(onnx: Path) -> dict[str, str]:
-    """sha256 of a graph and of its weights, as facts of a build key."""
-    facts, weights = {"graph": file_digest(onnx)}, weights_beside(onnx)
-    return facts | {"weights": file_digest(weights)} if weights else facts
-
-
 def _optimise(
     exported: ExportedNetwork, backend: str, precision: str, fp32: Sequence[str], store: Store, reporter: Reporter
 ) -> Graph:
@@ -91,42 +84,59 @@ def _optimise(
     reporter.begin(network.name, "" if found else store.why_missing(key))
 
     def fill(folder: Path) -> None:
-        _fill(exported, backend, own, islands, folder)
+        on_bytes = _bytes_told(network.name, reporter)
+        _fill(exported, backend, own, islands, folder, on_bytes)
 
     entry = found or store.make(key, fill, lambda: reporter.wait(network.name))
     records = msgspec.json.decode((entry / REPORT).read_bytes(), type=list[IslandRecord])
     reporter.end(network.name, "kept from an earlier build" if found else own)
+    digests = store.digests(entry)
+    del digests[REPORT]
     onnx = entry / exported.onnx.name
-    spec = network.spec_at(own)
-    return Graph(network, spec, own, onnx if onnx.is_file() else exported.onnx, exported.golden, tuple(records))
+    return Graph(network, network.spec_at(own), own, onnx, exported.golden, tuple(records), digests)
 
 
 def _key(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island]) -> BuildKey:
-    facts = graph_digests(exported.onnx) | {
+    weights = exported.network.weights
+    facts = {
+        "graph": file_digest(exported.onnx),
         "backend": backend,
         "precision": precision,
         "islands": ", ".join(island.name for island in islands),  # what they hold is in the source or in the name
         "narrow tensors": json.dumps(exported.network.narrow_tensors),
         "hsexport": source_digest("optimise"),
     }
-    return BuildKey("graph", exported.network.name, facts)
+    return BuildKey("graph", exported.network.name, facts | ({"weights": weights.digest} if weights else {}))
 
 
-def _fill(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island], folder: Path) -> None:
-    """Writes the graph and what its islands hold; only the latter where the backend takes the graph as exported."""
+def _fill(
+    exported: ExportedNetwork,
+    backend: str,
+    precision: str,
+    islands: Sequence[Island],
+    folder: Path,
+    on_bytes: OnBytes,
+) -> None:
+    """Writes the graph with its weights, and what its islands hold."""
     from hsexport.lint import lint
+    from hsexport.passes.attach import attach_weights
     from hsexport.passes.load import load_graph
-    from hsexport.passes.plan import is_taken_as_exported, prepare
+    from hsexport.passes.plan import holds_weights, prepare
     from hsexport.passes.save import save_graph
 
-    model, records = load_graph(exported.onnx), []
-    if not is_taken_as_exported(backend, precision):
-        report = prepare(model, backend, precision, exported.network.narrow_tensors, islands)
-        records = [IslandRecord(name=i.name, nodes=i.nodes, reason=i.reason) for i in report.islands if i.nodes]
+    model = load_graph(exported.onnx)
+    attach_weights(model, exported.network.weights)
+    report = prepare(model, backend, precision, exported.network.narrow_tensors, islands)
+    records = [IslandRecord(name=i.name, nodes=i.nodes, reason=i.reason) for i in report.islands if i.nodes]
     for finding in lint(model, backend, precision):
         if finding.refused:
             where = f"node '{finding.node}': " if finding.node else ""
             raise GraphError(f"network '{exported.network.name}', {where}{finding.said}", finding.remedy)
-    if not is_taken_as_exported(backend, precision):
-        save_graph(model, folder / exported.onnx.name)
+    # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
+    save_graph(model, folder / exported.onnx.name, refer=holds_weights(backend), on_bytes=on_bytes)
     (folder / REPORT).write_bytes(msgspec.json.encode(records))
+
+
+def _bytes_told(name: str, reporter: Reporter) -> OnBytes:
+    """Weights written, as the reporter hears of them: in megabytes."""
+    return lambda done, total: reporter.advance(name, "MB of weights", done // 1_000_000, total // 1_000_000)

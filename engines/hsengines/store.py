@@ -40,6 +40,11 @@ class Store:
         shutil.rmtree(entry)
         return None
 
+    def digests(self, entry: Path) -> dict[str, str]:
+        """sha256 of every file of an entry by its path within, as they were when it was made or last looked at."""
+        contents: dict[str, tuple[int, str]] = json.loads((entry / CONTENTS).read_text())
+        return {name: sha256 for name, (_, sha256) in contents.items()}
+
     def make(self, key: BuildKey, fill: Callable[[Path], None], on_wait: Callable[[], None] = lambda: None) -> Path:
         """The entry's folder, filled by `fill` in a temporary place if it is missing, then moved in whole.
 

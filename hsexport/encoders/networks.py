@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
+from hsexport.encoders.weights import config_fact, part_weights
 from hsexport.network import Network
-from hsexport.pair.loading import load_whole
+from hsexport.pair.loading import told_by_folder
 from hsexport.recipe import Recipe, TextPart
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
     spec = EngineSpec(part.record.engine, (ids,), tuple(outputs), _text_profile(recipe))
     limits = {"ids": part.vocabulary}
     return Network(
-        spec, lambda: _load_encoder(part), {"B": 3}, limits, weights=part.encoder, narrow_tensors=("states", "pooled")
+        spec,
+        lambda: _encoder_skeleton(part),
+        {"B": 3},
+        limits,
+        weights=part_weights(part.encoder, prefix="model.", kind=part.record.kind),
+        facts=config_fact(part.encoder),
+        narrow_tensors=("states", "pooled"),
     )
 
 
@@ -41,13 +48,13 @@ def join_text_network(recipe: Recipe) -> Network:
         TensorSpec("pooled", "float32", ("B", sum(part.projection for part in clips))),
     )
 
-    def load() -> nn.Module:
+    def skeleton() -> nn.Module:
         from hsexport.encoders.modules import JoinText
 
-        return JoinText(width).eval()
+        return JoinText(width)
 
     spec = EngineSpec("join_text", tuple(inputs), outputs, _text_profile(recipe))
-    return Network(spec, load, {"B": 3}, narrow_tensors=("*",))
+    return Network(spec, skeleton, {"B": 3}, narrow_tensors=("*",))
 
 
 def vae_decoder_network(recipe: Recipe) -> Network:
@@ -61,15 +68,17 @@ def vae_decoder_network(recipe: Recipe) -> Network:
         (Profile("all", {name: ranges[name] for name in ("B", "h", "w")}),),
     )
 
-    def load() -> nn.Module:
-        import torch
+    def skeleton() -> nn.Module:
+        from accelerate import init_empty_weights
         from diffusers import AutoencoderKL
 
         from hsexport.encoders.modules import VaeDecoder
 
-        return VaeDecoder(load_whole(AutoencoderKL, folder, torch_dtype=torch.float32)).eval()
+        with told_by_folder(folder), init_empty_weights():
+            return VaeDecoder(AutoencoderKL.from_config(AutoencoderKL.load_config(folder))).float()
 
-    return Network(spec, load, {"B": 2, "h": 6, "w": 10}, weights=folder)
+    weights, config = part_weights(folder), config_fact(folder)
+    return Network(spec, skeleton, {"B": 2, "h": 6, "w": 10}, weights=weights, facts=config)
 
 
 def _states(name: str, length: int, width: int) -> TensorSpec:
@@ -80,15 +89,17 @@ def _text_profile(recipe: Recipe) -> tuple[Profile, ...]:
     return (Profile("all", {"B": recipe.ranges()["G"]}),)
 
 
-def _load_encoder(part: TextPart) -> nn.Module:
-    import torch
-    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+def _encoder_skeleton(part: TextPart) -> nn.Module:
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     from hsexport.encoders.modules import ClipEncoder, T5Encoder
 
-    # Shapes that do not match come back by name, where transformers' own error would only point at its log.
-    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
-    if part.record.kind == "clip":
-        return ClipEncoder(load_whole(CLIPTextModelWithProjection, part.encoder, **options)).eval()
-    # Eager attention: the fused one's output strides trip torch.export's decomposition (transformers 5.23).
-    return T5Encoder(load_whole(T5EncoderModel, part.encoder, attn_implementation="eager", **options)).eval()
+    # Parameters alone: CLIP counts its positions itself, and nothing would bring those numbers back.
+    with told_by_folder(part.encoder), init_empty_weights(include_buffers=False):
+        if part.record.kind == "clip":
+            return ClipEncoder(CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(part.encoder))).float()
+        config = T5Config.from_pretrained(part.encoder)
+        # Eager attention: the fused one's output strides trip torch.export's decomposition (transformers 5.23).
+        config._attn_implementation = "eager"
+        return T5Encoder(T5EncoderModel(config)).float()  # whatever type the configuration names

@@ -1,4 +1,4 @@
-"""One network to one ONNX file, weights beside it."""
+"""One network to one ONNX file, without a weight in it: they stay where the checkpoint has them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hsengines.errors import HSError
 from hsengines.spec import TensorSpec
+from hsexport.export.hollow import made_fake
 from hsexport.network import Network
+from hsexport.passes.attach import detach_weights, place_weights
 from hsexport.passes.name_by_module import name_by_module
+from hsexport.passes.save import save_graph
 from hsexport.passes.strip_metadata import strip_metadata
+from hsexport.weights.streamed import shapes_of
 
 OPSET = 23  # the first with Attention
 
@@ -26,35 +32,55 @@ class ExportError(HSError):
     """A network that torch could not turn into ONNX."""
 
 
-def export_onnx(network: Network, module: torch.nn.Module, out: Path) -> Path:
-    """Writes `<name>.onnx` and, if it has weights, `<name>.onnx.data` into `out`; returns the former.
+def export_onnx(network: Network, out: Path) -> Path:
+    """Writes `<name>.onnx` into `out` and returns it; every weight in it is a placeholder (hsexport.passes.attach).
 
-    Weights go to the data file once, in one copy. Raises ExportError with the exporter's own first line.
+    The network is traced over fake tensors, so that memory holds its graph and nothing else. Raises PairError for a
+    checkpoint that does not fit, ExportError with the exporter's own first line.
     """
     path = out / f"{network.name}.onnx"
-    inputs = network.sample_inputs(dims=network.trace_dims)
+    module = network.skeleton()
+    shapes = shapes_of(module) if network.weights else {}
+    if network.weights:
+        network.weights.check_fits(shapes)
     try:
         with _quiet():
-            program = torch.onnx.export(
-                module,
-                tuple(torch.from_numpy(inputs[t.name]) for t in network.spec.inputs),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes=dynamic_shapes(network, module),
-                input_names=[t.name for t in network.spec.inputs],
-                output_names=[t.name for t in network.spec.outputs],
-                verbose=False,
-            )
-            assert program is not None
-            name_by_module(program.model)
-            strip_metadata(program.model)
-            has_weights = any(value.const_value is not None for value in program.model.graph.initializers.values())
-            program.save(str(path), external_data=has_weights)
+            model = _optimised(_traced(network, module), shapes)
     except Exception as err:
         if isinstance(err, OSError):
             raise
         raise ExportError(f"network '{network.name}' cannot be exported: {_cause(err)}") from err
+    save_graph(model, path)
     return path
+
+
+def _traced(network: Network, module: torch.nn.Module) -> torch.onnx.ONNXProgram:
+    """The module's graph as torch writes it: constants, identities and all."""
+    inputs = network.sample_inputs(dims=network.trace_dims)
+    made_fake(module, FakeTensorMode(allow_non_fake_inputs=True))
+    program = torch.onnx.export(
+        module,
+        tuple(torch.from_numpy(inputs[t.name]) for t in network.spec.inputs),
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=dynamic_shapes(network, module),
+        input_names=[t.name for t in network.spec.inputs],
+        output_names=[t.name for t in network.spec.outputs],
+        verbose=False,
+        optimize=False,
+    )
+    assert program is not None
+    return program
+
+
+def _optimised(program: torch.onnx.ONNXProgram, weights: Collection[str]) -> ir.Model:
+    """The graph folded and fused, its nodes named; weights keep their names, for none of them was looked at."""
+    detach_weights(program.model, weights)
+    program.optimize()
+    place_weights(program.model)
+    name_by_module(program.model)
+    strip_metadata(program.model)
+    return program.model
 
 
 def dynamic_shapes(network: Network, module: torch.nn.Module) -> tuple[Any, ...]:
@@ -80,7 +106,7 @@ def _cause(err: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporter's chatter off the terminal, where progress is shown."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -10,17 +10,20 @@ from pathlib import Path
 from hsengines.key import BuildKey
 from hsengines.store import Store
 from hsexport.network import Network, reference_outputs
-from hsexport.pair.shards import weights_digest
 from hsexport.progress import Reporter
 from hsexport.source_digest import source_digest
 from hsruntime.golden import save_golden
 
+GOLDEN = "golden.npz"
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network as ONNX in fp32: `golden` holds one input and the torch module's answer."""
+    """A network as ONNX in fp32, its weights still the checkpoint's own.
+
+    `golden` holds one input and the torch module's answer.
+    """
 
     network: Network
     onnx: Path
@@ -34,33 +37,45 @@ def export_all(networks: list[Network], store: Store, reporter: Reporter) -> lis
 
 
 def export_key(network: Network) -> BuildKey:
-    """What decides a network's ONNX: its outside, its weights, this package's source, the exporter's tools."""
-    facts = {tool: version(tool) for tool in TOOLS}
-    facts |= network.facts
-    # Not the profiles: a graph serves any of them; all that they decide is the extents the golden is taken at.
-    extents = [dict(network.trace_dims), network.check_dims, dict(network.limits)]
-    facts["dims"] = json.dumps(extents, sort_keys=True)
+    """What decides a network's graph: its outside, its configuration, this package's source, the exporter's tools.
+
+    Not its weights: a graph serves a model trained on, or with an adapter fused into it. Nor the profiles.
+    """
+    facts = {tool: version(tool) for tool in TOOLS} | network.facts
+    facts["dims"] = json.dumps([dict(network.trace_dims), dict(network.limits)], sort_keys=True)
     facts["outside"] = json.dumps([asdict(t) for t in (*network.spec.inputs, *network.spec.outputs)], sort_keys=True)
     facts["hsexport"] = source_digest("export")
-    if network.weights is not None:
-        facts["weights"] = weights_digest(network.weights)
-        facts["config"] = (network.weights / "config.json").read_text(encoding="utf-8")
     return BuildKey("onnx", network.name, facts)
+
+
+def golden_key(network: Network) -> BuildKey:
+    """What decides a golden: the graph, the weights, and the extents it is taken at, which a profile may bound."""
+    facts = dict(export_key(network).facts)
+    facts["extents"] = json.dumps(network.check_dims, sort_keys=True)
+    if network.weights is not None:
+        facts["weights"] = network.weights.digest
+    return BuildKey("golden", network.name, facts)
 
 
 def _export(network: Network, store: Store, reporter: Reporter) -> ExportedNetwork:
     key = export_key(network)
     found = store.find(key)
     reporter.begin(network.name, "" if found else store.why_missing(key))
-    entry = found or store.make(key, lambda folder: _fill(network, folder), lambda: reporter.wait(network.name))
-    reporter.end(network.name, "kept from an earlier build" if found else "")
-    return ExportedNetwork(network, entry / f"{network.name}.onnx", entry / "golden.npz")
+    entry = found or store.make(key, lambda folder: _trace(network, folder), lambda: reporter.wait(network.name))
+    golden = golden_key(network)
+    answered = store.find(golden)
+    kept = "kept from an earlier build" if found and answered else ""
+    answered = answered or store.make(golden, lambda f: _answer(network, f), lambda: reporter.wait(network.name))
+    reporter.end(network.name, kept)
+    return ExportedNetwork(network, entry / f"{network.name}.onnx", answered / GOLDEN)
 
 
-def _fill(network: Network, folder: Path) -> None:
+def _trace(network: Network, folder: Path) -> None:
     from hsexport.export.onnx_export import export_onnx
 
-    module = network.load()
-    export_onnx(network, module, folder)
+    export_onnx(network, folder)
+
+
+def _answer(network: Network, folder: Path) -> None:
     inputs = network.sample_inputs()
-    save_golden(folder / "golden.npz", inputs, reference_outputs(module, network.spec, inputs))
+    save_golden(folder / GOLDEN, inputs, reference_outputs(network.load(), network.spec, inputs))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
+from hsexport.mmdit.weights import transformer_weights
 from hsexport.network import Network
-from hsexport.pair.loading import load_whole
 from hsexport.pair.member import Member
 from hsexport.recipe import Recipe
 from hsruntime.manifest import Transformer
@@ -69,26 +71,26 @@ def _common_inputs(recipe: Recipe, arch: Transformer, tokens: str) -> tuple[Tens
 
 
 def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str, ...]) -> Network:
-    kept = recipe.positions[member.role]
+    kept, config = recipe.positions[member.role], member.config
 
-    def load() -> nn.Module:
+    def skeleton() -> nn.Module:
         import torch
-        from diffusers import SD3Transformer2DModel
 
-        from hsexport.mmdit.transformer import TokenTransformer
+        from hsexport.mmdit.transformer import TokenTransformer, transformer_like
 
-        model = load_whole(SD3Transformer2DModel, member.directory.transformer, torch_dtype=torch.float32)
-        return TokenTransformer(model, kept, takes_cache=member.role == "large").eval()
+        with torch.device("meta"):
+            return TokenTransformer(transformer_like(config), kept, takes_cache=member.role == "large")
 
-    limits = {"positions": kept.rows * kept.columns}
-    facts = {"positions": f"{kept.rows}x{kept.columns} of {kept.table_size}"}
     return Network(
         spec,
-        load,
+        skeleton,
         TRACE_DIMS,
-        limits,
-        weights=member.directory.transformer,
-        facts=facts,
+        {"positions": kept.rows * kept.columns},
+        weights=transformer_weights(member, kept),
+        facts={
+            "positions": f"{kept.rows}x{kept.columns} of {kept.table_size}",
+            "config": json.dumps(asdict(config), sort_keys=True),
+        },
         narrow_tensors=narrow,
-        layers=member.config.num_layers,
+        layers=config.num_layers,
     )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 
 from hsexport.mmdit.attention import KeyValue, flat, joint_attention, self_attention
-from hsexport.mmdit.positions import centre_rows
+from hsexport.pair.config import TransformerConfig
 from hsruntime.manifest import PositionTable
 
 
-def token_weight(weight: Tensor) -> Tensor:
-    """The patch embedding's convolution (width, C, p, p) as a matrix (width, P) over tokens laid out (p, q, C).
-
-    diffusers reads a patch as (C, p, q) but writes it as (p, q, C); everything here uses the latter.
-    """
-    return weight.permute(0, 2, 3, 1).flatten(1).contiguous()
+def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
+    """diffusers' model of a configuration, its weights as its constructor draws them."""
+    return SD3Transformer2DModel(**asdict(config))
 
 
 def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
@@ -45,7 +43,9 @@ class Cache:
 
 
 class TokenTransformer(nn.Module):
-    """A transformer over tokens; shares its weights with the diffusers model it was made from.
+    """A transformer over tokens, made of a diffusers model's layers; `patch_weight` and `position_table` are left empty.
+
+    What they hold follows from the model's own, see hsexport.mmdit.weights.
 
     Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, timestep (1,), text (G, T, Dt),
     pooled (G, Dp), and, if it takes a cache, a key and a value (G, H, R, D) for each attention layer in turn and a key
@@ -61,9 +61,10 @@ class TokenTransformer(nn.Module):
         self.transformer_blocks = model.transformer_blocks
         self.norm_out = model.norm_out
         self.proj_out = model.proj_out
-        self.patch_weight = nn.Parameter(token_weight(model.pos_embed.proj.weight.detach()))
+        width, tokens = self.proj_out.in_features, self.proj_out.out_features  # a token goes out as it came in
+        self.patch_weight = nn.Parameter(torch.empty(width, tokens))
         self.patch_bias = model.pos_embed.proj.bias
-        self.register_buffer("position_table", centre_rows(model.pos_embed.pos_embed, kept))
+        self.register_buffer("position_table", torch.empty(kept.rows * kept.columns, width))
 
     def forward(
         self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, *past: Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from hsexport.passes.attach import CheckpointTensor
 from hsexport.passes.errors import PassError
 
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -22,8 +23,11 @@ def narrowed(tensor: ir.TensorProtocol, name: str, dtype: ir.DataType) -> ir.Laz
     """An fp32 tensor in `dtype`, converted whenever it is read.
 
     float32's own lowest and highest number mean "as far as it goes" (masks are filled with them) and become
-    `dtype`'s. Reading raises PassError if another value is beyond `dtype`'s range; infinities stay what they are.
+    `dtype`'s. A checkpoint's tensor that is in `dtype` already is taken as it is. Reading raises PassError if another value is beyond `dtype`'s range; infinities stay what they are.
     """
+
+    if isinstance(tensor, CheckpointTensor) and tensor.in_type(dtype).is_as_stored:
+        return tensor.in_type(dtype)
 
     def convert() -> ir.TensorProtocol:
         return ir.Tensor(_narrow_array(tensor.numpy(), name, dtype), dtype=dtype, name=name)

@@ -43,6 +43,6 @@ def prepare(
     return CastReport("fp32", 0, floats, 0)
 
 
-def is_taken_as_exported(backend: str, precision: str) -> bool:
-    """Whether `prepare` would change nothing."""
-    return precision == "fp32" and not BACKEND_PASSES.get(backend)
+def holds_weights(backend: str) -> bool:
+    """Whether the backend's engines hold their weights; ONNX Runtime's are the graph with its weights beside it."""
+    return backend in ("tensorrt", "tensorrt-rtx")

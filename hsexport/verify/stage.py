@@ -12,7 +12,6 @@ from hsengines.errors import HSError
 from hsengines.key import BuildKey, file_digest
 from hsengines.store import Store
 from hsexport.compile import CompiledEngine
-from hsexport.optimise import graph_digests
 from hsexport.progress import Reporter
 from hsexport.source_digest import source_digest
 from hsexport.verify.cast_back import cast_back_graph, first_infinite_block
@@ -55,7 +54,7 @@ def verify_all(engines: list[CompiledEngine], backend: Backend, store: Store, re
 
 
 def _key(compiled: CompiledEngine, ran_on: str, runner: str) -> BuildKey:
-    facts = graph_digests(compiled.graph.onnx) | {
+    facts = {**compiled.graph.digests} | {
         "golden": file_digest(compiled.graph.golden),
         "ran on": ran_on,
         "runner": runner,

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from interruptible import listen_to_ctrl_c
 from one_line import told_in_one_line
 
 QUICK = ["--schedule", "large:2,hybrid:1,small:1", "--threads", "1"]
@@ -80,7 +81,8 @@ def test_ctrl_c_keeps_whole_rounds_and_says_one_line(tiny_bundle, tmp_path):
     prompts.write_text("\n".join(f"p{i}" for i in range(3000)))
     command = [sys.executable, "-m", "hsexport.cli.main", "bench", str(tiny_bundle), *QUICK]
     command += ["--prompt-file", str(prompts), "--prompts", "3000", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, env=dict(os.environ), preexec_fn=listen_to_ctrl_c)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").rglob("*.zip"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from interruptible import listen_to_ctrl_c
 from one_line import told_in_one_line
 
 from hsruntime.bundle import open_bundle
@@ -21,11 +22,6 @@ def started(arguments):
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen_to_ctrl_c
     )
-
-
-def listen_to_ctrl_c():
-    """A shell that starts these tests in the background has them ignore it, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
