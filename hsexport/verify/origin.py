@@ -56,7 +56,7 @@ def _source(bundle: Bundle, named: NamedPair, role: Role) -> str:
     if given is not None:
         return given
     if is_mark(told):
-        raise HSError(f"{role} was built from a local path; to compare with it, name it again: --{role} PATH")
+        raise HSError(f"{role} was built from a local path, name it again: --{role} PATH")
     if told != "demo" and not Path(told).is_dir():  # a check must not start a download
         raise HSError(f"'{told}' is not on this machine")
     return told

@@ -31,7 +31,7 @@ class Alphas:
     """rsLoRA: over the rank's square root."""
 
     def factor(self, found: Matrices) -> float:
-        """What the product up @ down is multiplied by; 1 where nobody wrote an alpha, as diffusers and kohya mean it."""
+        """What the product up @ down is multiplied by; 1 where nobody wrote an alpha, as in diffusers."""
         if found.alpha is not None:
             return float(Stored(found.alpha).read().reshape(-1)[0]) / found.rank
         default = found.rank if self.alpha is None else self.alpha

@@ -459,6 +459,7 @@ def test_reference_to_nothing_is_named(bundle_path: Path, edit: Callable[[dict[s
         (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[2, 1, 4]), "'large': range .* ascending"),
         (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[-1, 1, 4]), "'full': G starts at -1"),
         (lambda m: m["text_encoders"][0].update(pad_id=-1), "pad_id"),
+        (lambda m: m["large"]["adapters"][0].update(name="/home/me/style.safetensors"), r"adapters\[0\]\.name"),
     ],
 )
 def test_value_that_no_session_could_use_is_named(
