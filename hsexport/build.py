@@ -16,8 +16,8 @@ from hsexport.verify.stage import verify_all
 from hsruntime.bundle import Bundle
 
 
-def build(request: BuildRequest, reporter: Reporter) -> Bundle:
-    """Builds and writes a bundle. Raises an HSError for anything the user can mend.
+def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
+    """Builds and writes a bundle; None where the request has it stop before. Raises an HSError for what users can mend.
 
     Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
     """
@@ -30,7 +30,11 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle:
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks_of(recipe), store, reporter)
+    if request.stop_after == "export":
+        return None
     graphs = optimise_all(exported, backend.name, options.precision, request.fp32, store, reporter)
+    if request.stop_after == "optimise":
+        return None
     engines = compile_all(graphs, backend, options, store, reporter)
     parity = verify_all(engines, backend, store, reporter)
     return pack(recipe, engines, parity, backend, options, reporter)

@@ -23,10 +23,10 @@ class Network:
     """What the export, compile and verify stages know of one network of a bundle.
 
     `skeleton()` makes the module on the meta device; it takes the spec's inputs in order and returns a tuple of its
-    outputs. `weights` are its numbers by the names in its state dict, if it has any. `trace_dims` are the extents to trace with; each
-    differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds integer inputs
-    from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names whatever else
-    decides the module's weights or graph, for the build key: its configuration above all.
+    outputs. `weights` are its numbers by the names in its state dict, if it has any. `trace_dims` are the extents to
+    trace with; each differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds
+    integer inputs from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names
+    whatever else decides the module's weights or graph, for the build key: its configuration above all.
 
     In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all others stay
     float32 at the border; `stays_fp32` keeps the whole network out of it. `layers` is a transformer's depth.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hsengines.backend import BuildOptions
 from hsengines.errors import HSError
@@ -30,6 +31,8 @@ from hsruntime.manifest import (
 )
 from hsruntime.presets import resolve_schedule
 
+StopAfter = Literal["export", "optimise"]
+"""Where a build may end early: graphs without their weights, or as the backend takes them."""
 DEFAULT_STEPS = 28  # of a preset
 CLIP_LENGTH = 77  # CLIPTextConfig's default
 T5_LENGTH = 256  # StableDiffusion3Pipeline's max_sequence_length
@@ -58,6 +61,7 @@ class BuildRequest:
     """What stays in fp32 beside the default islands: "large:transformer_blocks.35*"."""
     lora: tuple[AdapterRequest, ...] = ()
     """Fused into the weights in this order."""
+    stop_after: StopAfter | None = None
     size: Size | None = None
     min_size: Size | None = None
     max_size: Size | None = None

@@ -35,18 +35,22 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, "", story]) + "\n"
 
 
-def splice(readme: Path, report: Report) -> Path:
-    """Puts the table into the README's block for `hsexport bench`, and the numbers into the file that it names.
+def splice(readme: Path, report: Report, plot: bytes) -> list[Path]:
+    """Puts the table and the plot into the README's block for `hsexport bench`, the numbers into the file it names.
 
-    Returns the file of numbers. Raises HSError where there is no such block.
+    The plot, a PNG, lies beside the numbers under the same name. Returns both files. Raises HSError where there is no
+    such block.
     """
     text, found = check_readme(readme)
     numbers = readme.parent / found["file"]
-    block = f"<!-- numbers: {report.command} -> {found['file']} -->\n\n{markdown(report)}\n<!-- end of numbers -->"
+    picture = numbers.with_suffix(".png")
+    shown = f"![Speedup against distance]({Path(found['file']).with_suffix('.png').as_posix()})"
+    parts = [f"<!-- numbers: {report.command} -> {found['file']} -->", markdown(report), shown, "<!-- end of numbers -->"]
     numbers.parent.mkdir(parents=True, exist_ok=True)
     replace_file(numbers, report_json(report.summary()))
-    replace_file(readme, (text[: found.start()] + block + text[found.end() :]).encode())
-    return numbers
+    replace_file(picture, plot)
+    replace_file(readme, (text[: found.start()] + "\n\n".join(p.strip() for p in parts) + text[found.end() :]).encode())
+    return [numbers, picture]
 
 
 def check_readme(readme: Path) -> tuple[str, re.Match[str]]:

@@ -38,7 +38,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="folder of the report; a run that was killed goes on there")] = Path(
         "build/bench"
     ),
-    readme: Annotated[Path | None, typer.Option(help="also put the table into this file's marked block")] = None,
+    readme: Annotated[Path | None, typer.Option(help="also put table and plot into this file's marked block")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print all numbers but each prompt's times")] = False,
 ) -> None:
     """Measure schedules side by side: speed, distance to large's own pictures, fidelity; writes a report."""
@@ -46,7 +46,7 @@ def bench(
     from hsexport.bench.bench import bench as run_bench
     from hsexport.bench.report import report_json
     from hsexport.bench.table import check_readme, splice
-    from hsexport.bench.writing import write_report
+    from hsexport.bench.writing import PLOT, write_report
     from hsexport.quiet import hush_libraries
 
     _check_folder(out)
@@ -70,7 +70,8 @@ def bench(
         done = run_bench(request, progress)
         report = replace(done.report, command=shlex.join(["hsexport", *sys.argv[1:]]))
         files = write_report(out, report, done.rounds)
-        files += [readme, splice(readme, report)] if readme else []
+        if readme:
+            files += [readme, *splice(readme, report, (out / f"{PLOT}.png").read_bytes())]
     if as_json:
         typer.echo(report_json(report.summary()).decode(), nl=False)
     else:

@@ -13,7 +13,7 @@ from rich.console import Console
 from hsengines.backend import BuildOptions, backend_names, get_backend
 from hsexport.cli.options import adapter_from_text, size_from_text
 from hsexport.cli.report import BuildReport
-from hsexport.recipe import BuildRequest
+from hsexport.recipe import BuildRequest, StopAfter
 from hsruntime.bundle import Bundle
 
 TENSORRT, RTX = "TensorRT", "TensorRT and TensorRT-RTX"
@@ -63,6 +63,9 @@ def build(
     strip: Annotated[
         bool, typer.Option("--strip", help="plans without weights, put back on loading", rich_help_panel=TENSORRT)
     ] = False,
+    stop_after: Annotated[
+        StopAfter | None, typer.Option(help="stop there; the cache keeps what is done, and no bundle is written")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="where finished products are kept", envvar="HSEXPORT_CACHE")
     ] = None,
@@ -96,6 +99,7 @@ def build(
         options=options,
         fp32=tuple(fp32 or ()),
         lora=tuple(map(adapter_from_text, lora or ())),
+        stop_after=stop_after,
         size=size_from_text(size) if size else None,
         min_size=size_from_text(min_size) if min_size else None,
         max_size=size_from_text(max_size) if max_size else None,
@@ -107,11 +111,18 @@ def build(
     start = perf_counter()
     with BuildReport("what is finished is kept, the same command goes on from there") as report, hush_libraries():
         bundle = build_bundle(request, report)
-    seconds, size_bytes = perf_counter() - start, sum(f.size_bytes for f in bundle.manifest.files)
+    seconds = perf_counter() - start
     if as_json:
-        typer.echo(json.dumps(_summary(bundle, seconds)))
+        stopped = {"stopped_after": stop_after, "cache": str(kept), "seconds": seconds}
+        typer.echo(json.dumps(_summary(bundle, seconds) if bundle else stopped))
     else:
-        Console(stderr=True, highlight=False).print(f"built {out}: {size_bytes / 1e6:.1f} MB in {seconds:.0f} s")
+        Console(stderr=True, highlight=False).print(f"{_done(bundle, request)} in {seconds:.0f} s", soft_wrap=True)
+
+
+def _done(bundle: Bundle | None, request: BuildRequest) -> str:
+    if bundle is None:
+        return f"stopped after {request.stop_after}, as asked; what is done is kept in {request.cache}"
+    return f"built {request.out}: {sum(f.size_bytes for f in bundle.manifest.files) / 1e6:.1f} MB"
 
 
 def _summary(bundle: Bundle, seconds: float) -> dict[str, object]:

@@ -41,7 +41,7 @@ def export_key(network: Network) -> BuildKey:
 
     Not its weights: a graph serves a model trained on, or with an adapter fused into it. Nor the profiles.
     """
-    facts = {tool: version(tool) for tool in TOOLS} | network.facts
+    facts = {tool: version(tool) for tool in TOOLS} | dict(network.facts)
     facts["dims"] = json.dumps([dict(network.trace_dims), dict(network.limits)], sort_keys=True)
     facts["outside"] = json.dumps([asdict(t) for t in (*network.spec.inputs, *network.spec.outputs)], sort_keys=True)
     facts["hsexport"] = source_digest("export")

@@ -15,7 +15,7 @@ from hsruntime.manifest import PositionTable
 
 
 def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
-    """diffusers' model of a configuration, its weights as its constructor draws them."""
+    """Diffusers' model of a configuration, its weights as its constructor draws them."""
     return SD3Transformer2DModel(**asdict(config))
 
 
@@ -43,9 +43,9 @@ class Cache:
 
 
 class TokenTransformer(nn.Module):
-    """A transformer over tokens, made of a diffusers model's layers; `patch_weight` and `position_table` are left empty.
+    """A transformer over tokens, made of a diffusers model's layers.
 
-    What they hold follows from the model's own, see hsexport.mmdit.weights.
+    `patch_weight` and `position_table` are left empty: hsexport.mmdit.weights makes them of the model's own.
 
     Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, timestep (1,), text (G, T, Dt),
     pooled (G, Dp), and, if it takes a cache, a key and a value (G, H, R, D) for each attention layer in turn and a key

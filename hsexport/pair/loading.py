@@ -1,4 +1,4 @@
-"""Models and tokenizers of a checkpoint by diffusers and transformers, every fault of theirs told by folder."""
+"""What diffusers and transformers read of a checkpoint, every fault of theirs told by folder."""
 
 from __future__ import annotations
 
@@ -8,27 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PairError
-from .shards import AGAIN, find_weights
+from .shards import AGAIN
 
 NAMES_SHOWN = 3
-
-
-def load_whole(cls: Any, folder: Path, **options: Any) -> Any:
-    """`cls.from_pretrained(folder)`, refused where the library would draw a missing weight at random."""
-    with told_by_folder(folder):
-        model, info = cls.from_pretrained(
-            folder, variant=find_weights(folder).variant, output_loading_info=True, **options
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise PairError(f"{folder} is a broken checkpoint: it lacks {in_few_words(missing)}", AGAIN)
-    mismatched = sorted(entry[0] for entry in info["mismatched_keys"])
-    if mismatched:
-        raise PairError(
-            f"{folder} is a broken checkpoint: {in_few_words(mismatched)} has another shape than its config.json says",
-            AGAIN,
-        )
-    return model
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -43,7 +43,8 @@ def detach_weights(model: ir.Model, names: Collection[str]) -> None:
     """Leaves the initializers of these names without a value: what folds constants then lets them be."""
     for value in model.graph.initializers.values():
         if value.name in names and value.const_value is not None:
-            value.type, value.shape = ir.TensorType(value.const_value.dtype), value.const_value.shape
+            value.type = ir.TensorType(value.const_value.dtype)
+            value.shape = ir.Shape(value.const_value.shape.numpy())
             value.const_value = None
 
 
@@ -64,11 +65,16 @@ def is_placeholder(tensor: ir.TensorProtocol) -> bool:
 
 def attach_weights(model: ir.Model, weights: Weights | None) -> None:
     """Puts a network's weights where placeholders are. Raises PairError for a checkpoint that is not this graph's."""
-    holes = [v for v in model.graph.initializers.values() if v.const_value is not None and is_placeholder(v.const_value)]
+    values = model.graph.initializers.values()
+    holes = {v.name or "": v for v in values if v.const_value is not None and is_placeholder(v.const_value)}
     if not holes:
         return
     assert weights is not None, "a network without weights has no placeholders"
-    weights.check_fits({v.name or "": tuple(v.const_value.shape.numpy()) for v in holes if v.const_value is not None})
-    for value in holes:
-        assert value.name is not None
-        value.const_value = CheckpointTensor(weights[value.name], value.name)
+    weights.check_fits({name: _extents(value) for name, value in holes.items()})
+    for name, value in holes.items():
+        value.const_value = CheckpointTensor(weights[name], name)
+
+
+def _extents(value: ir.Value) -> tuple[int, ...]:
+    assert value.const_value is not None
+    return tuple(value.const_value.shape.numpy())

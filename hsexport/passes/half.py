@@ -23,9 +23,9 @@ def narrowed(tensor: ir.TensorProtocol, name: str, dtype: ir.DataType) -> ir.Laz
     """An fp32 tensor in `dtype`, converted whenever it is read.
 
     float32's own lowest and highest number mean "as far as it goes" (masks are filled with them) and become
-    `dtype`'s. A checkpoint's tensor that is in `dtype` already is taken as it is. Reading raises PassError if another value is beyond `dtype`'s range; infinities stay what they are.
+    `dtype`'s. A checkpoint's tensor that is in `dtype` already is taken as it is. Reading raises PassError if another
+    value is beyond `dtype`'s range; infinities stay what they are.
     """
-
     if isinstance(tensor, CheckpointTensor) and tensor.in_type(dtype).is_as_stored:
         return tensor.in_type(dtype)
 

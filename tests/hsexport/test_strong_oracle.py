@@ -5,10 +5,11 @@ import torch
 from diffusers import SD3Transformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_transformer import live_transformer
 from tiny_pair import randomise
 
 from hsexport.mmdit.attention import KeyValue
-from hsexport.mmdit.transformer import Cache, TokenTransformer
+from hsexport.mmdit.transformer import Cache
 from hsruntime.flow import grid_positions, latents_from_tokens, tokens_from_latents
 from hsruntime.manifest import PositionTable
 
@@ -76,7 +77,7 @@ def test_region_velocity_and_text_equal_the_full_pass(case):
     model = make_model(case["architecture"], case["seed"])
     (h, w), rows = case["grid"], case["rows"]
     table = PositionTable(table_size=TABLE, rows=9, columns=9)
-    tokens_module = TokenTransformer(model, table, takes_cache=True).eval()
+    tokens_module = live_transformer(model, table, takes_cache=True)
     patch = case["architecture"]["patch_size"]
     tokens = torch.randn(rows, h * w, patch * patch * 4)
     positions = torch.from_numpy(grid_positions((TABLE, 9, 9), case["grid"])).expand(rows, -1)
@@ -119,7 +120,7 @@ def test_full_velocity_equals_diffusers(architecture, grid, seed):
     tokens = torch.from_numpy(tokens_from_latents(latents.numpy(), patch))
     positions = torch.from_numpy(grid_positions((TABLE, 9, 9), grid)).expand(2, -1)
     for takes_cache in (True, False):
-        module = TokenTransformer(model, table, takes_cache=takes_cache).eval()
+        module = live_transformer(model, table, takes_cache=takes_cache)
         velocity = module(tokens, positions, timestep, text, pooled)[0]
         found = torch.from_numpy(latents_from_tokens(velocity.numpy(), patch, grid))
         assert relative_error(found, expected) < 1e-5  # the same products, summed in another order
@@ -129,7 +130,7 @@ def test_full_velocity_equals_diffusers(architecture, grid, seed):
 def test_a_wrong_cache_is_noticed():
     """The oracle can fail: keys of other tokens give another velocity."""
     model = make_model({"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "patch_size": 1}, 0)
-    module = TokenTransformer(model, PositionTable(table_size=TABLE, rows=9, columns=9), takes_cache=True).eval()
+    module = live_transformer(model, PositionTable(table_size=TABLE, rows=9, columns=9), takes_cache=True)
     tokens, text, pooled = torch.randn(1, 16, 4), torch.randn(1, 3, 12), torch.randn(1, 10)
     positions = torch.arange(16, dtype=torch.int32)[None]
     whole = module(tokens, positions, torch.tensor([500.0]), text, pooled)

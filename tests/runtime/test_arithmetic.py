@@ -79,7 +79,7 @@ def meta_transformer(arch):
         qk_norm="rms_norm",
         dual_attention_layers=tuple(arch.dual_attention_layers),
     ).to("meta")
-    return TokenTransformer(model, PositionTable(table_size=size, rows=size, columns=size), takes_cache=True)
+    return TokenTransformer(model, PositionTable(table_size=size, rows=size, columns=size), takes_cache=True).to("meta")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from diffusers.models.embeddings import PatchEmbed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsexport.mmdit.positions import centre_rows
+from hsexport.mmdit.weights import centre_rows
 from hsruntime.flow import grid_positions, latents_from_tokens, seeded_noise, sigmas_for, tokens_from_latents
 from hsruntime.manifest import PositionTable, Scheduler
 
@@ -47,7 +47,7 @@ def test_positions_are_the_rows_that_diffusers_crops(size, data):
     embed = PatchEmbed(height=8, width=8, patch_size=2, in_channels=1, embed_dim=4, pos_embed_max_size=size)
     embed.pos_embed = torch.arange(size * size * 4.0).reshape(1, size * size, 4)
     table = PositionTable(table_size=size, rows=rows, columns=columns)
-    kept = centre_rows(embed.pos_embed, table)
+    kept = torch.from_numpy(centre_rows(embed.pos_embed.numpy(), table))
     positions = grid_positions((size, rows, columns), (h, w))
     assert positions.dtype == np.int32
     assert positions.min() >= 0

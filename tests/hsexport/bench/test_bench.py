@@ -138,19 +138,20 @@ def test_table_is_put_into_its_block_and_nowhere_else(report, tmp_path):
     readme.write_text(
         f"# A\n{other}text\n<!-- numbers: hsexport bench B -> docs/b.json -->\nold\n<!-- end of numbers -->\nend\n"
     )
-    assert splice(readme, report) == tmp_path / "docs" / "b.json"
+    assert splice(readme, report, b"a plot") == [tmp_path / "docs" / "b.json", tmp_path / "docs" / "b.png"]
     text = readme.read_text()
     assert other in text and "old" not in text and text.endswith("<!-- end of numbers -->\nend\n")
     assert f"<!-- numbers: {report.command} -> docs/b.json -->\n\n| schedule |" in text
+    assert "(docs/b.png)\n\n<!-- end of numbers -->" in text and (tmp_path / "docs" / "b.png").read_bytes() == b"a plot"
     assert report_from_json((tmp_path / "docs" / "b.json").read_bytes()) == report.summary()
-    splice(readme, report)
+    splice(readme, report, b"a plot")
     assert readme.read_text() == text
 
 
 def test_a_readme_without_the_block_is_told(report, tmp_path):
     (tmp_path / "README.md").write_text("# A\n")
     with pytest.raises(HSError, match=r"README\.md has no block for the numbers of hsexport bench"):
-        splice(tmp_path / "README.md", report)
+        splice(tmp_path / "README.md", report, b"a plot")
 
 
 def test_report_folder_holds_a_page_that_fetches_nothing(report, done, tmp_path):

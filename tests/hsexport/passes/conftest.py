@@ -18,10 +18,18 @@ def tiny_networks(tiny_pair_dirs, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_networks, tiny_cache):
-    """`tiny_onnx(name)` loads an export anew."""
+    """`tiny_onnx(name)` loads an export anew, its weights attached."""
     from hsengines.store import Store
     from hsexport.export.stage import export_key
+    from hsexport.passes.attach import attach_weights
     from hsexport.passes.load import load_graph
 
     store = Store(tiny_cache)
-    return lambda name: load_graph(store.find(export_key(tiny_networks[name])) / f"{name}.onnx")
+
+    def load(name):
+        network = tiny_networks[name]
+        model = load_graph(store.find(export_key(network)) / f"{name}.onnx")
+        attach_weights(model, network.weights)
+        return model
+
+    return load
