@@ -1,12 +1,15 @@
-from dataclasses import replace
+import json
+import os
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from single_file_twin import PREFIX, write_twin
+from single_file_twin import PREFIX, stability_state, write_twin
 from tiny_pair import make_pipeline
 
 from hsexport.pair import PairError, load_pair
+from hsexport.pair.checkpoint import parameters_in
 from hsexport.pair.member import read_member, read_transformer
 from hsexport.pair.shards import chunks_of, digest_of
 
@@ -78,16 +81,52 @@ def test_mark_is_of_the_weights_not_of_path_or_layout(folder, twin, tmp_path):
     assert tuned_mark != read_member("large", str(twin)).told_source()
 
 
-def test_shapes_as_stability_ships_them_are_known(tmp_path):
-    """SD3.5-Medium's real widths in two layers: 24 heads of 64, a table of 384 by 384."""
-    folder = make_pipeline(
-        tmp_path / "medium", heads=24, head_size=64, channels=16, sample_size=128, pos_embed_max_size=384,
-        joint=4096, pooled=2048, dual_layers=(0,), transformer_only=True,
-    )  # fmt: skip
-    file = write_twin(folder / "transformer", tmp_path / "sd3.5_medium.safetensors", dtype=torch.bfloat16)
-    config = read_transformer(file)[0]
-    assert config == replace(read_transformer(folder / "transformer")[0], num_layers=2)
-    assert (config.num_attention_heads, config.sample_size, config.pos_embed_max_size) == (24, 128, 384)
+REAL = {
+    "sd3_medium": {"num_layers": 24, "num_attention_heads": 24, "pos_embed_max_size": 192},
+    "sd3.5_medium": {
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "pos_embed_max_size": 384,
+        "dual_attention_layers": tuple(range(13)),
+        "qk_norm": "rms_norm",
+    },
+    "sd3.5_large": {"num_layers": 38, "num_attention_heads": 38, "pos_embed_max_size": 192, "qk_norm": "rms_norm"},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_models_as_stability_ships_them_are_known_by_their_shapes(tmp_path, name):
+    """At their real size, in a file that has no bytes on the disk but its header's."""
+    from diffusers import SD3Transformer2DModel
+
+    widths = {"joint_attention_dim": 4096, "pooled_projection_dim": 2048, "out_channels": 16}
+    options = REAL[name] | {"caption_projection_dim": 64 * REAL[name]["num_attention_heads"]} | widths
+    with torch.device("meta"):
+        model = SD3Transformer2DModel(**options)
+    write_hollow(tmp_path / f"{name}.safetensors", stability_state(model.state_dict()))
+    config, tensors = read_transformer(tmp_path / f"{name}.safetensors")
+    said = {key: tuple(value) if isinstance(value, list) else value for key, value in model.config.items()}
+    assert {field: said[field] for field in asdict(config)} == asdict(config)
+    assert config.attention_head_dim == 64 and config.sample_size == 128
+    assert {key: header.shape for key, header in tensors.items()} == {
+        key: tuple(tensor.shape) for key, tensor in model.state_dict().items()
+    }
+    assert parameters_in(tensors) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def write_hollow(file, tensors):
+    """A bf16 file of these shapes, all of it one hole but for the header."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        header[PREFIX + name] = {
+            "dtype": "BF16",
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + 2 * tensor.numel()],
+        }
+        end += 2 * tensor.numel()
+    raw = json.dumps(header).encode()
+    file.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    os.truncate(file, 8 + len(raw) + end)
 
 
 def test_single_file_stands_beside_a_whole_pipeline(tiny, tmp_path):
