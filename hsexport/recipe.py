@@ -69,6 +69,8 @@ class BuildRequest:
     schedule: str = "hybridstitch"
     steps: int | None = None
     guidance_scale: float = 3.5
+    without_t5: bool = False
+    """Leaves the pair's T5 out; its tokens stay, as zeros."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ class Recipe:
 
     @property
     def t5_length(self) -> int:
-        """T5's tokens, or their stand-ins where the pair comes without T5."""
-        return next((p.record.length for p in self.text if p.record.kind == "t5"), T5_LENGTH)
+        """T5's tokens, or their stand-ins: as many where the build leaves T5 out, T5_LENGTH where the pair has none."""
+        t5 = TEXT_ENCODERS[-1]
+        return _length(self.pair, *t5) if t5[0] in self.pair.shared else T5_LENGTH
 
     @property
     def text_tokens(self) -> int:
@@ -151,7 +154,11 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         },
         sizes=sizes,
         scheduler=Scheduler(num_train_timesteps=pair.scheduler.num_train_timesteps, shift=pair.scheduler.shift),
-        text=tuple(_text_part(pair, *names) for names in TEXT_ENCODERS if names[0] in pair.shared),
+        text=tuple(
+            _text_part(pair, *names)
+            for names in TEXT_ENCODERS
+            if names[0] in pair.shared and not (request.without_t5 and names[2] == "t5")
+        ),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
         adapters=adapters,
     )
@@ -211,17 +218,22 @@ def _check_size(name: str, size: tuple[int, ...], unit: int, reach: int) -> None
 
 def _text_part(pair: Pair, encoder: str, tokenizer: str, kind: str) -> TextPart:
     folder, vocabulary = pair.shared[encoder], setting_of(pair.shared[encoder], "vocab_size")
-    longest = T5_LENGTH if kind == "t5" else setting_of(folder, "max_position_embeddings", CLIP_LENGTH)
     record = TextEncoder(
         engine=encoder,
         kind=kind,
         tokenizer=f"tokenizers/{tokenizer}.json",
-        length=min(longest, _model_max_length(pair.shared[tokenizer], longest)),
+        length=_length(pair, encoder, tokenizer, kind),
         pad_id=_pad_id(pair.shared[tokenizer], vocabulary),
     )
     hidden = setting_of(folder, "d_model" if kind == "t5" else "hidden_size")
     projection = 0 if kind == "t5" else setting_of(folder, "projection_dim")
     return TextPart(record, folder, pair.shared[tokenizer], hidden, projection, vocabulary)
+
+
+def _length(pair: Pair, encoder: str, tokenizer: str, kind: str) -> int:
+    """The tokens that an encoder reads of every prompt."""
+    longest = T5_LENGTH if kind == "t5" else setting_of(pair.shared[encoder], "max_position_embeddings", CLIP_LENGTH)
+    return min(longest, _model_max_length(pair.shared[tokenizer], longest))
 
 
 def _model_max_length(tokenizer: Path, default: int) -> int:

@@ -43,6 +43,9 @@ def build(
     schedule: Annotated[str, typer.Option(help="the bundle's default: a preset or segments")] = "hybridstitch",
     steps: Annotated[int | None, typer.Option(help="default steps of presets; 28 if left out")] = None,
     guidance_scale: Annotated[float, typer.Option(help="default classifier-free guidance")] = 3.5,
+    without_t5: Annotated[
+        bool, typer.Option("--without-t5", help="leave T5 out: a smaller bundle that follows long prompts less closely")
+    ] = False,
     arch: Annotated[
         list[int] | None,
         typer.Option(help="compute capability to build for, 89 or 120; repeat it for several", rich_help_panel=RTX),
@@ -107,6 +110,7 @@ def build(
         schedule=schedule,
         steps=steps,
         guidance_scale=guidance_scale,
+        without_t5=without_t5,
     )
     start = perf_counter()
     with BuildReport("what is finished is kept, the same command goes on from there") as report, hush_libraries():

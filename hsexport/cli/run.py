@@ -38,6 +38,12 @@ def run(
         bool, typer.Option("--graphs/--no-graphs", help="replay steps as CUDA graphs; a CPU has none")
     ] = True,
     memory_cap: Annotated[float | None, typer.Option(help="MiB that tensors may take on the device")] = None,
+    vae_tile: Annotated[
+        int, typer.Option(metavar="PIXELS", help="decode larger pictures in tiles of this side; 0 decodes whole")
+    ] = 0,
+    text_on_demand: Annotated[
+        bool, typer.Option("--text-on-demand", help="close the text encoders before the loop, to save memory")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print files, schedule and times for scripts")] = False,
 ) -> None:
     """Make pictures from a bundle."""
@@ -48,7 +54,14 @@ def run(
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
     console = Console(stderr=True, highlight=False)
-    opened = Session.open(bundle, threads=threads, graphs=graphs, memory_cap_mb=memory_cap)
+    opened = Session.open(
+        bundle,
+        threads=threads,
+        graphs=graphs,
+        memory_cap_mb=memory_cap,
+        vae_tile=vae_tile or None,
+        text_on_demand=text_on_demand,
+    )
     with opened as session, _progress(console) as progress:
         if region and not _asked(session, schedule, steps).has_region:
             raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")

@@ -36,11 +36,11 @@ def doubles(subject: Subject) -> Iterator[Finding]:
 
 
 def inline_weights(subject: Subject) -> Iterator[Finding]:
-    """Weights inside the ONNX file itself must fit one protobuf message."""
+    """Weights inside the ONNX file itself must fit one protobuf message; lazy ones are written outside it."""
     inline = [
         value.const_value
         for value in subject.model.graph.initializers.values()
-        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor)
+        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor)
     ]
     size = sum(tensor.nbytes for tensor in inline)
     if size > LARGEST_PROTOBUF:

@@ -140,6 +140,16 @@ class Conditioning:
             device.empty((rows, length, large.text_width), text), device.empty((rows, large.pooled_width), pooled)
         )
 
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Under the names of `join_text`'s outputs."""
+        return {"text": self.text, "pooled": self.pooled}
+
+    def copy_from(self, other: Conditioning) -> None:
+        """Takes over all rows of `other`, on the device."""
+        self.text.copy_from(other.text)
+        self.pooled.copy_from(other.pooled)
+
     def write_rows(self, other: Conditioning, first: int) -> None:
         """Takes over the rows of `other` from `first` on; by way of the host, once a picture."""
         self.text.write(np.ascontiguousarray(other.text.read()[first:]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from hsruntime.decode import Decoder
 from hsruntime.encode import TextSide
 from hsruntime.loop import Loop
 from hsruntime.manifest import Manifest
-from hsruntime.text import PromptTokenizer
 
 MOST_KEPT = 4
+
+MakeTextSide = Callable[[Conditioning], TextSide]
 
 
 class Painter:
@@ -24,15 +25,16 @@ class Painter:
     def __init__(
         self,
         manifest: Manifest,
-        tokenizers: list[PromptTokenizer],
+        text_side: MakeTextSide,
         engines: Mapping[str, Engine],
         device: Device,
         shape: LoopShape,
+        tile: int | None,
     ) -> None:
         conditioning = Conditioning.empty(device, manifest, shape.rows)
         self.loop = Loop(manifest, engines, device, shape, conditioning)
-        self._text = TextSide(tokenizers, engines, device, conditioning)
-        self._decoder = Decoder(manifest.latent, engines, device, shape, self.loop.step.latents)
+        self._text = text_side(conditioning)
+        self._decoder = Decoder(manifest.latent, engines, device, shape, self.loop.step.latents, tile)
 
     def encode(self, prompts: list[str]) -> None:
         """Prompts by row into the conditioning."""
@@ -55,15 +57,18 @@ class Painters:
     def __init__(
         self,
         manifest: Manifest,
-        tokenizers: list[PromptTokenizer],
+        text_side: MakeTextSide,
         engines: Mapping[str, Engine],
         device: Device,
+        *,
         cap_bytes: int | None,
-        most_kept: int = MOST_KEPT,
+        most_kept: int,
+        tile: int | None,
     ) -> None:
         self._most_kept = most_kept
         self._manifest = manifest
-        self._tokenizers = tokenizers
+        self._text_side = text_side
+        self._tile = tile
         self._engines = engines
         self._device = device
         self._cap_bytes = cap_bytes
@@ -103,7 +108,7 @@ class Painters:
         """A new painter; older ones give way where the device has no room for it beside them."""
         while True:
             try:
-                return Painter(self._manifest, self._tokenizers, self._engines, self._device, shape)
+                return Painter(self._manifest, self._text_side, self._engines, self._device, shape, self._tile)
             except DeviceMemoryError as err:
                 if not self._kept:
                     raise _told(err, self._manifest, shape) from err

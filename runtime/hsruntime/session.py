@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -13,59 +12,20 @@ from msgspec import structs
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
-from hsruntime.buffers import LoopShape, steps_room
+from hsruntime.buffers import Conditioning, LoopShape, steps_room
 from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.chooser import Chooser
-from hsruntime.encode import tokenizers_of
+from hsruntime.encode import BoundText, tokenizers_of
 from hsruntime.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
+from hsruntime.on_demand import TextOnDemand
 from hsruntime.painters import MOST_KEPT, Painters
-from hsruntime.region import Region, active_count
+from hsruntime.region import active_count
 from hsruntime.request import Callback, Progress, Request, complete_request
+from hsruntime.result import Denoised, Result, SegmentTime
 from hsruntime.schedule import Schedule, Segment
-
-
-@dataclass(frozen=True)
-class SegmentTime:
-    """One segment as it ran."""
-
-    mode: str
-    steps: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """Pictures and how they came about."""
-
-    images: np.ndarray  # (B, H, W, 3) uint8
-    region: np.ndarray | None  # (B, N) bool, the last one chosen; None if the schedule has none
-    grid: tuple[int, int]  # (h, w) in tokens
-    schedule: Schedule
-    segments: tuple[SegmentTime, ...]
-    seconds: float
-    """From the call to the pictures: text, loop and decoding."""
-
-    @property
-    def image(self) -> np.ndarray:
-        """The first picture (H, W, 3)."""
-        return self.images[0]
-
-    @property
-    def loop_seconds(self) -> float:
-        """The denoising loop alone."""
-        return sum(s.seconds for s in self.segments)
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """What the loop did on the way to its latents."""
-
-    region: Region | None
-    schedule: Schedule
-    """As it ran: an early end moves steps from one segment to the next."""
-    times: list[SegmentTime]
+from hsruntime.tiles import tile_side
 
 
 class Session:
@@ -79,24 +39,29 @@ class Session:
         graphs: bool = True,
         two_streams: bool = False,
         memory_cap_mb: float | None = None,
+        vae_tile: int | None = None,
+        text_on_demand: bool = False,
         shapes_kept: int = MOST_KEPT,
         backend: Backend | None = None,
     ) -> None:
         """As `open`, of a bundle that is open; shapes_kept: for how many shapes and step counts loops stay bound."""
         self.bundle = bundle
         self.manifest = bundle.manifest
-        chosen = backend or get_backend(self.manifest.backend)
-        self._device = chosen.device(threads, graphs=graphs)
+        self._tile = tile_side(self.manifest, vae_tile)
+        self._cap_bytes = None if memory_cap_mb is None else int(memory_cap_mb * 2**20)
+        self._shapes_kept = shapes_kept
+        self._backend = backend or get_backend(self.manifest.backend)
+        self._device = self._backend.device(threads, graphs=graphs)
         self._device.two_streams = two_streams
         self._engines: dict[str, Engine] = {}
         self._painters: Painters | None = None
+        self._on_demand: TextOnDemand | None = None
+        self._closed = False
         try:
-            for name, record in self.manifest.engines.items():
-                self._engines[name] = chosen.load(bundle.file(record.file), engine_spec(name, record), self._device)
-            cap_bytes = None if memory_cap_mb is None else int(memory_cap_mb * 2**20)
-            self._painters = Painters(
-                self.manifest, tokenizers_of(bundle), self._engines, self._device, cap_bytes, shapes_kept
-            )
+            if text_on_demand:
+                self._on_demand = TextOnDemand(self.manifest, tokenizers_of(bundle), self._device, self._load)
+            else:
+                self._open_painters()
         except BaseException:
             self.close()
             raise
@@ -111,17 +76,33 @@ class Session:
         graphs: bool = True,
         two_streams: bool = False,
         memory_cap_mb: float | None = None,
+        vae_tile: int | None = None,
+        text_on_demand: bool = False,
     ) -> Session:
         """Opens a bundle; `hashes=False` skips the checksums, not the sizes.
 
         threads: for CPUs, 0 means all cores. graphs: for GPUs, whether steps are replayed as CUDA graphs.
         two_streams: for GPUs under TensorRT, whether small may run beside large's region step; measure before use.
         memory_cap_mb: what tensors may take on the device, in MiB; shapes used longest ago give way.
+        vae_tile: pixels along a side of the tiles in which the VAE decodes larger pictures; neighbours share a quarter.
+        Without it pictures are decoded whole, in memory that grows with their area and number: beside its weights an
+        SD3.5 decoder in fp32 took 4.4 GiB for one of 1024x1024 on ONNX Runtime's CPU, and 1.3 GiB for 512x512.
+        text_on_demand: for devices short of memory. Text encoders are opened, one at a time, for prompts other than the
+        last call's and closed before the loop begins; all other engines are opened once the first prompts are encoded,
+        so that the first picture never holds both. Later prompts need room for one encoder beside the other engines.
+        The bundle must stay where it is while the session is open; EngineLoadError may come from `generate`.
 
-        Raises BundleError, EngineLoadError or BackendUnavailable.
+        Raises BundleError, EngineLoadError, BackendUnavailable, or ShapeError for a tile that does not fit the bundle.
         """
-        opened = open_bundle(Path(path), hashes=hashes)
-        return cls(opened, threads=threads, graphs=graphs, two_streams=two_streams, memory_cap_mb=memory_cap_mb)
+        return cls(
+            open_bundle(Path(path), hashes=hashes),
+            threads=threads,
+            graphs=graphs,
+            two_streams=two_streams,
+            memory_cap_mb=memory_cap_mb,
+            vae_tile=vae_tile,
+            text_on_demand=text_on_demand,
+        )
 
     def __enter__(self) -> Session:
         return self
@@ -133,6 +114,7 @@ class Session:
 
     def close(self) -> None:
         """Frees loops, then engines, then the device: bindings must go before what they are bound to."""
+        self._closed, self._on_demand = True, None
         if self._painters:
             self._painters.close()
             self._painters = None
@@ -191,8 +173,11 @@ class Session:
 
     def run(self, request: Request) -> Result:
         """Makes the pictures of a complete request. Raises DeviceError; a CPU has none to raise."""
-        start = perf_counter()
-        shape, painters = self._loop_shape(request), self._open_painters()
+        start, shape = perf_counter(), self._loop_shape(request)
+        if self._on_demand:
+            # Before the first picture's other engines and its loop take memory.
+            self._on_demand.encoded(request.all_prompts)
+        painters = self._open_painters()
         painter = painters.of(shape)
         try:
             painter.loop.ready(request.schedule)
@@ -213,9 +198,32 @@ class Session:
         )
 
     def _open_painters(self) -> Painters:
-        if self._painters is None:
+        """Opens every engine that stays open, the first time. Raises EngineLoadError."""
+        if self._closed:
             raise HSError("the session is closed", "open it again")
+        if self._painters is None:
+            elsewhere = self._on_demand.engines if self._on_demand else set()
+            for name in self.manifest.engines:
+                if name not in elsewhere and name not in self._engines:
+                    self._engines[name] = self._load(name)
+            self._painters = Painters(
+                self.manifest,
+                self._on_demand.into if self._on_demand else self._bound_text(),
+                self._engines,
+                self._device,
+                cap_bytes=self._cap_bytes,
+                most_kept=self._shapes_kept,
+                tile=self._tile,
+            )
         return self._painters
+
+    def _load(self, name: str) -> Engine:
+        record = self.manifest.engines[name]
+        return self._backend.load(self.bundle.file(record.file), engine_spec(name, record), self._device)
+
+    def _bound_text(self) -> Callable[[Conditioning], BoundText]:
+        tokenizers = tokenizers_of(self.bundle)
+        return lambda into: BoundText(tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop."""

@@ -18,8 +18,8 @@ PROMPTS = ["a red apple", "an old teapot on a table"]
 NEGATIVE = "blue"
 
 
-def built(large: Path, small: Path, root: Path, cache: Path) -> Path:
-    build(BuildRequest(large=str(large), small=str(small), out=root, cache=cache), Silent())
+def built(large: Path, small: Path, root: Path, cache: Path, **request) -> Path:
+    build(BuildRequest(large=str(large), small=str(small), out=root, cache=cache, **request), Silent())
     return root
 
 
@@ -82,6 +82,21 @@ def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift)
                 diffusers_pipeline(linked, small), session, "small", 6, size, guidance, T5_LENGTH
             )
             assert large_difference <= 1 and small_difference <= 1, (size, guidance)
+
+
+def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
+    large, small = tiny_pair_dirs
+    parts = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(large, torch_dtype=torch.float32, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    with Session.open(built(large, small, tmp_path / "bundle", tiny_cache, without_t5=True)) as session:
+        manifest = session.manifest
+        assert [encoder.kind for encoder in manifest.text_encoders] == ["clip", "clip"]
+        assert not [name for name in (*manifest.engines, *(f.path for f in manifest.files)) if "_3" in name]
+        assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, T5_LENGTH) <= 1
+        short = session.generate(PROMPTS[0], schedule="large:6").image
+    with Session.open(tiny_bundle) as session:
+        assert np.abs(session.generate(PROMPTS[0], schedule="large:6").image.astype(int) - short).max() > 1
 
 
 @pytest.mark.slow

@@ -71,6 +71,24 @@ def test_tokenizer_length_in_words_is_told(large, length):
         recipe_of(large)
 
 
+@pytest.mark.parametrize("t5_length", [10, 300])
+def test_text_is_as_long_without_t5_as_with_it(large, t5_length):
+    edit(large / "tokenizer_3" / "tokenizer_config.json", model_max_length=t5_length)
+    pair = load_pair(str(large), str(large))
+    whole, without = (recipe(pair, without_t5=choice) for choice in (False, True))
+    assert [part.record.kind for part in without.text] == ["clip", "clip"]
+    assert [r.t5_length for r in (whole, without)] == [min(t5_length, 256)] * 2
+    assert whole.text_tokens == without.text_tokens
+
+
+def test_pair_that_has_no_t5_may_leave_it_out(large):
+    edit(large / "model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(large / part)
+    pair = load_pair(str(large), str(large))
+    assert [recipe(pair, without_t5=choice).t5_length for choice in (False, True)] == [256, 256]
+
+
 @pytest.mark.parametrize("length", [..., None, 10**30, 1e30])
 def test_tokenizer_without_a_length_takes_the_encoders(large, length):
     edit(large / "tokenizer" / "tokenizer_config.json", model_max_length=length)

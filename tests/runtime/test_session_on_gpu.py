@@ -102,6 +102,21 @@ def test_two_streams_change_nothing_in_the_picture(session, gpu, bundle, graphs)
     assert (cuda.left(), library.violations) == (left, [])
 
 
+def test_tiles_and_text_on_demand_give_the_pictures_that_they_give_on_a_cpu(gpu, bundle, tiny_bundle):
+    cuda, library = gpu
+    left, live = cuda.left(), dict(library.live)
+    options = {"vae_tile": 16, "text_on_demand": True}
+    with Session.open(bundle, **options) as session:
+        found, region = pictures(session, HYBRID, width=24, height=20)
+        again, _ = pictures(session, HYBRID, width=24, height=20)
+    with Session.open(tiny_bundle, hashes=False, **options) as other:
+        expected, expected_region = pictures(other, HYBRID, width=24, height=20)
+    assert np.abs(found - expected).max() <= 1
+    np.testing.assert_array_equal(region, expected_region)
+    np.testing.assert_array_equal(again, found)
+    assert (cuda.left(), dict(library.live), library.violations) == (left, live, [])
+
+
 def test_picture_after_picture_from_the_same_graphs(session):
     first, _ = pictures(session, HYBRID)
     session.generate("blue", seed=9, schedule="small:1")

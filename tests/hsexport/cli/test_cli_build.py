@@ -125,6 +125,16 @@ def test_the_smallest_profile_builds_and_verifies(hsexport, tiny_pair_dirs, tiny
     assert made.returncode == 0, made.stderr
 
 
+def test_bundle_without_t5_verifies_and_runs(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
+    done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--without-t5")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(hsexport("inspect", tmp_path / "b", "--json").stdout)
+    assert "text_encoder_2" in str(shown) and "text_encoder_3" not in str(shown)
+    assert hsexport("verify", tmp_path / "b").returncode == 0
+    made = hsexport("run", tmp_path / "b", "--prompt", "abc", "--out", tmp_path / "p.png", "--text-on-demand")
+    assert made.returncode == 0, made.stderr
+
+
 @pytest.mark.slow
 def test_another_maximum_size_exports_another_position_table(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     """Wide and tall tables have the same shape seen from outside; a picture tells them apart."""

@@ -25,6 +25,18 @@ def test_run_twice_gives_the_same_bytes(hsexport, tiny_bundle, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_text_on_demand_gives_the_same_bytes_and_tiles_others(hsexport, tiny_bundle, tmp_path):
+    asked = ("run", tiny_bundle, "--prompt", "abc", "--size", "24x24", "--schedule", "small:2", "--out")
+    options = {"plain": (), "demand": ("--text-on-demand",), "whole": ("--vae-tile", 0), "tiles": ("--vae-tile", 16)}
+    for name, option in options.items():
+        done = hsexport(*asked, tmp_path / f"{name}.png", *option)
+        assert done.returncode == 0, done.stderr
+    found = {name: np.asarray(Image.open(tmp_path / f"{name}.png")) for name in options}
+    np.testing.assert_array_equal(found["demand"], found["plain"])
+    np.testing.assert_array_equal(found["whole"], found["plain"])
+    assert (found["tiles"] != found["plain"]).any()
+
+
 def test_several_prompts_make_several_files_and_overlays(hsexport, tiny_bundle, tmp_path):
     done = hsexport(
         "run", tiny_bundle, "--prompt", "abc", "--prompt", "xyz", "--out", tmp_path / "p.png",
@@ -49,6 +61,8 @@ def test_several_prompts_make_several_files_and_overlays(hsexport, tiny_bundle, 
         (["--seed", "-1"], ["seed -1", "start at 0"]),
         (["--steps", "0"], ["0 steps"]),
         (["--out", "nowhere/p.png"], ["nowhere", "not a directory"]),
+        (["--vae-tile", "15"], ["vae_tile 15 is not a multiple of 2", "try 14 or 16"]),
+        (["--vae-tile", "512"], ["vae_tile 512", "8..24"]),
     ],
 )
 def test_bad_requests_are_told_in_one_line(hsexport, tiny_bundle, tmp_path, arguments, words):
