@@ -44,6 +44,7 @@ def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
         min_size=sizes.minimum,
         max_size=sizes.maximum,
         max_batch=sizes.max_batch,
+        without_t5=all(encoder.kind != "t5" for encoder in bundle.manifest.text_encoders),
     )
     recipe = recipe_from_pair(load_pair(request.large, request.small), request)
     for role in ROLES:
