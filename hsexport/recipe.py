@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,19 @@ from hsexport.pair.errors import PairError
 from hsexport.pair.loading import load_tokenizer
 from hsexport.pair.member import Member
 from hsexport.pair.pair import Pair
-from hsruntime.manifest import Defaults, Latent, PositionTable, Scheduler, Size, Sizes, TextEncoder, Transformer
+from hsexport.pair.source import Role
+from hsexport.weights.adapter import Adapter, AdapterRequest, read_adapter
+from hsruntime.manifest import (
+    AdapterRecord,
+    Defaults,
+    Latent,
+    PositionTable,
+    Scheduler,
+    Size,
+    Sizes,
+    TextEncoder,
+    Transformer,
+)
 from hsruntime.presets import resolve_schedule
 
 StopAfter = Literal["export", "optimise"]
@@ -46,6 +59,8 @@ class BuildRequest:
     options: BuildOptions = field(default_factory=BuildOptions)
     fp32: tuple[str, ...] = ()
     """What stays in fp32 beside the default islands: "large:transformer_blocks.35*"."""
+    lora: tuple[AdapterRequest, ...] = ()
+    """Fused into the weights in this order."""
     stop_after: StopAfter | None = None
     size: Size | None = None
     min_size: Size | None = None
@@ -84,6 +99,8 @@ class Recipe:
     scheduler: Scheduler
     text: tuple[TextPart, ...]
     defaults: Defaults
+    adapters: Mapping[Role, tuple[Adapter, ...]]
+    """What to fuse into each member's weights."""
 
     @property
     def t5_length(self) -> int:
@@ -125,11 +142,12 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     schedule = resolve_schedule(request.schedule, request.steps, DEFAULT_STEPS)
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
+    adapters = {member.role: _adapters(member, request) for member in (pair.large, pair.small)}
     return Recipe(
         request=request,
         pair=pair,
-        large=_transformer(pair.large),
-        small=_transformer(pair.small),
+        large=_transformer(pair.large, adapters["large"]),
+        small=_transformer(pair.small, adapters["small"]),
         latent=latent,
         positions={
             role: _positions(member, latent, sizes) for role, member in (("large", pair.large), ("small", pair.small))
@@ -142,13 +160,18 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
             if names[0] in pair.shared and not (request.without_t5 and names[2] == "t5")
         ),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
+        adapters=adapters,
     )
 
 
-def _transformer(member: Member) -> Transformer:
+def _adapters(member: Member, request: BuildRequest) -> tuple[Adapter, ...]:
+    return tuple(read_adapter(asked, member) for asked in request.lora if asked.role == member.role)
+
+
+def _transformer(member: Member, adapters: tuple[Adapter, ...]) -> Transformer:
     config = member.config
     return Transformer(
-        source=member.source,
+        source=member.told_source(),
         parameters=member.parameters,
         layers=config.num_layers,
         heads=config.num_attention_heads,
@@ -156,6 +179,7 @@ def _transformer(member: Member) -> Transformer:
         dual_attention_layers=list(config.dual_attention_layers),
         text_width=config.joint_attention_dim,
         pooled_width=config.pooled_projection_dim,
+        adapters=[AdapterRecord(name=a.file.name, sha256=a.sha256, scale=a.scale) for a in adapters],
     )
 
 

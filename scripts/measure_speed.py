@@ -81,6 +81,8 @@ def outside_engines(session: Session, empty: Session, rounds: int) -> float:
 
 def main(
     bundle: Annotated[Path, typer.Argument(help="a bundle")],
+    large: Annotated[str | None, typer.Option(help="what it was built from, if that was a local path")] = None,
+    small: Annotated[str | None, typer.Option(help="the same")] = None,
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 7,
     threads: Annotated[int, typer.Option(help="threads for both; 0 for all cores")] = 0,
     out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
@@ -89,7 +91,7 @@ def main(
     count = threads or os.cpu_count() or 1
     torch.set_num_threads(count)
     opened = open_bundle(bundle)
-    pair = load_pair(opened.manifest.large.source, opened.manifest.small.source)
+    pair = load_pair(large or opened.manifest.large.source, small or opened.manifest.small.source)
     with hush_libraries(), warnings.catch_warnings(), Session(opened, threads=count) as session:
         warnings.simplefilter("ignore")
         empty = Session(opened, backend=NullBackend())

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from hsengines.backend import BuildOptions, backend_names, get_backend
-from hsexport.cli.options import size_from_text
+from hsexport.cli.options import adapter_from_text, size_from_text
 from hsexport.cli.report import BuildReport
 from hsexport.recipe import BuildRequest, StopAfter
 from hsruntime.bundle import Bundle
@@ -21,7 +21,7 @@ Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; defa
 
 
 def build(
-    large: Annotated[str, typer.Option(help="diffusers directory, hub id, or 'demo'")],
+    large: Annotated[str, typer.Option(help="diffusers directory, single-file checkpoint, hub id, or 'demo'")],
     small: Annotated[str, typer.Option(help="the same; a transformer alone is enough if the other is whole")],
     out: Annotated[Path, typer.Option(help="the bundle to write; a bundle already there is replaced")],
     backend: Annotated[str, typer.Option(help=f"one of {', '.join(backend_names())}")] = "ort-cpu",
@@ -31,6 +31,10 @@ def build(
     fp32: Annotated[
         list[str] | None,
         typer.Option(metavar="[NETWORK:]MODULES", help="keep these in fp32 too: 'large:transformer_blocks.35*'"),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[small=]FILE[:SCALE]", help="fuse a LoRA into large, or into small; repeat it for more"),
     ] = None,
     size: Pixels = None,
     min_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")] = None,
@@ -97,6 +101,7 @@ def build(
         backend=backend,
         options=options,
         fp32=tuple(fp32 or ()),
+        lora=tuple(map(adapter_from_text, lora or ())),
         stop_after=stop_after,
         size=size_from_text(size) if size else None,
         min_size=size_from_text(min_size) if min_size else None,

@@ -60,7 +60,8 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
 
 def _model(t: Transformer) -> str:
     dual = f", dual attention in {len(t.dual_attention_layers)}" if t.dual_attention_layers else ""
-    return f"{t.source}: {t.parameters / 1e6:.1f}M parameters, {t.layers} layers of width {t.width}{dual}"
+    fused = "".join(f", LoRA {a.name} fused {a.scale:g} times" for a in t.adapters)
+    return f"{t.source}: {t.parameters / 1e6:.1f}M parameters, {t.layers} layers of width {t.width}{dual}{fused}"
 
 
 def _engine_table(manifest: Manifest) -> Table:

@@ -13,21 +13,29 @@ from rich.console import Console
 from rich.table import Table
 
 from hsengines.errors import HSError
+from hsexport.cli.options import adapter_from_text
 from hsexport.cli.report import BuildReport
 from hsexport.quiet import hush_libraries
 from hsexport.verify.bundle import Verification, verify_bundle
 from hsexport.verify.compare import Comparison
+from hsexport.verify.origin import NamedPair
 from hsruntime.bundle import open_bundle
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="a bundle")],
+    large: Annotated[str | None, typer.Option(help="what it was built from, if that was a local path")] = None,
+    small: Annotated[str | None, typer.Option(help="the same")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="[small=]FILE[:SCALE]", help="each LoRA that was fused, as in the build")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print all comparisons for scripts")] = False,
 ) -> None:
     """Check a bundle: every byte, every engine against torch or its golden, and the region against the full pass."""
     opened = open_bundle(bundle)
+    named = NamedPair(large, small, tuple(map(adapter_from_text, lora or ())))
     with BuildReport("nothing was changed") as report, hush_libraries():
-        result = verify_bundle(opened, report)
+        result = verify_bundle(opened, report, named)
     if as_json:
         comparisons = [_record(c) for c in result.comparisons]
         typer.echo(json.dumps({"passed": result.passed, "comparisons": comparisons, "left_out": result.left_out}))

@@ -86,7 +86,7 @@ def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str
         skeleton,
         TRACE_DIMS,
         {"positions": kept.rows * kept.columns},
-        weights=transformer_weights(member, kept),
+        weights=transformer_weights(member, kept, recipe.adapters[member.role]),
         facts={
             "positions": f"{kept.rows}x{kept.columns} of {kept.table_size}",
             "config": json.dumps(asdict(config), sort_keys=True),

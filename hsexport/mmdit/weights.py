@@ -6,22 +6,27 @@ import numpy as np
 
 from hsexport.pair.member import Member
 from hsexport.weights import Changed, Stored, Weight, Weights
+from hsexport.weights.adapter import Adapter
+from hsexport.weights.lora import fused
 from hsruntime.manifest import PositionTable
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
 """diffusers' names of what TokenTransformer holds in another shape."""
 
 
-def transformer_weights(member: Member, kept: PositionTable) -> Weights:
-    """All of them as the checkpoint has them, but for the patch embedding and the table, which follow from theirs."""
-    tensors: dict[str, Weight] = {name: Stored(header) for name, header in member.tensors.items()}
+def transformer_weights(member: Member, kept: PositionTable, adapters: tuple[Adapter, ...]) -> Weights:
+    """All of them as the checkpoint has them, but for the patch embedding and the table, which follow from theirs.
+
+    `adapters` are fused first.
+    """
+    tensors: dict[str, Weight] = fused({name: Stored(header) for name, header in member.tensors.items()}, adapters)
     by_token, table = tensors.pop(PATCH_WEIGHT), tensors.pop(TABLE)
     width, channels, *patch = by_token.shape
     tensors["patch_weight"] = Changed(by_token, (width, channels * patch[0] * patch[1]), token_weight)
     tensors["patch_bias"] = tensors.pop(PATCH_BIAS)
     shape = (kept.rows * kept.columns, table.shape[-1])
     tensors["position_table"] = Changed(table, shape, lambda whole: centre_rows(whole, kept))
-    return Weights(member.directory.transformer, tensors, member.tensors)
+    return Weights(member.directory.transformer, tensors, member.tensors, tuple(a.digest for a in adapters))
 
 
 def token_weight(weight: np.ndarray) -> np.ndarray:

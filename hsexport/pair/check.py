@@ -49,9 +49,11 @@ def check_parts_present(large: Member, small: Member) -> None:
     if "text_encoder_3" in parts and "tokenizer_3" not in parts:
         missing.append("tokenizer_3")
     if missing:
+        alone = any(member.directory.transformer.is_file() for member in (large, small))
         raise PairError(
             f"neither {large} nor {small} has {', '.join(missing)}",
-            "one of them must be a whole pipeline (a directory with model_index.json)",
+            "one of them must be a whole pipeline (a directory with model_index.json)"
+            + ("; of a single file the transformer alone is taken" if alone else ""),
         )
 
 

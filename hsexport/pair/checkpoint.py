@@ -1,4 +1,4 @@
-"""A transformer's weights set beside its configuration, by tensor names and shapes."""
+"""A transformer's weights set beside the configuration in its folder, by tensor names and shapes."""
 
 from __future__ import annotations
 

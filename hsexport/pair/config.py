@@ -140,7 +140,11 @@ def transformer_config_from(path: Path) -> TransformerConfig:
         qk_norm=qk_norm_from(raw.get("qk_norm"), path),
         dual_attention_layers=dual_layers_from(raw.get("dual_attention_layers"), path),
     )
-    check_transformer(config, raw, path)
+    if raw.get("quantization_config"):
+        raise PairError(
+            f"{path}/config.json has a quantization_config; quantised checkpoints are not read", "give the original"
+        )
+    check_settings(config, f"{path}/config.json")
     return config
 
 
@@ -160,11 +164,8 @@ def dual_layers_from(value: Any, path: Path) -> tuple[int, ...]:
     return tuple(sorted(set(value)))
 
 
-def check_transformer(config: TransformerConfig, raw: Mapping[str, Any], path: Path) -> None:
-    """Refuses settings that contradict one another or that no engine here can hold."""
-    where = f"{path}/config.json"
-    if raw.get("quantization_config"):
-        raise PairError(f"{where} has a quantization_config; quantised checkpoints are not read", "give the original")
+def check_settings(config: TransformerConfig, where: str) -> None:
+    """Refuses settings that contradict one another or that no engine here can hold; `where` they were found."""
     if config.out_channels != config.in_channels:
         raise PairError(
             f"{where} has out_channels {config.out_channels} and in_channels {config.in_channels}, expected the same",

@@ -9,17 +9,20 @@ from pathlib import Path, PurePosixPath
 
 from .errors import PairError
 from .layout import PART_NAMES
+from .shards import VARIANTS
 
 # The repository's root may hold a transformer alone; single-file checkpoints there match none of these.
 ROOT_DOCUMENTS = ("model_index.json", "config.json", "diffusion_pytorch_model.safetensors.index*.json")
 DOCUMENTS = ("*.json", "*.txt", "*.model")
 SHARD = r"(-\d+-of-\d+)?"
 PLAIN_WEIGHTS = re.compile(rf"(diffusion_pytorch_)?model{SHARD}\.safetensors")
-FP16_WEIGHTS = re.compile(rf"(diffusion_pytorch_)?model(\.fp16{SHARD}|{SHARD}\.fp16)\.safetensors")
+VARIANT_WEIGHTS = [
+    re.compile(rf"(diffusion_pytorch_)?model(\.{name}{SHARD}|{SHARD}\.{name})\.safetensors") for name in VARIANTS
+]
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
-    """Of a repository's files those a pair needs; fp16 twins only for a part that has nothing else."""
+    """Of a repository's files those a pair needs; a variant's twins only for a part that has nothing else."""
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(str(PurePosixPath(name).parent), []).append(PurePosixPath(name).name)
@@ -33,11 +36,11 @@ def wanted_files(names: Iterable[str]) -> list[str]:
 
 
 def weights_among(files: list[str], folder: str) -> list[str]:
-    """The safetensors files of one folder: full weights if it has them, else the fp16 variant."""
+    """The safetensors files of one folder: full weights if it has them, else a variant's."""
     if folder == ".":
         files = [file for file in files if file.startswith("diffusion_pytorch_model")]
-    plain = [file for file in files if PLAIN_WEIGHTS.fullmatch(file)]
-    return plain or [file for file in files if FP16_WEIGHTS.fullmatch(file)]
+    found = ([file for file in files if pattern.fullmatch(file)] for pattern in (PLAIN_WEIGHTS, *VARIANT_WEIGHTS))
+    return next(filter(None, found), [])
 
 
 def downloaded(hub_id: str, role: str) -> Path:

@@ -1,4 +1,4 @@
-"""Which part of a model lies where in a directory."""
+"""Which part of a model lies where: in diffusers' directories, or all of a transformer in one file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ PART_NAMES = (
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A whole pipeline, or a transformer with whichever other parts lie beside it, often none."""
+    """A whole pipeline, or a transformer with whichever other parts lie beside it, often none.
+
+    `transformer` is a folder of config.json and weights, or a single-file checkpoint, which stands alone.
+    """
 
     root: Path
     transformer: Path
@@ -32,7 +35,12 @@ class ModelDirectory:
 
 
 def find_model(root: Path) -> ModelDirectory:
-    """The parts in `root`: by model_index.json where there is one, else a transformer in it or under it."""
+    """The parts in `root`: by model_index.json where there is one, else a transformer in it or under it.
+
+    A file is a transformer alone, whatever lies beside it.
+    """
+    if root.is_file():
+        return ModelDirectory(root.parent, root, {})
     if (root / "model_index.json").is_file():
         return pipeline_directory(root)
     if (root / "transformer" / "config.json").is_file():
@@ -43,8 +51,15 @@ def find_model(root: Path) -> ModelDirectory:
     raise PairError(
         f"{root} holds no model: found neither model_index.json nor transformer/config.json "
         "nor a config.json with a _class_name",
-        "give a directory that diffusers' save_pretrained wrote",
+        remedy_for(root),
     )
+
+
+def remedy_for(root: Path) -> str:
+    """What to give instead of a directory without a model."""
+    files = sorted(root.glob("*.safetensors"))
+    single = f", or a single-file checkpoint: {files[0]}" if files else ""
+    return f"give a directory that diffusers' save_pretrained wrote{single}"
 
 
 def pipeline_directory(root: Path) -> ModelDirectory:

@@ -17,6 +17,7 @@ DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M
 DTYPE_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)} | {"BOOL": 8}
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
 CHUNK_BYTES = 1 << 22
+VARIANTS = ("bf16", "fp16")  # bf16 first: what fp32 weights can hold, it can
 AGAIN = "download or save the model again"
 
 
@@ -48,7 +49,7 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Where a component's weights lie: one file or many, and whether they are the fp16 variant's."""
+    """Where a component's weights lie: one file or many, and whether they are a variant's (fp16, bf16)."""
 
     files: tuple[Path, ...]
     index: Path | None = None
@@ -56,8 +57,9 @@ class WeightFiles:
 
 
 def find_weights(component: Path) -> WeightFiles:
-    """The weights of a component directory: full ones if it has them, else the fp16 variant's."""
-    for variant, mark in ((None, ""), ("fp16", ".fp16")):
+    """The weights of a component directory: full ones if it has them, else a variant's, bf16 before fp16."""
+    for variant in (None, *VARIANTS):
+        mark = f".{variant}" if variant else ""
         for stem in ("diffusion_pytorch_model", "model"):
             single = component / f"{stem}{mark}.safetensors"
             index = component / f"{stem}.safetensors.index{mark}.json"
@@ -181,3 +183,13 @@ def chunks_of(header: TensorHeader) -> Iterable[bytes]:
             stream.seek(offset)
             for done in range(0, size, CHUNK_BYTES):
                 yield stream.read(min(CHUNK_BYTES, size - done))
+
+
+def first_bytes(header: TensorHeader, limit: int) -> bytes:
+    """As many of a tensor's bytes from its beginning; all of them if it has no more."""
+    begun = b""
+    with header.file.open("rb") as stream:
+        for offset, size in header.pieces:
+            stream.seek(offset)
+            begun += stream.read(min(size, limit - len(begun)))
+    return begun

@@ -16,23 +16,23 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve_source(source: str, role: Role) -> Path:
-    """The directory behind `source`; a hub id is downloaded into the hub's own cache."""
+    """The directory or single file behind `source`; a hub id is downloaded into the hub's own cache."""
     if source == "demo":
         return demo_directory(role)
-    local = Path(source).expanduser()
-    if source and local.is_dir():  # Path("") would be the current directory
-        return local
-    if source and local.exists():
-        raise PairError(
-            f"{role} '{source}' is a file, expected a model directory",
-            "convert a single-file checkpoint with StableDiffusion3Pipeline.from_single_file(...).save_pretrained(DIR)",
-        )
+    if is_local(source):
+        return Path(source).expanduser()
     if HUB_ID.fullmatch(source):
         return downloaded(source, role)
     raise PairError(
-        f"{role} '{source}' is neither a directory, a hub id (org/name), nor 'demo'",
+        f"{role} '{source}' is neither a directory, a file, a hub id (org/name), nor 'demo'",
         f"check the path given to --{role}",
     )
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` is a path on this machine: it wins over a hub id of the same name."""
+    local = Path(source).expanduser()
+    return source not in ("", "demo") and (local.is_dir() or local.is_file())  # Path("") is the current directory
 
 
 def demo_directory(role: Role) -> Path:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from hsengines.backend import Backend, Device, Engine, get_backend
 from hsengines.errors import HSError
-from hsexport.pair import load_pair
 from hsexport.progress import Reporter
-from hsexport.recipe import BuildRequest, Recipe, recipe_from_pair
 from hsexport.verify.compare import Comparison, compare, tolerance_of
 from hsexport.verify.oracle import check_oracle
+from hsexport.verify.origin import UNNAMED, NamedPair, recipe_of
 from hsruntime.bundle import Bundle
 from hsruntime.golden import load_golden
 from hsruntime.manifest import engine_spec
@@ -32,15 +30,18 @@ class Verification:
         return all(c.passed for c in self.comparisons)
 
 
-def verify_bundle(bundle: Bundle, reporter: Reporter) -> Verification:
-    """Compares every engine of an opened bundle. Raises EngineLoadError for one that does not load."""
+def verify_bundle(bundle: Bundle, reporter: Reporter, named: NamedPair = UNNAMED) -> Verification:
+    """Compares every engine of an opened bundle. Raises EngineLoadError for one that does not load.
+
+    Raises PairError where `named` is not what the bundle was built from.
+    """
     backend = get_backend(bundle.manifest.backend)
     if why := backend.why_not_here():
         return Verification([], [f"engines: none can run here ({why}); every byte is as the build left it"])
     device = backend.device()
     left_out: list[str] = []
     comparisons = list(_goldens(bundle, backend, device, reporter))
-    comparisons += _torch(bundle, backend, device, reporter, left_out)
+    comparisons += _torch(bundle, backend, device, reporter, named, left_out)
     reporter.stage("oracle", 1)
     large = _load(bundle, backend, device, "large")
     comparisons += check_oracle(large, device, bundle.manifest)
@@ -68,7 +69,7 @@ def _goldens(bundle: Bundle, backend: Backend, device: Device, reporter: Reporte
 
 
 def _torch(
-    bundle: Bundle, backend: Backend, device: Device, reporter: Reporter, left_out: list[str]
+    bundle: Bundle, backend: Backend, device: Device, reporter: Reporter, named: NamedPair, left_out: list[str]
 ) -> list[Comparison]:
     """Each engine beside its torch module over inputs the build has not seen."""
     if any(find_spec(module) is None for module in ("torch", "diffusers", "transformers")):
@@ -78,8 +79,10 @@ def _torch(
     from hsexport.networks import networks_of
 
     try:
-        networks = networks_of(_recipe_of(bundle))
+        networks = networks_of(recipe_of(bundle, named))
     except HSError as err:
+        if named != UNNAMED:
+            raise
         left_out.append(f"torch: the pair this bundle was built from is not here ({err.message})")
         return []
     if {network.name for network in networks} != set(bundle.manifest.engines):
@@ -97,21 +100,3 @@ def _torch(
         engine.close()
         reporter.end(network.name)
     return results
-
-
-def _recipe_of(bundle: Bundle) -> Recipe:
-    manifest = bundle.manifest
-    for source in (manifest.large.source, manifest.small.source):
-        if source != "demo" and not Path(source).is_dir():  # a check must not start a download
-            raise HSError(f"'{source}' is not on this machine")
-    request = BuildRequest(
-        large=manifest.large.source,
-        small=manifest.small.source,
-        out=bundle.path,
-        cache=Path(),
-        size=manifest.sizes.default,
-        min_size=manifest.sizes.minimum,
-        max_size=manifest.sizes.maximum,
-        max_batch=manifest.sizes.max_batch,
-    )
-    return recipe_from_pair(load_pair(request.large, request.small), request)

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from hsengines.errors import HSError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 Count = Annotated[int, Meta(ge=1)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -97,10 +97,20 @@ class EngineRecord(_Strict, frozen=True):
     parity: ParityRecord | None = None
 
 
+class AdapterRecord(_Strict, frozen=True):
+    """A LoRA that was fused into a transformer's weights at build."""
+
+    name: Annotated[str, Meta(pattern=r"\A[^/\\]+\Z")]
+    """Of the file, without its folder."""
+    sha256: Sha256
+    scale: float
+
+
 class Transformer(_Strict, frozen=True):
     """What the runtime must know of one transformer's architecture: cache slots, and terms of the arithmetic."""
 
     source: str
+    """`demo`, a hub id, or for a local path a mark of the weights; a path says nothing on another machine."""
     parameters: Count
     layers: Count
     heads: Count
@@ -108,6 +118,7 @@ class Transformer(_Strict, frozen=True):
     dual_attention_layers: list[int]
     text_width: Count
     pooled_width: Count
+    adapters: list[AdapterRecord] = []
 
     @property
     def width(self) -> int:

@@ -24,6 +24,7 @@ from hsruntime.bundle_writer import write_bundle
 from hsruntime.golden import load_golden, save_golden
 from hsruntime.manifest import (
     FORMAT_VERSION,
+    AdapterRecord,
     AuditRecord,
     BundleError,
     Defaults,
@@ -83,8 +84,8 @@ def golden_manifest() -> Manifest:
         target="cpu",
         tools={"hsexport": "0.1.0", "onnxruntime": "1.24.0"},
         device="x86_64",
-        large=_transformer("demo/large", layers=2),
-        small=_transformer("demo/small", layers=1),
+        large=_transformer("local:0123456789abcdef", layers=2, adapters=[_adapter()]),
+        small=_transformer("demo", layers=1),
         latent=Latent(channels=4, patch_size=2, vae_scale=8),
         positions={name: PositionTable(table_size=16, rows=8, columns=8) for name in ("large", "small")},
         sizes=Sizes(default=(64, 64), minimum=(32, 32), maximum=(128, 128), max_batch=2),
@@ -99,7 +100,11 @@ def golden_manifest() -> Manifest:
     )
 
 
-def _transformer(source: str, layers: int) -> Transformer:
+def _adapter() -> AdapterRecord:
+    return AdapterRecord(name="style.safetensors", sha256=hashlib.sha256(b"lora").hexdigest(), scale=0.8)
+
+
+def _transformer(source: str, layers: int, **fields: Any) -> Transformer:
     return Transformer(
         source=source,
         parameters=1000 * layers,
@@ -109,6 +114,7 @@ def _transformer(source: str, layers: int) -> Transformer:
         dual_attention_layers=[0],
         text_width=32,
         pooled_width=16,
+        **fields,
     )
 
 
@@ -453,6 +459,7 @@ def test_reference_to_nothing_is_named(bundle_path: Path, edit: Callable[[dict[s
         (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[2, 1, 4]), "'large': range .* ascending"),
         (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[-1, 1, 4]), "'full': G starts at -1"),
         (lambda m: m["text_encoders"][0].update(pad_id=-1), "pad_id"),
+        (lambda m: m["large"]["adapters"][0].update(name="/home/me/style.safetensors"), r"adapters\[0\]\.name"),
     ],
 )
 def test_value_that_no_session_could_use_is_named(

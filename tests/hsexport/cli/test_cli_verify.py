@@ -16,8 +16,12 @@ def test_inspect_shows_engines_and_errors_for_people(hsexport, tiny_bundle):
         assert word in done.stdout
 
 
-def test_verify_compares_goldens_torch_and_the_oracle(hsexport, tiny_bundle):
-    done = hsexport("verify", tiny_bundle, "--json")
+def pair_options(pair):
+    return ["--large", pair[0], "--small", pair[1]]
+
+
+def test_verify_compares_goldens_torch_and_the_oracle(hsexport, tiny_bundle, tiny_pair_dirs):
+    done = hsexport("verify", tiny_bundle, *pair_options(tiny_pair_dirs), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     kinds = [c["reference"].split(",")[0] for c in report["comparisons"]]
@@ -51,6 +55,28 @@ def test_verify_finds_an_engine_that_computes_something_else(hsexport, tiny_bund
     told_in_one_line(hsexport("verify", broken), "engine 'small'", "allowed 1e-04")
 
 
+def test_bundle_tells_no_path_of_the_machine_it_was_built_on(tiny_bundle, tiny_pair_dirs):
+    text = (tiny_bundle / "manifest.json").read_text()
+    assert str(tiny_pair_dirs[0].parent) not in text
+    assert [t["source"][:6] for t in (json.loads(text)["large"], json.loads(text)["small"])] == ["local:", "local:"]
+
+
+def test_verify_of_a_pair_from_paths_asks_for_them_and_goes_on_with_goldens(hsexport, tiny_bundle):
+    report = json.loads(hsexport("verify", tiny_bundle, "--json").stdout)
+    assert report["passed"]
+    assert "large was built from a local path" in report["left_out"][0] and "--large PATH" in report["left_out"][0]
+
+
+def test_verify_against_another_pair_says_what_differs(hsexport, tiny_bundle, tiny_pair_dirs):
+    twice_large = pair_options((tiny_pair_dirs[0], tiny_pair_dirs[0]))
+    told_in_one_line(hsexport("verify", tiny_bundle, *twice_large), "small has source local:")
+    told_in_one_line(hsexport("verify", tiny_bundle, *pair_options(("demo", "demo"))), "large has", "expected")
+
+
+def test_verify_against_a_path_that_is_none_is_told(hsexport, tiny_bundle, tiny_pair_dirs):
+    told_in_one_line(hsexport("verify", tiny_bundle, *pair_options((tiny_pair_dirs[0], "none/at/all"))), "none/at/all")
+
+
 def test_verify_without_the_pair_uses_goldens_and_says_so(hsexport, tiny_bundle, tmp_path):
     import msgspec
 
@@ -59,7 +85,7 @@ def test_verify_without_the_pair_uses_goldens_and_says_so(hsexport, tiny_bundle,
     moved = tmp_path / "moved"
     shutil.copytree(tiny_bundle, moved)
     manifest = manifest_from_bytes((moved / "manifest.json").read_bytes())
-    gone = msgspec.structs.replace(manifest.large, source="/gone/away")
+    gone = msgspec.structs.replace(manifest.large, source="org/gone-away")
     (moved / "manifest.json").write_bytes(manifest_bytes(msgspec.structs.replace(manifest, large=gone)))
     report = json.loads(hsexport("verify", moved, "--json").stdout)
-    assert report["passed"] and "/gone/away" in report["left_out"][0]
+    assert report["passed"] and "org/gone-away" in report["left_out"][0]

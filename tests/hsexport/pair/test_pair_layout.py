@@ -47,6 +47,18 @@ def test_empty_directory_is_told_what_was_looked_for(tmp_path):
         find_model(tmp_path)
 
 
+def test_file_is_a_transformer_alone_whatever_lies_beside_it(large):
+    (large / "sd3.5_large.safetensors").touch()
+    found = find_model(large / "sd3.5_large.safetensors")
+    assert (found.transformer, found.parts) == (large / "sd3.5_large.safetensors", {})
+
+
+def test_directory_of_a_single_file_is_told_to_give_the_file(tmp_path):
+    (tmp_path / "sd3.5_large.safetensors").touch()
+    with pytest.raises(PairError, match=r"holds no model.*or a single-file checkpoint: .*/sd3.5_large.safetensors"):
+        find_model(tmp_path)
+
+
 @pytest.mark.parametrize(("text", "fault"), [("{", "is not JSON"), ("[]", "holds a list, expected an object")])
 def test_garbled_index_is_named(large, text, fault):
     (large / "model_index.json").write_text(text)

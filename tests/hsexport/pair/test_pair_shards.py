@@ -86,14 +86,17 @@ def test_digest_sees(single, other):
     assert weights_digest(single) != before
 
 
-def test_fp16_variant_is_read_where_there_is_nothing_else(tmp_path, single):
-    (single / SINGLE).rename(single / "diffusion_pytorch_model.fp16.safetensors")
-    assert find_weights(single).variant == "fp16"
-    assert weights_digest(single) == weights_digest(write_shards(tmp_path / "fp16", ".fp16"))
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_variant_is_read_where_there_is_nothing_else(tmp_path, single, variant):
+    plain = weights_digest(single)
+    (single / SINGLE).rename(single / f"diffusion_pytorch_model.{variant}.safetensors")
+    assert find_weights(single).variant == variant
+    assert weights_digest(single) == weights_digest(write_shards(tmp_path / variant, f".{variant}")) == plain
 
 
-def test_full_weights_win_over_the_fp16_variant(single):
-    save_file({"a": torch.zeros(1)}, single / "diffusion_pytorch_model.fp16.safetensors")
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_full_weights_win_over_a_variant(single, variant):
+    save_file({"a": torch.zeros(1)}, single / f"diffusion_pytorch_model.{variant}.safetensors")
     assert find_weights(single).variant is None
 
 

@@ -36,16 +36,15 @@ def test_directory_is_itself(tmp_path):
 def test_unknown_source_names_all_three_kinds(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        PairError, match=r"small '.*' is neither a directory, a hub id \(org/name\), nor 'demo'.*--small"
+        PairError, match=r"small '.*' is neither a directory, a file, a hub id \(org/name\), nor 'demo'.*--small"
     ):
         resolve_source(name, "small")
 
 
-def test_single_file_checkpoint_is_told_how_to_convert(tmp_path):
+def test_single_file_is_itself(tmp_path):
     file = tmp_path / "sd3.5_large.safetensors"
     file.touch()
-    with pytest.raises(PairError, match=r"is a file, expected a model directory.*from_single_file"):
-        resolve_source(str(file), "large")
+    assert resolve_source(str(file), "large") == file
 
 
 def test_hub_id_is_downloaded(tmp_path, monkeypatch):
@@ -71,6 +70,17 @@ def test_wanted_files_leave_duplicates_and_single_files_on_the_hub():
         "text_encoders/t5xxl_fp16.safetensors",
         "vae/diffusion_pytorch_model.bin",
     }
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_variant_is_wanted_where_there_is_nothing_else(variant):
+    names = [f"transformer/diffusion_pytorch_model.{variant}.safetensors", "transformer/config.json"]
+    assert sorted(wanted_files(names)) == sorted(names)
+
+
+def test_one_variant_is_wanted_of_two():
+    names = [f"vae/diffusion_pytorch_model.{variant}.safetensors" for variant in ("fp16", "bf16")]
+    assert wanted_files(names) == names[1:]
 
 
 def test_wanted_files_of_a_lone_transformer():

@@ -1,0 +1,100 @@
+"""A transformer out of a single-file checkpoint, as Stability ships SD3 and SD3.5: read by its header alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from .config import FAMILY, TransformerConfig, check_settings
+from .errors import PairError
+from .foreign_files import check_is_safetensors, check_is_sd3
+from .shards import AGAIN, TensorHeader, file_headers
+from .single_file_names import Place, places_of
+
+PREFIX = "model.diffusion_model."
+OTHER_PARTS = ("first_stage_model.", "text_encoders.", "vae.", "conditioner.", "cond_stage_model.")
+SAMPLE_SIZE = 128  # what every SD3 was trained at; the file does not say
+HEAD_SIZE = 64  # of SD3, whose queries are not normalised: their norm would tell
+
+
+def read_single_file(file: Path) -> tuple[TransformerConfig, dict[str, TensorHeader]]:
+    """The transformer's configuration, inferred from shapes, and its tensors by diffusers' names.
+
+    A tensor that diffusers cuts out of a fused one, or turns round, is pieces of the file: nothing is copied.
+    The VAE and the text encoders that a file may hold beside the transformer are left.
+    """
+    check_is_safetensors(file)
+    found = {header.name: header for header in file_headers(file)}
+    check_is_sd3(file, found.values())
+    ours = _transformer_in(found)
+    config = _config_from(file, ours)
+    check_settings(config, str(file))
+    places = places_of(config)
+    _check_held(file, ours, {place.source for place in places.values()})
+    return config, {name: _taken(file, ours[place.source], place, name) for name, place in places.items()}
+
+
+def _transformer_in(found: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
+    """The transformer's tensors by Stability's own names; files without the prefix hold little else."""
+    ours = {name.removeprefix(PREFIX): header for name, header in found.items() if name.startswith(PREFIX)}
+    return ours or {name: header for name, header in found.items() if not name.startswith(OTHER_PARTS)}
+
+
+def _config_from(file: Path, tensors: Mapping[str, TensorHeader]) -> TransformerConfig:
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        found = tensors[name].shape if name in tensors else None
+        if found is None or len(found) != dimensions or 0 in found:
+            held = f"{list(found)}" if found is not None else "missing"
+            raise PairError(f"{file} is a broken checkpoint: tensor {name} is {held}", AGAIN)
+        return found
+
+    width, channels, patch, _ = shape("x_embedder.proj.weight", 4)
+    caption, joint = shape("context_embedder.weight", 2)
+    table, head_size = math.isqrt(shape("pos_embed", 3)[1]), HEAD_SIZE
+    normed = "joint_blocks.0.x_block.attn.ln_q.weight"
+    if normed in tensors:
+        (head_size,) = shape(normed, 1)
+    if width % head_size:
+        raise PairError(f"{file} has width {width}, expected a multiple of the head size {head_size}", FAMILY)
+    qk_norm: Literal["rms_norm"] | None = "rms_norm" if normed in tensors else None
+    return TransformerConfig(
+        sample_size=min(SAMPLE_SIZE, patch * table),
+        patch_size=patch,
+        in_channels=channels,
+        out_channels=shape("final_layer.linear.weight", 2)[0] // patch**2,
+        num_layers=len(_layers_with(tensors, "x_block.attn.qkv.weight")),
+        num_attention_heads=width // head_size,
+        attention_head_dim=head_size,
+        joint_attention_dim=joint,
+        caption_projection_dim=caption,
+        pooled_projection_dim=shape("y_embedder.mlp.0.weight", 2)[1],
+        pos_embed_max_size=table,
+        qk_norm=qk_norm,
+        dual_attention_layers=_layers_with(tensors, "x_block.attn2.qkv.weight"),
+    )
+
+
+def _layers_with(tensors: Iterable[str], tensor: str) -> tuple[int, ...]:
+    """The numbers of the blocks that have `tensor`, in ascending order."""
+    parts = (name.split(".", 2) for name in tensors if name.startswith("joint_blocks.") and name.endswith(f".{tensor}"))
+    return tuple(sorted(int(number) for _, number, rest in parts if number.isdecimal() and rest == tensor))
+
+
+def _check_held(file: Path, held: Iterable[str], expected: set[str]) -> None:
+    """Refuses a file that lacks what such a transformer has, or has what it does not: silence would draw noise."""
+    if missing := sorted(expected.difference(held)):
+        raise PairError(f"{file} is a broken checkpoint: it lacks {missing[0]}", AGAIN)
+    if foreign := sorted(set(held) - expected):
+        raise PairError(f"{file} holds {foreign[0]}, which no SD3 transformer has", FAMILY)
+
+
+def _taken(file: Path, header: TensorHeader, place: Place, name: str) -> TensorHeader:
+    if place.parts > 1 and (not header.shape or header.shape[0] % place.parts):
+        raise PairError(
+            f"{file} is a broken checkpoint: tensor {header.name} is {list(header.shape)}, "
+            f"expected rows for {place.parts} tensors of one size",
+            AGAIN,
+        )
+    return place.taken_from(header, name)
