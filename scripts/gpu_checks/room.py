@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from gpu_checks.plan import Target
-from gpu_checks.random_weights import tensors_of
-from gpu_checks.shapes import PairShape
 from hsengines.errors import HSError
+from random_pairs.shapes import PairShape
 
 GIB = 2**30
 HOST_COPIES = 3.2
@@ -24,13 +23,12 @@ def parameters(shape: PairShape) -> dict[str, int]:
     """How many numbers each transformer's checkpoint holds."""
     from diffusers import SD3Transformer2DModel
 
-    return {
-        role: sum(
-            torch.Size(tensor).numel()
-            for tensor in tensors_of(lambda role=role: SD3Transformer2DModel(**shape.transformer(role))).values()  # type: ignore[misc]
-        )
-        for role in ("large", "small")
-    }
+    count = {}
+    for role in ("large", "small"):
+        with torch.device("meta"):
+            model = SD3Transformer2DModel(**shape.transformer(role))
+        count[role] = sum(tensor.numel() for tensor in model.state_dict().values())
+    return count
 
 
 def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
