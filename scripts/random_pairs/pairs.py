@@ -92,7 +92,7 @@ def write_pair(files: PairFiles, on_shard: OnShard) -> tuple[Path, Path]:
     for name, other in others.items():
         other.save_pretrained(large / name)
     named = others | {part.folder.name: part.module for part in files.parts if part.folder.parent == large}
-    index = {"_class_name": "StableDiffusion3Pipeline"}
+    index: dict[str, Any] = {"_class_name": "StableDiffusion3Pipeline"}
     index |= {name: [_library(part), type(part).__name__] for name, part in named.items()}
     (large / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     return large, files.root / "small"
