@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from gpu_checks.plan import Target
 from hsengines.errors import HSError
+from hsexport.plan.machine import available_memory, existing, held_bytes
 from random_pairs.shapes import PairShape
 
 GIB = 2**30
@@ -46,28 +46,9 @@ def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
 def refuse_if_too_small(shape: PairShape, targets: list[Target], out: Path) -> None:
     """Raises HSError where memory or disk will not do; what an earlier run wrote counts as free."""
     memory, disk = needed(shape, targets)
-    free = shutil.disk_usage(_existing(out)).free + _held(out)
+    free = shutil.disk_usage(existing(out)).free + held_bytes(out)
     hint = "try --layers 4, or another machine"
     if available_memory() < memory:
         raise HSError(f"the pair needs {memory / GIB:.0f} GiB of memory, {available_memory() / GIB:.0f} are free", hint)
     if free < disk:
         raise HSError(f"{out} needs {disk / GIB:.0f} GiB of disk, {free / GIB:.0f} are free", "name another --out")
-
-
-def available_memory() -> int:
-    """Bytes that the system could give out without swapping."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _held(folder: Path) -> int:
-    """Bytes of the files in `folder`, each counted once however often it is linked."""
-    stats = [file.stat() for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
-    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())

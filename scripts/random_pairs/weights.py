@@ -71,6 +71,15 @@ def write_shards(shards: list[Shard], shapes: Shapes, dtype: torch.dtype, on_sha
 
 def _write_file(path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
     """A safetensors file, piece by piece: the library's own writer holds every tensor twice."""
+    with path.open("wb") as stream:
+        stream.write(header_bytes(shapes, dtype))
+        for name, shape in shapes.items():
+            for piece in pieces_of(name, shape, dtype):
+                stream.write(memoryview(piece.view(torch.uint8).numpy()))
+
+
+def header_bytes(shapes: Shapes, dtype: torch.dtype) -> bytes:
+    """What stands before the numbers in a safetensors file."""
     header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -78,11 +87,7 @@ def _write_file(path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
         header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format's data begins at a multiple of 8
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            for piece in pieces_of(name, shape, dtype):
-                stream.write(memoryview(piece.view(torch.uint8).numpy()))
+    return len(text).to_bytes(8, "little") + text
 
 
 def _cuts(shapes: Shapes, dtype: torch.dtype, limit: int) -> Iterator[list[str]]:
