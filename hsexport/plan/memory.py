@@ -28,6 +28,7 @@ class RunMemory:
     size: Size
     pictures: int
     weights_bytes: int
+    """Of all engines; 0 where they are streamed, for then they take whatever room is left."""
     cache_bytes: int
     """Keys and values."""
     loop_bytes: int

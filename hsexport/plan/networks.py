@@ -74,7 +74,7 @@ def weights_of(network: Network, recipe: Recipe) -> Weights:
     wide = _fp32_modules(network, recipe, precision)
     kept = []
     for header in headers.values():
-        if header.dtype not in ("F64", *HEADER_NAMES.values()) or not _is_used(network.name, header.name, headers):
+        if header.dtype not in ("F64", *HEADER_NAMES.values()) or not _is_used(network, header.name, headers):
             continue
         own = "fp32" if any(fnmatchcase(header.name.rpartition(".")[0], pattern) for pattern in wide) else precision
         shape = header.shape
@@ -102,9 +102,13 @@ def network_plan(network: Network, weights: Weights, precision: str) -> NetworkP
     )
 
 
-def _is_used(network: str, tensor: str, beside: Mapping[str, object]) -> bool:
-    if network == "vae_decoder":
+def _is_used(network: Network, tensor: str, beside: Mapping[str, object]) -> bool:
+    """Whether the graph reads it: not the encoder's half of a VAE, nor the queries of the last layer's text."""
+    if network.name == "vae_decoder":
         return tensor.startswith(("decoder.", "post_quant_conv."))
+    if network.layers:
+        last = f"transformer_blocks.{network.layers - 1}.attn"
+        return not tensor.startswith((f"{last}.add_q_proj.", f"{last}.norm_added_q."))
     return not (tensor == "encoder.embed_tokens.weight" and "shared.weight" in beside)
 
 

@@ -66,7 +66,8 @@ def plan_of(recipe: Recipe, machine: Machine, gpu: Gpu | None = None) -> Plan:
     schedule = resolve_schedule(recipe.defaults.schedule, None, recipe.defaults.steps)
     options, backend = recipe.request.options, recipe.request.backend
     stages = stage_plans(plans, backend, one_disk=machine.one_disk, stripped=options.stripped)
-    counted = _Counted(recipe, manifest, schedule, {plan.name: plan.bundle_bytes for plan in plans})
+    held = {plan.name: 0 if options.weight_streaming else plan.bundle_bytes for plan in plans}
+    counted = _Counted(recipe, manifest, schedule, held)
     work = work_of(recipe, manifest, schedule, weights)
     return Plan(
         backend=backend,
@@ -115,11 +116,11 @@ class _Counted:
 
     def device_shortfalls(self, machine: Machine, gpu: Gpu | None) -> Iterator[Shortfall]:
         backend, options = self.recipe.request.backend, self.recipe.request.options
-        t5 = next((part.record.engine for part in self.recipe.text if part.record.kind == "t5"), None)
+        t5 = next((part.record.engine for part in self.recipe.text if part.record.kind == "t5"), "")
         choices = Choices(
             sizes=self.recipe.sizes,
             memory=self.memory,
-            t5_bytes=self.weights[t5] if t5 else 0,
+            t5_bytes=self.weights.get(t5, 0),
             streams_weights=backend.startswith("tensorrt") and not options.weight_streaming,
             halves=options.precision == "fp32",
         )

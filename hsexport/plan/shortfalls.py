@@ -71,21 +71,16 @@ def device_shortfall(what: str, room_bytes: int, choices: Choices) -> Shortfall 
 
 
 def _remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
-    """Each that is enough by itself; else all of them together, if they are; else a GPU that holds it."""
+    """Each that is enough by itself; else the least that the bundle can be, with one more saving; else a larger GPU."""
     single = list(_single_remedies(worst, room, choices))
     yield from single
     if single:
         return
     least = choices.memory(choices.sizes.default, 1)
-    steps = [f"--max-batch 1 --max-size {_text(choices.sizes.default)}"]
-    for saved, words in _savings(least, choices):
-        if least.total_bytes - saved <= room:
-            yield f"{steps[0]} and {words}"
-            return
-    if least.total_bytes <= room:
-        yield steps[0]
-        return
-    yield from _larger_gpus(least.total_bytes)
+    fewest = f"--max-batch 1 --max-size {_text(choices.sizes.default)}"
+    together = ((0, fewest), *((saved, f"{fewest} and {words}") for saved, words in _savings(least, choices)))
+    fitting = (words for saved, words in together if least.total_bytes - saved <= room)
+    yield next(fitting, None) or _larger_gpu(least.total_bytes)
 
 
 def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
@@ -110,9 +105,9 @@ def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
         yield memory.weights_bytes, "--weight-streaming (slower: weights come over the bus)"
 
 
-def _larger_gpus(needed: int) -> Iterator[str]:
+def _larger_gpu(needed: int) -> str:
     names = [gpu.name for gpu in GPUS.values() if gpu.memory_gb * GB >= needed]
-    yield f"a larger GPU: {', '.join(names)}" if names else "a machine with more memory"
+    return f"a larger GPU: {', '.join(names)}" if names else "a machine with more memory"
 
 
 def gpu_room_bytes(gpu: Gpu) -> int:
