@@ -43,7 +43,10 @@ def plan(
     cache: Annotated[Path | None, typer.Option(help="as for build", envvar="HSEXPORT_CACHE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything for scripts")] = False,
 ) -> None:
-    """Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time."""
+    """Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time.
+
+    A hub id is downloaded first.
+    """
     from hsexport.cli.plan_tables import print_plan, told
     from hsexport.pair import load_pair
     from hsexport.plan.gpus import gpu_named
