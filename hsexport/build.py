@@ -30,7 +30,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     pair = load_pair(request.large, request.small)
     recipe = recipe_from_pair(pair, request)
     check_tokenizers(recipe)
-    check_room(plan_of(recipe, machine_at(request.out, request.cache)))
+    check_room(plan_of(recipe, machine_at(request.out, request.cache, pair.large.directory.transformer)))
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks_of(recipe), store, reporter)

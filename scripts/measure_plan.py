@@ -29,7 +29,7 @@ def exported(layers: int) -> tuple[int, int, int]:
     from hsexport.export.stage import export_all
     from hsexport.networks import networks_of
     from hsexport.pair import load_pair
-    from hsexport.plan.networks import weights_of
+    from hsexport.plan.networks import holding_of
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest, recipe_from_pair
 
@@ -40,7 +40,7 @@ def exported(layers: int) -> tuple[int, int, int]:
         recipe = recipe_from_pair(load_pair(large, small), request)
         network = next(each for each in networks_of(recipe) if each.name == "large")
         (product,) = export_all([network], Store(request.cache), Silent())
-        return len(weights_of(network, recipe).kept), peak_bytes(), product.onnx.stat().st_size
+        return len(holding_of(network, recipe).tensors), peak_bytes(), product.onnx.stat().st_size
 
 
 def runner() -> int:

@@ -45,7 +45,12 @@ def splice(readme: Path, report: Report, plot: bytes) -> list[Path]:
     numbers = readme.parent / found["file"]
     picture = numbers.with_suffix(".png")
     shown = f"![Speedup against distance]({Path(found['file']).with_suffix('.png').as_posix()})"
-    parts = [f"<!-- numbers: {report.command} -> {found['file']} -->", markdown(report), shown, "<!-- end of numbers -->"]
+    parts = [
+        f"<!-- numbers: {report.command} -> {found['file']} -->",
+        markdown(report),
+        shown,
+        "<!-- end of numbers -->",
+    ]
     numbers.parent.mkdir(parents=True, exist_ok=True)
     replace_file(numbers, report_json(report.summary()))
     replace_file(picture, plot)

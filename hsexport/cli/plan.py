@@ -72,7 +72,9 @@ def plan(
         steps=steps,
         guidance_scale=guidance_scale,
     )
-    made = plan_of(recipe_from_pair(load_pair(large, small), request), machine_at(out, kept), on_gpu)
+    pair = load_pair(large, small)
+    machine = machine_at(out, kept, pair.large.directory.transformer)
+    made = plan_of(recipe_from_pair(pair, request), machine, on_gpu)
     if as_json:
         typer.echo(json.dumps(told(made), indent=2))
         return

@@ -75,7 +75,7 @@ def encoder_flops(shapes: Shapes, rows: int, length: int) -> int:
     for name, shape in shapes.items():
         if len(shape) != 2 or TABLES.fullmatch(name):
             continue
-        tokens = 1 if name.startswith("text_projection") else length
+        tokens = 1 if "text_projection" in name else length
         per_row += 2 * tokens * math.prod(shape)
         if QUERY.fullmatch(name):
             per_row += 4 * length * length * shape[0]  # scores, and the values they weigh

@@ -18,17 +18,21 @@ class Machine:
     out_free_bytes: int
     one_disk: bool
     """Whether cache and bundle lie on one file system, where a bundle's files are second names of the cache's."""
+    checkpoint_beside_cache: bool
+    """Whether a graph in the cache may name the checkpoint's own files: they lie on one file system, too."""
 
 
-def machine_at(out: Path, cache: Path) -> Machine:
-    """What is free here, for a build that writes to these two."""
+def machine_at(out: Path, cache: Path, checkpoint: Path) -> Machine:
+    """What is free here, for a build from `checkpoint`, a folder of weights, by way of `cache` to `out`."""
     places = existing(out), existing(cache)
+    weights = next((file.resolve() for file in checkpoint.glob("*.safetensors")), checkpoint.resolve())
     return Machine(
         memory_bytes=available_memory(),
         cache_free_bytes=shutil.disk_usage(places[1]).free,
         held_bytes=held_bytes(cache),
         out_free_bytes=shutil.disk_usage(places[0]).free,
         one_disk=places[0].stat().st_dev == places[1].stat().st_dev,
+        checkpoint_beside_cache=weights.stat().st_dev == places[1].stat().st_dev,
     )
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hsengines.dtypes import FLOATS, numpy_dtype
 from hsexport.network import Network
-from hsexport.pair.checkpoint import BUFFERS
-from hsexport.pair.shards import read_headers
 from hsexport.recipe import Recipe
+from hsexport.weights import Stored, Weight, Weights
+from hsexport.weights.weight import DTYPES
 
-HEADER_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-RESHAPED = frozenset({"pos_embed.proj.weight", *BUFFERS})
-"""A transformer's tensors that its graph holds otherwise: the patch embedding as a matrix, the table's middle alone."""
+STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+"""A precision as safetensors calls it."""
 
 
 @dataclass(frozen=True)
-class Weight:
+class HeldTensor:
     """A tensor that an engine holds; `as_it_lies` says that the checkpoint has it in the same type and bytes."""
 
     name: str
@@ -53,63 +52,72 @@ class NetworkPlan:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A network's tensors, and the bytes that its folder holds."""
+class Holding:
+    """An engine's tensors, and the bytes that their folder holds."""
 
-    kept: tuple[Weight, ...]
+    tensors: tuple[HeldTensor, ...]
     checkpoint_bytes: int
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """By name."""
-        return {weight.name: weight.shape for weight in self.kept}
+        return {tensor.name: tensor.shape for tensor in self.tensors}
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
 
 
-def weights_of(network: Network, recipe: Recipe) -> Weights:
-    """What the engine will hold: a decoder without its encoder, tied tensors once, positions as far as sizes reach."""
+def holding_of(network: Network, recipe: Recipe) -> Holding:
+    """What the engine will hold: a decoder without its encoder, a tensor of two names once."""
     if network.weights is None:
-        return Weights((), 0)
-    headers = read_headers(network.weights)
+        return Holding((), 0)
     precision = network.precision_in(recipe.request.options.precision)
     wide = _fp32_modules(network, recipe, precision)
-    kept = []
-    for header in headers.values():
-        if header.dtype not in ("F64", *HEADER_NAMES.values()) or not _is_used(network, header.name, headers):
-            continue
-        own = "fp32" if any(fnmatchcase(header.name.rpartition(".")[0], pattern) for pattern in wide) else precision
-        shape = header.shape
-        if header.name in BUFFERS:
-            table = recipe.positions[network.name]
-            shape = (table.rows * table.columns, shape[-1])
-        unchanged = header.dtype == HEADER_NAMES[own] and header.name not in RESHAPED
-        kept.append(Weight(header.name, shape, math.prod(shape) * _item_bytes(own), unchanged))
-    return Weights(tuple(kept), sum(header.size_bytes for header in headers.values()))
+    held = []
+    for name, weight in _distinct(network.weights):
+        if _is_read(network, name):
+            own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
+            stored, size = weight.stored, math.prod(weight.shape) * _item_bytes(own)
+            unchanged = stored is not None and stored.dtype == STORED[own]
+            held.append(HeldTensor(name, weight.shape, size, unchanged))
+    return Holding(tuple(held), sum(header.size_bytes for header in network.weights.sources.values()))
 
 
-def network_plan(network: Network, weights: Weights, precision: str) -> NetworkPlan:
+def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
+    """Weights by the first of their names; no integers, which old checkpoints keep for positions."""
+    seen = set()
+    for name, weight in weights.items():
+        if isinstance(weight, Stored):
+            if weight.header.name in seen or weight.header.dtype not in DTYPES:
+                continue
+            seen.add(weight.header.name)
+        yield name, weight
+
+
+def network_plan(network: Network, holding: Holding, precision: str) -> NetworkPlan:
     """The sums."""
     border = (*network.spec.inputs, *network.spec.outputs)
     return NetworkPlan(
         name=network.name,
         precision=precision,
-        tensors=len(weights.kept),
-        parameters=sum(weight.elements for weight in weights.kept),
-        checkpoint_bytes=weights.checkpoint_bytes,
-        bundle_bytes=sum(weight.size_bytes for weight in weights.kept),
-        unchanged_bytes=sum(weight.size_bytes for weight in weights.kept if weight.as_it_lies),
-        largest_parameters=max((weight.elements for weight in weights.kept), default=0),
+        tensors=len(holding.tensors),
+        parameters=sum(tensor.elements for tensor in holding.tensors),
+        checkpoint_bytes=holding.checkpoint_bytes,
+        bundle_bytes=holding.size_bytes,
+        unchanged_bytes=sum(tensor.size_bytes for tensor in holding.tensors if tensor.as_it_lies),
+        largest_parameters=max((tensor.elements for tensor in holding.tensors), default=0),
         border_bytes=sum(4 * math.prod(tensor.resolve(network.check_dims)) for tensor in border),
     )
 
 
-def _is_used(network: Network, tensor: str, beside: Mapping[str, object]) -> bool:
+def _is_read(network: Network, tensor: str) -> bool:
     """Whether the graph reads it: not the encoder's half of a VAE, nor the queries of the last layer's text."""
     if network.name == "vae_decoder":
         return tensor.startswith(("decoder.", "post_quant_conv."))
-    if network.layers:
-        last = f"transformer_blocks.{network.layers - 1}.attn"
-        return not tensor.startswith((f"{last}.add_q_proj.", f"{last}.norm_added_q."))
-    return not (tensor == "encoder.embed_tokens.weight" and "shared.weight" in beside)
+    last = f"transformer_blocks.{network.layers - 1}.attn"
+    return not tensor.startswith((f"{last}.add_q_proj.", f"{last}.norm_added_q."))
 
 
 def _fp32_modules(network: Network, recipe: Recipe, precision: str) -> tuple[str, ...]:

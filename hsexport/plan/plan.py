@@ -10,7 +10,7 @@ from hsexport.networks import networks_of
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine
 from hsexport.plan.memory import RunMemory, run_memory
-from hsexport.plan.networks import NetworkPlan, network_plan, weights_of
+from hsexport.plan.networks import NetworkPlan, holding_of, network_plan
 from hsexport.plan.outline import manifest_outline
 from hsexport.plan.shortfalls import (
     Choices,
@@ -61,14 +61,16 @@ def plan_of(recipe: Recipe, machine: Machine, gpu: Gpu | None = None) -> Plan:
     """Counts everything; reads no weights. `gpu` is what the bundle shall run on, if the plan is to tell of it."""
     networks, precision = networks_of(recipe), recipe.request.options.precision
     manifest = manifest_outline(recipe, networks)
-    weights = {network.name: weights_of(network, recipe) for network in networks}
-    plans = tuple(network_plan(net, weights[net.name], net.precision_in(precision)) for net in networks)
+    holdings = {network.name: holding_of(network, recipe) for network in networks}
+    plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)
     schedule = resolve_schedule(recipe.defaults.schedule, None, recipe.defaults.steps)
     options, backend = recipe.request.options, recipe.request.backend
-    stages = stage_plans(plans, backend, one_disk=machine.one_disk, stripped=options.stripped)
+    stages = stage_plans(plans, backend, machine, stripped=options.stripped)
+    if recipe.request.stop_after:
+        stages = stages[: 1 + [stage.name for stage in stages].index(recipe.request.stop_after)]
     held = {plan.name: 0 if options.weight_streaming else plan.bundle_bytes for plan in plans}
     counted = _Counted(recipe, manifest, schedule, held)
-    work = work_of(recipe, manifest, schedule, weights)
+    work = work_of(recipe, manifest, schedule, holdings)
     return Plan(
         backend=backend,
         precision=precision,

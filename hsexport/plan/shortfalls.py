@@ -30,13 +30,14 @@ class Shortfall:
 
 def disk_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
     """Of the cache, what it holds counted as free, for it may be just this; and of the bundle's disk, if another."""
-    *kept, pack = stages
-    needed, free = sum(stage.disk_bytes for stage in kept), machine.cache_free_bytes + machine.held_bytes
+    needed = sum(stage.disk_bytes for stage in stages if stage.name != "pack")
+    bundle = sum(stage.disk_bytes for stage in stages if stage.name == "pack")
+    free = machine.cache_free_bytes + machine.held_bytes
     if needed > free:
         yield Shortfall("the cache", needed, free, ("free some space", "name another --cache"), certain=True)
-    if pack.disk_bytes > machine.out_free_bytes:
+    if bundle > machine.out_free_bytes:
         remedies = ("free some space", "name another --out")
-        yield Shortfall("the bundle", pack.disk_bytes, machine.out_free_bytes, remedies, certain=True)
+        yield Shortfall("the bundle", bundle, machine.out_free_bytes, remedies, certain=True)
 
 
 def memory_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hsexport.plan.machine import Machine
 from hsexport.plan.measured import (
     BUILDER_COPIES,
     EXPORT_PER_TENSOR,
@@ -30,24 +31,25 @@ class StagePlan:
 
 
 def stage_plans(
-    networks: Sequence[NetworkPlan], backend: str, *, one_disk: bool, stripped: bool = False
+    networks: Sequence[NetworkPlan], backend: str, machine: Machine, *, stripped: bool = False
 ) -> tuple[StagePlan, ...]:
     """Each keeps its products in the cache, but for pack, which fills the bundle."""
     most = max(network.tensors for network in networks)
     graphs = sum(network.tensors for network in networks) * GRAPH_PER_TENSOR
     goldens = sum(network.border_bytes for network in networks)
-    tracing = EXPORT_PROCESS + most * EXPORT_PER_TENSOR
-    casting = max(network.largest_parameters for network in networks) * (WIDE + NARROW)
+    # Goldens read one layer's weights at a time, casts one tensor's: as it lies, and in fp32.
+    reading = max(network.largest_parameters for network in networks) * (WIDE + NARROW)
+    host = EXPORT_PROCESS + most * EXPORT_PER_TENSOR + reading
     copied = sum(network.bundle_bytes for network in networks)
-    if _takes_shards(backend):
+    if _takes_shards(backend) and machine.checkpoint_beside_cache:
         copied -= sum(network.unchanged_bytes for network in networks)
     compiled, compile_why = _compiled(networks, backend, stripped)
     return (
-        StagePlan("export", graphs + goldens, tracing, "graphs without weights"),
-        StagePlan("optimise", graphs + copied, tracing + casting, _weights_why(backend)),
+        StagePlan("export", graphs + goldens, host, "graphs without weights"),
+        StagePlan("optimise", graphs + copied, host, _weights_why(backend, machine)),
         StagePlan("compile", compiled, _building(networks, backend), compile_why, certain=False),
         StagePlan("verify", 0, _running(networks), "the largest engine, run once on the host", certain=False),
-        _pack(copied if not _takes_shards(backend) else compiled, one_disk=one_disk),
+        _pack(compiled if _takes_shards(backend) else copied, one_disk=machine.one_disk),
     )
 
 
@@ -56,8 +58,8 @@ def _takes_shards(backend: str) -> bool:
     return backend.startswith("tensorrt")
 
 
-def _weights_why(backend: str) -> str:
-    if _takes_shards(backend):
+def _weights_why(backend: str, machine: Machine) -> str:
+    if _takes_shards(backend) and machine.checkpoint_beside_cache:
         return "weights that change; the others stay in the checkpoint"
     return "one copy of the weights"
 

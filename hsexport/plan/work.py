@@ -8,7 +8,7 @@ from typing import Literal
 
 from hsexport.plan.flops import Extent, PassFlops, decoder_flops, encoder_flops, pass_flops
 from hsexport.plan.gpus import Gpu
-from hsexport.plan.networks import Weights
+from hsexport.plan.networks import Holding
 from hsexport.recipe import Recipe
 from hsruntime.arithmetic import Kind, Pass, passes, predicted_speedup
 from hsruntime.buffers import LoopShape, cache_bytes, text_tokens
@@ -24,7 +24,7 @@ class Run:
     count: int
     flops: int
     moved_bytes: int
-    """Weights read, keys and values read or written: activations come on top where they leave the chip."""
+    """Holding read, keys and values read or written: activations come on top where they leave the chip."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ class Roofline:
     reference_seconds: float
 
 
-def work_of(recipe: Recipe, manifest: Manifest, schedule: Schedule, weights: Mapping[str, Weights]) -> Work:
+def work_of(recipe: Recipe, manifest: Manifest, schedule: Schedule, holdings: Mapping[str, Holding]) -> Work:
     """Of one picture of the default size, at the default guidance."""
     shape = LoopShape.of(manifest, schedule, recipe.sizes.default, 1, guided=recipe.defaults.guidance_scale > 1)
     text, guided = text_tokens(manifest), shape.rows == 2
-    counter = _Counter(recipe, manifest, shape, {name: _bytes(each) for name, each in weights.items()})
+    counter = _Counter(recipe, manifest, shape, {name: each.size_bytes for name, each in holdings.items()})
     encoders = [
-        (part.record.engine, encoder_flops(weights[part.record.engine].shapes, shape.rows, part.record.length))
+        (part.record.engine, encoder_flops(holdings[part.record.engine].shapes, shape.rows, part.record.length))
         for part in recipe.text
     ]
     height, width = (side * recipe.latent.patch_size for side in shape.grid)
-    decode = decoder_flops(weights["vae_decoder"].shapes, 1, height, width)
+    decode = decoder_flops(holdings["vae_decoder"].shapes, 1, height, width)
     before = [Run(name, 1, flops, counter.weights[name]) for name, flops in encoders]
     after = Run("vae_decoder", 1, decode, counter.weights["vae_decoder"])
     alone = Pass("large", shape.rows, schedule.steps)
@@ -126,10 +126,6 @@ def _seconds(runs: Iterable[Run], gpu: Gpu) -> float:
 def _time(run: Run, gpu: Gpu) -> RunTime:
     computing, moving = run.flops / gpu.flops_per_second, run.moved_bytes / gpu.bytes_per_second
     return RunTime(max(computing, moving), "compute" if computing >= moving else "memory")
-
-
-def _bytes(weights: Weights) -> int:
-    return sum(weight.size_bytes for weight in weights.kept)
 
 
 @dataclass(frozen=True)

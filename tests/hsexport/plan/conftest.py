@@ -10,7 +10,7 @@ from hsexport.plan.machine import Machine
 @pytest.fixture(scope="session")
 def roomy():
     """A machine that holds anything."""
-    return Machine(10**12, 10**12, held_bytes=0, out_free_bytes=10**12, one_disk=True)
+    return Machine(10**12, 10**12, held_bytes=0, out_free_bytes=10**12, one_disk=True, checkpoint_beside_cache=True)
 
 
 @pytest.fixture(scope="session")

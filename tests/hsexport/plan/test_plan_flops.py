@@ -9,7 +9,7 @@ from hsexport.export.stage import export_all
 from hsexport.networks import networks_of
 from hsexport.plan.flops import Extent, decoder_flops, encoder_flops, pass_flops
 from hsexport.plan.flops_of_graph import GraphFlopsError, flops_of_graph
-from hsexport.plan.networks import weights_of
+from hsexport.plan.networks import holding_of
 from hsexport.progress import Silent
 from hsruntime.arithmetic import step_flops
 
@@ -53,13 +53,13 @@ def test_small_costs_what_its_graph_holds(recipe, counted, rows):
 def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
     networks = {network.name: network for network in networks_of(recipe)}
     for part in recipe.text:
-        shapes = weights_of(networks[part.record.engine], recipe).shapes
+        shapes = holding_of(networks[part.record.engine], recipe).shapes
         assert encoder_flops(shapes, 3, part.record.length) == counted(part.record.engine, B=3)
 
 
 def test_the_decoder_costs_what_its_graph_holds(recipe, counted):
     (network,) = (each for each in networks_of(recipe) if each.name == "vae_decoder")
-    shapes = weights_of(network, recipe).shapes
+    shapes = holding_of(network, recipe).shapes
     assert decoder_flops(shapes, 2, 6, 10) == counted("vae_decoder", B=2, h=6, w=10)
 
 

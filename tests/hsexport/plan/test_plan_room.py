@@ -196,6 +196,19 @@ def test_memory_refuses_only_what_needs_it_for_certain(sd35_recipe, roomy):
         check_room(plan_of(recipe, replace(roomy, memory_bytes=5 * 10**8)))
 
 
+def test_a_build_that_stops_early_needs_only_what_comes_before(sd35_recipe, roomy):
+    cramped = replace(roomy, cache_free_bytes=10**9)
+    plan = plan_of(sd35_recipe(backend="tensorrt", precision="bf16", stop_after="optimise"), cramped)
+    assert [each.name for each in plan.stages] == ["export", "optimise"]
+    check_room(plan)
+
+
+def test_a_checkpoint_on_another_disk_is_copied(sd35_recipe, roomy):
+    recipe = sd35_recipe(backend="tensorrt", precision="bf16")
+    copied = stage(plan_of(recipe, replace(roomy, checkpoint_beside_cache=False)), "optimise")
+    assert copied.disk_bytes == pytest.approx(31.9 * GB, rel=0.01)
+
+
 def test_a_build_asks_before_it_starts(tiny_pair_dirs, tmp_path, monkeypatch, roomy):
     from hsexport import build
     from hsexport.progress import Silent
@@ -212,9 +225,9 @@ def test_the_machine_counts_a_linked_file_once(tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "a").write_bytes(bytes(5000))
     (tmp_path / "cache" / "b").hardlink_to(tmp_path / "cache" / "a")
-    machine = machine_at(tmp_path / "not" / "yet", tmp_path / "cache")
+    machine = machine_at(tmp_path / "not" / "yet", tmp_path / "cache", tmp_path)
     assert machine.held_bytes == 5000
-    assert machine.one_disk
+    assert machine.one_disk and machine.checkpoint_beside_cache
     assert machine.memory_bytes > 10**8
 
 
