@@ -10,8 +10,10 @@ from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
 from hsexport.pair import load_pair
+from hsexport.plan.machine import machine_at
+from hsexport.plan.plan import check_room, plan_of
 from hsexport.progress import Reporter
-from hsexport.recipe import BuildRequest, recipe_from_pair
+from hsexport.recipe import BuildRequest, check_tokenizers, recipe_from_pair
 from hsexport.verify.stage import verify_all
 from hsruntime.bundle import Bundle
 
@@ -27,6 +29,8 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     reporter.begin("pair")
     pair = load_pair(request.large, request.small)
     recipe = recipe_from_pair(pair, request)
+    check_tokenizers(recipe)
+    check_room(plan_of(recipe, machine_at(request.out, request.cache, pair.large.directory.transformer)))
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks_of(recipe), store, reporter)

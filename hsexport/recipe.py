@@ -11,6 +11,7 @@ from typing import Literal
 from hsengines.backend import BuildOptions
 from hsengines.errors import HSError
 from hsengines.spec import DimRange
+from hsexport.padding import stated_pad_id
 from hsexport.pair.documents import read_document, setting_of
 from hsexport.pair.errors import PairError
 from hsexport.pair.loading import load_tokenizer
@@ -251,7 +252,9 @@ def _model_max_length(tokenizer: Path, default: int) -> int:
 
 def _pad_id(tokenizer: Path, vocabulary: int) -> int:
     """The id that fills a prompt up to its full length."""
-    found = load_tokenizer(tokenizer).pad_token_id
+    found = stated_pad_id(tokenizer)
+    if found is None:
+        found = load_tokenizer(tokenizer).pad_token_id
     if found is None or not 0 <= found < vocabulary:
         raise PairError(
             f"{tokenizer} pads with {'no token' if found is None else f'token {found}'}, expected one of the text "
@@ -259,3 +262,14 @@ def _pad_id(tokenizer: Path, vocabulary: int) -> int:
             "is it the tokenizer of that text encoder? download or save the model again",
         )
     return int(found)
+
+
+def check_tokenizers(recipe: Recipe) -> None:
+    """Loads each tokenizer with transformers, which takes seconds; raises PairError now and not when all is packed."""
+    for part in recipe.text:
+        found = load_tokenizer(part.tokenizer).pad_token_id
+        if found != part.record.pad_id:
+            raise PairError(
+                f"{part.tokenizer} pads with token {part.record.pad_id} by its files, with {found} by transformers",
+                "save the tokenizer again with transformers",
+            )

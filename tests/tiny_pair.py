@@ -6,8 +6,9 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from gpu_checks.random_weights import randomise
-from gpu_checks.text_side import END, new_clip, new_clip_tokenizer, new_t5, new_t5_tokenizer
+from random_pairs.noise import randomise
+from random_pairs.shapes import ClipShape, T5Shape
+from random_pairs.text_side import END, new_clip, new_clip_tokenizer, new_t5, new_t5_tokenizer
 
 CLIP_LENGTH = 12
 T5_LENGTH = 10
@@ -100,7 +101,7 @@ def new_text_side(joint: int, pooled: int, with_t5: bool, seed: int) -> dict[str
         "tokenizer": clips[0],
         "tokenizer_2": clips[1],
         "tokenizer_3": t5,
-        "text_encoder": randomise(new_clip(12, 8, clips[0]), seed + 2),
-        "text_encoder_2": randomise(new_clip(20, pooled - 8, clips[1]), seed + 3),
-        "text_encoder_3": randomise(new_t5(joint, t5), seed + 4) if with_t5 else None,
+        "text_encoder": randomise(new_clip(ClipShape(12, 8, inner=24), clips[0]), seed + 2),
+        "text_encoder_2": randomise(new_clip(ClipShape(20, pooled - 8, inner=40), clips[1]), seed + 3),
+        "text_encoder_3": randomise(new_t5(T5Shape(joint, inner=2 * joint), t5), seed + 4) if with_t5 else None,
     }

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, run, tune, verify
+from hsexport.cli import bench, build, inspect, plan, run, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command("plan")(plan.plan)
 app.command("build")(build.build)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)

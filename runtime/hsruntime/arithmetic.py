@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from hsruntime.buffers import text_tokens
 from hsruntime.manifest import Manifest, Transformer
 from hsruntime.region import active_count
-from hsruntime.schedule import Schedule, Segment
+from hsruntime.schedule import Schedule
 
 
 def step_flops(model: Transformer, active: int, tokens: int, text: int, *, text_cached: bool = False) -> int:
@@ -23,6 +25,10 @@ def step_flops(model: Transformer, active: int, tokens: int, text: int, *, text_
     joint = 2 * w * keys * ((active + live) * model.layers - live)
     dual = (4 * w * w * active + 2 * w * active * tokens) * len(model.dual_attention_layers)
     return 2 * (linear + joint + dual)
+
+
+Kind = Literal["large", "region", "small"]
+"""What runs: large over the whole picture, large over its region, small."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +49,40 @@ class Costs:
             step_flops(small, tokens, tokens, text),
         )
 
-    def step(self, segment: Segment) -> int:
-        """One step of a segment."""
-        large = {"full": self.large, "region": self.region, None: 0}[segment.large]
-        return large + (self.small if segment.small else 0)
+    def run(self, kind: Kind) -> int:
+        """One run of one row."""
+        return {"large": self.large, "region": self.region, "small": self.small}[kind]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A transformer's runs, one after the other."""
+
+    kind: Kind
+    rows: int  # of one picture: 2 under guidance
+    count: int
+
+
+def passes(schedule: Schedule, *, guided: bool = True) -> Iterator[Pass]:
+    """Every transformer's run in a picture, in order, the gap signal's extra runs of small included."""
+    rows, runs = 2 if guided else 1, list(schedule.unrolled())
+    for before, segment in zip([None, *runs], runs, strict=False):
+        chooses = before is not None and before.large == "full" and segment.large == "region"
+        if chooses and schedule.region.signal == "gap":
+            yield Pass("small", rows, 1)
+        live = rows if segment.guidance == "full" else 1
+        if segment.large:
+            yield Pass("large" if segment.large == "full" else "region", live, segment.steps)
+        if segment.small:
+            yield Pass("small", live, segment.steps)
 
 
 def schedule_flops(
     schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int, *, guided: bool = True
 ) -> int:
     """Transformer operations of a whole schedule and picture, the gap signal's extra small steps included."""
-    costs, rows = Costs.of(schedule, large, small, tokens, text), 2 if guided else 1
-    total, runs = 0, list(schedule.unrolled())
-    for before, segment in zip([None, *runs], runs, strict=False):
-        total += segment.steps * costs.step(segment) * (rows if segment.guidance == "full" else 1)
-        chooses = before is not None and before.large == "full" and segment.large == "region"
-        if chooses and schedule.region.signal == "gap":
-            total += costs.small * rows
-    return total
+    costs = Costs.of(schedule, large, small, tokens, text)
+    return sum(each.count * each.rows * costs.run(each.kind) for each in passes(schedule, guided=guided))
 
 
 def predicted_speedup(

@@ -8,7 +8,9 @@ import numpy as np
 
 from hsengines.backend import Device, Tensor
 from hsengines.dtypes import numpy_dtype
-from hsruntime.manifest import Manifest, tensor_record
+from hsruntime.manifest import Manifest, Size, tensor_record
+from hsruntime.region import active_count
+from hsruntime.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,16 @@ class LoopShape:
     active: int  # M; 0 if the schedule has no region
     steps: int  # S: room for as many, see `steps_room`
     text_cached: bool = False  # whether region steps take the text's keys and values from the cache
+
+    @classmethod
+    def of(cls, manifest: Manifest, schedule: Schedule, size: Size, pictures: int, *, guided: bool) -> LoopShape:
+        """What a schedule needs for as many pictures of `size` (width, height) pixels at once."""
+        side = manifest.latent.pixels_per_token
+        grid = (size[1] // side, size[0] // side)
+        active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
+        room = steps_room(schedule.steps, manifest.scheduler.num_train_timesteps)
+        cached_text = schedule.has_region and schedule.region.text == "cached"
+        return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)
 
     @property
     def tokens(self) -> int:
@@ -168,21 +180,26 @@ def cache_dtype(manifest: Manifest) -> str:
     return tensor_record(manifest, "select_cache", "selected").dtype
 
 
-def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
-    """What a loop's tensors take, but for a few that hold one number each; steps of the prompts' rows alone add theirs.
-
-    The cache is nearly all of it: every layer's keys and values of the whole picture and the text, and with a region
-    once more for cached and active tokens.
-    """
-    large, width = manifest.large, manifest.latent.token_width
+def cache_bytes(manifest: Manifest, shape: LoopShape) -> int:
+    """What keys and values take: of the whole picture and the text, and with a region of cached and active tokens."""
+    large = manifest.large
     slot = 2 * large.width * numpy_dtype(cache_dtype(manifest)).itemsize
     image = shape.tokens * (2 if shape.active else 1) * large.attention_layers
     live = shape.active and not shape.text_cached
     text = text_tokens(manifest) * (2 if live else 1) * large.layers
-    index = shape.rows * large.heads * shape.cached * 4 if shape.active else 0
+    return shape.rows * (image + text) * slot
+
+
+def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
+    """What a loop's tensors take, but for a few that hold one number each; steps of the prompts' rows alone add theirs.
+
+    The cache is nearly all of it.
+    """
+    width = manifest.latent.token_width
+    index = shape.rows * manifest.large.heads * shape.cached * 4 if shape.active else 0
     floats = 7 * shape.pictures * shape.tokens * width + shape.rows * (shape.tokens * 2 + shape.active) * width
     blended = shape.pictures * (2 * shape.active + shape.tokens) * width if shape.active else 0
-    return shape.rows * (image + text) * slot + index + 4 * (floats + blended)
+    return cache_bytes(manifest, shape) + index + 4 * (floats + blended)
 
 
 def write_all(tensor: Tensor, value: np.ndarray | float | int) -> None:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
-from hsruntime.buffers import Conditioning, LoopShape, steps_room
+from hsruntime.buffers import Conditioning, LoopShape
 from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.chooser import Chooser
 from hsruntime.encode import BoundText, tokenizers_of
@@ -21,7 +21,6 @@ from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
 from hsruntime.on_demand import TextOnDemand
 from hsruntime.painters import MOST_KEPT, Painters
-from hsruntime.region import active_count
 from hsruntime.request import Callback, Progress, Request, complete_request
 from hsruntime.result import Denoised, Result, SegmentTime
 from hsruntime.schedule import Schedule, Segment
@@ -255,13 +254,8 @@ class Session:
         return Denoised(chooser.region, structs.replace(schedule, segments=ran), times)
 
     def _loop_shape(self, request: Request) -> LoopShape:
-        side = self.manifest.latent.pixels_per_token
-        grid = (request.size[1] // side, request.size[0] // side)
-        pictures, schedule = len(request.prompts), request.schedule
-        active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
-        room = steps_room(schedule.steps, self.manifest.scheduler.num_train_timesteps)
-        cached_text = schedule.has_region and schedule.region.text == "cached"
-        return LoopShape(pictures, pictures * (2 if request.guided else 1), grid, active, room, cached_text)
+        size, pictures = request.size, len(request.prompts)
+        return LoopShape.of(self.manifest, request.schedule, size, pictures, guided=request.guided)
 
 
 def _with_following(

@@ -47,13 +47,13 @@ def pair_for(choice: Choice, targets: list[Target], out: Path, console: Console)
         return "demo", "demo"
     import torch
 
-    from gpu_checks.pairs import make_pair
     from gpu_checks.room import refuse_if_too_small
-    from gpu_checks.shapes import SD35
+    from random_pairs.pairs import make_pair
+    from random_pairs.shapes import SD35
 
     shape = SD35.cut(choice.layers)
     refuse_if_too_small(shape, targets, out)
-    on_shard = lambda role, done, total: console.print(f"{role}: shard {done} of {total}")  # noqa: E731
+    on_shard = lambda shard: console.print(f"{shard.file}: shard {shard.number} of {shard.of}")  # noqa: E731
     with hush_libraries():
         large, small = make_pair(out / "pairs" / shape.name, shape, torch.bfloat16, on_shard)
     return str(large), str(small)

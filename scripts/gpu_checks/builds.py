@@ -58,6 +58,7 @@ def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, 
     report = CountingReport()
     with report:
         bundle = build(request, report)
+    assert bundle is not None, "nothing here asks it to stop early"
     manifest = bundle.manifest
     return bundle, Build(
         seconds=perf_counter() - start,

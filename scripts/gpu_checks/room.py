@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import torch
 
 from gpu_checks.plan import Target
-from gpu_checks.random_weights import tensors_of
-from gpu_checks.shapes import PairShape
 from hsengines.errors import HSError
+from hsexport.plan.machine import available_memory, existing, held_bytes
+from random_pairs.shapes import PairShape
 
 GIB = 2**30
 HOST_COPIES = 3.2
@@ -24,13 +23,12 @@ def parameters(shape: PairShape) -> dict[str, int]:
     """How many numbers each transformer's checkpoint holds."""
     from diffusers import SD3Transformer2DModel
 
-    return {
-        role: sum(
-            torch.Size(tensor).numel()
-            for tensor in tensors_of(lambda role=role: SD3Transformer2DModel(**shape.transformer(role))).values()  # type: ignore[misc]
-        )
-        for role in ("large", "small")
-    }
+    count = {}
+    for role in ("large", "small"):
+        with torch.device("meta"):
+            model = SD3Transformer2DModel(**shape.transformer(role))
+        count[role] = sum(tensor.numel() for tensor in model.state_dict().values())
+    return count
 
 
 def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
@@ -48,28 +46,9 @@ def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
 def refuse_if_too_small(shape: PairShape, targets: list[Target], out: Path) -> None:
     """Raises HSError where memory or disk will not do; what an earlier run wrote counts as free."""
     memory, disk = needed(shape, targets)
-    free = shutil.disk_usage(_existing(out)).free + _held(out)
+    free = shutil.disk_usage(existing(out)).free + held_bytes(out)
     hint = "try --layers 4, or another machine"
     if available_memory() < memory:
         raise HSError(f"the pair needs {memory / GIB:.0f} GiB of memory, {available_memory() / GIB:.0f} are free", hint)
     if free < disk:
         raise HSError(f"{out} needs {disk / GIB:.0f} GiB of disk, {free / GIB:.0f} are free", "name another --out")
-
-
-def available_memory() -> int:
-    """Bytes that the system could give out without swapping."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _held(folder: Path) -> int:
-    """Bytes of the files in `folder`, each counted once however often it is linked."""
-    stats = [file.stat() for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
-    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())

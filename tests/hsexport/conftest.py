@@ -1,4 +1,4 @@
-"""Runs the command as users do: a process of its own."""
+"""The command as users run it, in a process of its own, and a pair of real size without a number in it."""
 
 import os
 import subprocess
@@ -30,3 +30,26 @@ def tiny_networks(tiny_pair_dirs, tmp_path_factory):
     nowhere = tmp_path_factory.mktemp("nowhere")
     request = BuildRequest(large=large, small=small, out=nowhere / "bundle", cache=nowhere / "cache")
     return {network.name: network for network in networks_of(recipe_from_pair(load_pair(large, small), request))}
+
+
+@pytest.fixture(scope="session")
+def sd35_dirs(tmp_path_factory):
+    """SD3.5-Large with all text encoders, and SD3.5-Medium, in bf16: headers, and files of holes behind them."""
+    import torch
+
+    from random_pairs.pairs import pair_files, write_pair
+    from random_pairs.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM, PairShape
+    from random_pairs.weights import header_bytes
+
+    shape = PairShape("real", SD35_LARGE, SD35_MEDIUM, REAL_TEXT)
+    files = pair_files(tmp_path_factory.mktemp("sd35") / "pair", shape, torch.bfloat16)
+    files.root.mkdir()
+    (files.root / "shape.json").write_text(files.made_from)
+    for part in files.parts:
+        part.folder.mkdir(parents=True)
+        for shard in part.shards:
+            header = header_bytes({name: part.shapes[name] for name in shard.names}, part.dtype)
+            with shard.file.open("wb") as stream:
+                stream.write(header)
+                stream.truncate(len(header) + shard.size_bytes)
+    return write_pair(files, lambda _: None)  # what is there, it keeps

@@ -1,4 +1,4 @@
-"""Tokenizers without a training text, and text encoders of any width over them."""
+"""Tokenizers without a training text, and text encoders of any shape over them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from random_pairs.shapes import ClipShape, T5Shape
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -30,19 +32,18 @@ def new_t5_tokenizer(length: int) -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
 
 
-def new_clip(
-    width: int, projection: int, tokenizer: CLIPTokenizer, *, layers: int = 2, heads: int = 2, growth: int = 2
-) -> CLIPTextModelWithProjection:
-    """A CLIP text encoder as long as its tokenizer's texts; its feed-forward is `growth` times as wide."""
+def new_clip(shape: ClipShape, tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """A CLIP text encoder as long as its tokenizer's texts."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=growth * width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
+            vocab_size=shape.vocabulary or len(tokenizer),
+            hidden_size=shape.width,
+            intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
             max_position_embeddings=tokenizer.model_max_length,
-            projection_dim=projection,
+            projection_dim=shape.projection,
+            hidden_act=shape.activation,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -50,18 +51,16 @@ def new_clip(
     )
 
 
-def new_t5(
-    width: int, tokenizer: T5Tokenizer, *, layers: int = 2, heads: int = 2, head_size: int = 8, inner: int | None = None
-) -> T5EncoderModel:
-    """A T5 encoder; `inner` is its feed-forward's width, twice `width` if left out."""
+def new_t5(shape: T5Shape, tokenizer: T5Tokenizer) -> T5EncoderModel:
+    """A T5 encoder."""
     return T5EncoderModel(
         T5Config(
-            vocab_size=len(tokenizer),
-            d_model=width,
-            d_kv=head_size,
-            d_ff=inner or 2 * width,
-            num_layers=layers,
-            num_heads=heads,
+            vocab_size=shape.vocabulary or len(tokenizer),
+            d_model=shape.width,
+            d_kv=shape.head_size,
+            d_ff=shape.inner,
+            num_layers=shape.layers,
+            num_heads=shape.heads,
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,
         )

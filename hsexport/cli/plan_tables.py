@@ -1,0 +1,122 @@
+"""A plan as tables and as builtins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from hsexport.plan.plan import Plan
+
+GB, TERA = 1e9, 1e12
+
+
+def told(value: Any) -> Any:
+    """Dataclasses as dicts of their fields and properties, all the way down."""
+    if is_dataclass(value):
+        properties = [name for name, member in vars(type(value)).items() if isinstance(member, property)]
+        return {name: told(getattr(value, name)) for name in (*(f.name for f in fields(value)), *properties)}
+    if isinstance(value, tuple):
+        return [told(each) for each in value]
+    return msgspec.to_builtins(value)
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Facts first, then what will not fit."""
+    sizes = plan.sizes
+    default, largest = (f"{w}x{h}" for w, h in (sizes.default, sizes.maximum))
+    console.print(f"{plan.backend} {plan.precision}, {default} to {largest}, up to {sizes.max_batch} at once")
+    for table in (_networks(plan), _stages(plan), _memory(plan), _work(plan)):
+        console.print()
+        console.print(table)
+    console.print()
+    for line in _picture(plan):
+        console.print(line)
+    for shortfall in plan.shortfalls:
+        console.print(f"[red]no room[/]: {shortfall}; {' or '.join(shortfall.remedies)}", soft_wrap=True)
+    if not plan.shortfalls:
+        console.print("all of it finds room here")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def _networks(plan: Plan) -> Table:
+    table = _table("weights", "parameters, M", "on disk, GB", f"in {plan.precision}, GB")
+    for network in plan.networks:
+        if network.tensors:
+            disk, bundle = (_gb(size) for size in (network.checkpoint_bytes, network.bundle_bytes))
+            table.add_row(network.name, f"{network.parameters / 1e6:.1f}", disk, bundle)
+    total = sum(network.checkpoint_bytes for network in plan.networks)
+    count = sum(network.parameters for network in plan.networks)
+    table.add_row("all", f"{count / 1e6:.1f}", _gb(total), _gb(plan.bundle_bytes))
+    return table
+
+
+def _stages(plan: Plan) -> Table:
+    table = _table("stage", "disk, GB", "memory, GB", "")
+    table.columns[-1].justify = "left"
+    for stage in plan.stages:
+        table.add_row(stage.name, _gb(stage.disk_bytes), _gb(stage.host_bytes), stage.why)
+    free = plan.machine.cache_free_bytes + plan.machine.held_bytes
+    table.add_row("here", _gb(free), _gb(plan.machine.memory_bytes), "free, and in the cache already")
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    columns = "weights", "keys, values", "loop", "large", "region", "small", "decoder", "in all, GB"
+    table = _table("running", *columns)
+    for case in plan.memory:
+        parts = (
+            case.weights_bytes,
+            case.cache_bytes,
+            case.loop_bytes,
+            case.full_bytes,
+            case.region_bytes,
+            case.small_bytes,
+            case.decoder_bytes,
+            case.total_bytes,
+        )
+        table.add_row(f"{case.pictures} of {case.size[0]}x{case.size[1]}", *map(_gb, parts))
+    return table
+
+
+def _work(plan: Plan) -> Table:
+    """A step with all its rows, by where its operations happen; what a GPU's peaks allow beside it."""
+    gpu = plan.roofline.gpu.name if plan.roofline else ""
+    columns = ["one step, TFLOP", "layers", "embeddings", "modulation", "output", "in all"]
+    table = _table(*columns, *([f"{gpu}, ms", "bound by"] if gpu else []))
+    times = plan.roofline
+    for name in ("large", "region", "small"):
+        step, time = getattr(plan.work, name), getattr(times, name, None)
+        if step:
+            flops = step.flops
+            parts = (flops.layers, flops.embeddings, flops.modulation, flops.output, flops.total)
+            at_peak = (f"{1e3 * time.seconds:.1f}", time.bound) if time else ()
+            table.add_row(name, *(f"{part / TERA:.3f}" for part in parts), *at_peak)
+    return table
+
+
+def _picture(plan: Plan) -> Iterator[str]:
+    work, guided = plan.work, "guided" if plan.guidance_scale > 1 else "without guidance"
+    yield (
+        f"a picture  {plan.schedule}, {plan.steps} steps, {guided}: {work.flops / TERA:.0f} TFLOP "
+        f"(text {work.text_flops / TERA:.1f}, decoding {work.decode_flops / TERA:.1f}); "
+        f"large alone {work.reference_flops / TERA:.0f}"
+    )
+    yield f"speedup    {work.speedup:.2f} times as fast as large alone, transformers only, by counting"
+    if line := plan.roofline:
+        times = f"{line.picture_seconds:.2f} s, large alone {line.reference_seconds:.2f} s"
+        yield f"roofline   {times} on {line.gpu.name} at its published peaks, which no kernel reaches"
+
+
+def _gb(size_bytes: int) -> str:
+    return f"{size_bytes / GB:.2f}"

@@ -1,0 +1,135 @@
+"""Each network's weights, from the headers of its checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from hsengines.dtypes import FLOATS, numpy_dtype
+from hsexport.network import Network
+from hsexport.recipe import Recipe
+from hsexport.weights import Stored, Weight, Weights
+from hsexport.weights.weight import DTYPES
+
+STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+"""A precision as safetensors calls it."""
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor that an engine holds; `as_it_lies` says that the checkpoint has it in the same type and bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    size_bytes: int
+    as_it_lies: bool
+
+    @property
+    def elements(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A network's weights, as they lie on disk and as the bundle holds them. Bytes."""
+
+    name: str
+    precision: str
+    tensors: int
+    parameters: int
+    checkpoint_bytes: int
+    """Its folder's: the VAE's encoder and the whole position table count, too."""
+    bundle_bytes: int
+    unchanged_bytes: int
+    """Of the bundle's: what the checkpoint has in the same type and order."""
+    largest_parameters: int
+    """Of its largest tensor."""
+    border_bytes: int
+    """One set of inputs and outputs as the build compares them, fp32."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """An engine's tensors, and the bytes that their folder holds."""
+
+    tensors: tuple[HeldTensor, ...]
+    checkpoint_bytes: int
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """By name."""
+        return {tensor.name: tensor.shape for tensor in self.tensors}
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+def holding_of(network: Network, recipe: Recipe) -> Holding:
+    """What the engine will hold: a decoder without its encoder, a tensor of two names once."""
+    if network.weights is None:
+        return Holding((), 0)
+    precision = network.precision_in(recipe.request.options.precision)
+    wide = _fp32_modules(network, recipe, precision)
+    held = []
+    for name, weight in _distinct(network.weights):
+        if _is_read(network, name):
+            own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
+            stored, size = weight.stored, math.prod(weight.shape) * _item_bytes(own)
+            unchanged = stored is not None and stored.dtype == STORED[own]
+            held.append(HeldTensor(name, weight.shape, size, unchanged))
+    return Holding(tuple(held), sum(header.size_bytes for header in network.weights.sources.values()))
+
+
+def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
+    """Weights by the first of their names; no integers, which old checkpoints keep for positions."""
+    seen = set()
+    for name, weight in weights.items():
+        if isinstance(weight, Stored):
+            if weight.header.name in seen or weight.header.dtype not in DTYPES:
+                continue
+            seen.add(weight.header.name)
+        yield name, weight
+
+
+def network_plan(network: Network, holding: Holding, precision: str) -> NetworkPlan:
+    """The sums."""
+    border = (*network.spec.inputs, *network.spec.outputs)
+    return NetworkPlan(
+        name=network.name,
+        precision=precision,
+        tensors=len(holding.tensors),
+        parameters=sum(tensor.elements for tensor in holding.tensors),
+        checkpoint_bytes=holding.checkpoint_bytes,
+        bundle_bytes=holding.size_bytes,
+        unchanged_bytes=sum(tensor.size_bytes for tensor in holding.tensors if tensor.as_it_lies),
+        largest_parameters=max((tensor.elements for tensor in holding.tensors), default=0),
+        border_bytes=sum(4 * math.prod(tensor.resolve(network.check_dims)) for tensor in border),
+    )
+
+
+def _is_read(network: Network, tensor: str) -> bool:
+    """Whether the graph reads it: not the encoder's half of a VAE, nor the queries of the last layer's text."""
+    if network.name == "vae_decoder":
+        return tensor.startswith(("decoder.", "post_quant_conv."))
+    last = f"transformer_blocks.{network.layers - 1}.attn"
+    return not tensor.startswith((f"{last}.add_q_proj.", f"{last}.norm_added_q."))
+
+
+def _fp32_modules(network: Network, recipe: Recipe, precision: str) -> tuple[str, ...]:
+    """Patterns of modules whose weights stay fp32; islands of single operators hold norms: next to nothing."""
+    if precision == "fp32":
+        return ()
+    from hsexport.passes.islands import default_islands, islands_from_text
+
+    islands = default_islands(network.name, network.layers, precision)
+    islands += islands_from_text(recipe.request.fp32, network.name)
+    return tuple(pattern for island in islands if not island.operators for pattern in island.modules)
+
+
+def _item_bytes(precision: str) -> int:
+    return numpy_dtype(FLOATS[precision]).itemsize

@@ -1,0 +1,134 @@
+"""The plan: what a build and its pictures need, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from hsengines.errors import HSError
+from hsexport.networks import networks_of
+from hsexport.plan.gpus import Gpu
+from hsexport.plan.machine import Machine
+from hsexport.plan.memory import RunMemory, run_memory
+from hsexport.plan.networks import NetworkPlan, holding_of, network_plan
+from hsexport.plan.outline import manifest_outline
+from hsexport.plan.shortfalls import (
+    Choices,
+    Shortfall,
+    device_shortfall,
+    disk_shortfalls,
+    gpu_room_bytes,
+    memory_shortfalls,
+)
+from hsexport.plan.stages import StagePlan, stage_plans
+from hsexport.plan.work import Roofline, Work, roofline, work_of
+from hsexport.recipe import Recipe
+from hsruntime.manifest import Manifest, Size, Sizes
+from hsruntime.presets import resolve_schedule
+from hsruntime.schedule import Schedule
+
+
+class RoomError(HSError):
+    """A build that this machine has not enough disk or memory for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that can be told of a build from configurations and headers."""
+
+    backend: str
+    precision: str
+    sizes: Sizes
+    schedule: str
+    steps: int
+    guidance_scale: float
+    networks: tuple[NetworkPlan, ...]
+    stages: tuple[StagePlan, ...]
+    memory: tuple[RunMemory, ...]
+    """One picture and the most at once, at the default size and at the largest."""
+    work: Work
+    roofline: Roofline | None
+    machine: Machine
+    shortfalls: tuple[Shortfall, ...]
+
+    @property
+    def bundle_bytes(self) -> int:
+        """Weights of all engines."""
+        return sum(network.bundle_bytes for network in self.networks)
+
+
+def plan_of(recipe: Recipe, machine: Machine, gpu: Gpu | None = None) -> Plan:
+    """Counts everything; reads no weights. `gpu` is what the bundle shall run on, if the plan is to tell of it."""
+    networks, precision = networks_of(recipe), recipe.request.options.precision
+    manifest = manifest_outline(recipe, networks)
+    holdings = {network.name: holding_of(network, recipe) for network in networks}
+    plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)
+    schedule = resolve_schedule(recipe.defaults.schedule, None, recipe.defaults.steps)
+    options, backend = recipe.request.options, recipe.request.backend
+    stages = stage_plans(plans, backend, machine, stripped=options.stripped)
+    if recipe.request.stop_after:
+        stages = stages[: 1 + [stage.name for stage in stages].index(recipe.request.stop_after)]
+    held = {plan.name: 0 if options.weight_streaming else plan.bundle_bytes for plan in plans}
+    counted = _Counted(recipe, manifest, schedule, held)
+    work = work_of(recipe, manifest, schedule, holdings)
+    return Plan(
+        backend=backend,
+        precision=precision,
+        sizes=recipe.sizes,
+        schedule=recipe.defaults.schedule,
+        steps=recipe.defaults.steps,
+        guidance_scale=recipe.defaults.guidance_scale,
+        networks=plans,
+        stages=stages,
+        memory=tuple(counted.cases()),
+        work=work,
+        roofline=roofline(work, gpu) if gpu else None,
+        machine=machine,
+        shortfalls=(
+            *disk_shortfalls(stages, machine),
+            *memory_shortfalls(stages, machine),
+            *counted.device_shortfalls(machine, gpu),
+        ),
+    )
+
+
+def check_room(plan: Plan) -> None:
+    """Raises RoomError where disk or memory cannot suffice, whatever a library may save."""
+    for shortfall in plan.shortfalls:
+        if shortfall.certain:
+            raise RoomError(str(shortfall), " or ".join(shortfall.remedies))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Counts the memory of pictures of any size."""
+
+    recipe: Recipe
+    manifest: Manifest
+    schedule: Schedule
+    weights: Mapping[str, int]
+
+    def memory(self, size: Size, pictures: int) -> RunMemory:
+        return run_memory(self.recipe, self.manifest, self.schedule, self.weights, size, pictures)
+
+    def cases(self) -> Iterator[RunMemory]:
+        sizes = self.recipe.sizes
+        cases = ((size, n) for size in (sizes.default, sizes.maximum) for n in (1, sizes.max_batch))
+        yield from (self.memory(*case) for case in dict.fromkeys(cases))
+
+    def device_shortfalls(self, machine: Machine, gpu: Gpu | None) -> Iterator[Shortfall]:
+        backend, options = self.recipe.request.backend, self.recipe.request.options
+        t5 = next((part.record.engine for part in self.recipe.text if part.record.kind == "t5"), "")
+        choices = Choices(
+            sizes=self.recipe.sizes,
+            memory=self.memory,
+            t5_bytes=self.weights.get(t5, 0),
+            streams_weights=backend.startswith("tensorrt") and not options.weight_streaming,
+            halves=options.precision == "fp32",
+        )
+        if gpu:
+            found = device_shortfall(gpu.name, gpu_room_bytes(gpu), choices)
+        else:
+            found = device_shortfall("this machine", machine.memory_bytes, choices) if backend == "ort-cpu" else None
+        if found:
+            yield found

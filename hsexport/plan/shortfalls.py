@@ -1,0 +1,120 @@
+"""What will not fit where it is to go, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hsexport.plan.gpus import GPUS, Gpu
+from hsexport.plan.machine import Machine
+from hsexport.plan.memory import RunMemory
+from hsexport.plan.stages import StagePlan
+from hsruntime.manifest import Size, Sizes
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Something that finds no room; `certain` says that a build could not be finished."""
+
+    what: str
+    needed_bytes: int
+    found_bytes: int
+    remedies: tuple[str, ...]
+    certain: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what} needs {self.needed_bytes / GB:.1f} GB, {self.found_bytes / GB:.1f} GB are there"
+
+
+def disk_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
+    """Of the cache, what it holds counted as free, for it may be just this; and of the bundle's disk, if another."""
+    needed = sum(stage.disk_bytes for stage in stages if stage.name != "pack")
+    bundle = sum(stage.disk_bytes for stage in stages if stage.name == "pack")
+    free = machine.cache_free_bytes + machine.held_bytes
+    if needed > free:
+        yield Shortfall("the cache", needed, free, ("free some space", "name another --cache"), certain=True)
+    if bundle > machine.out_free_bytes:
+        remedies = ("free some space", "name another --out")
+        yield Shortfall("the bundle", bundle, machine.out_free_bytes, remedies, certain=True)
+
+
+def memory_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
+    """Of every stage that needs more than this machine has left."""
+    for stage in stages:
+        if stage.host_bytes > machine.memory_bytes:
+            remedies = ("close other programs", "build on a machine with more memory")
+            what = f"the stage {stage.name}"
+            yield Shortfall(what, stage.host_bytes, machine.memory_bytes, remedies, certain=stage.certain)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What could be given up for room on a device; `memory` counts anew for a size and a number of pictures."""
+
+    sizes: Sizes
+    memory: Callable[[Size, int], RunMemory]
+    t5_bytes: int
+    streams_weights: bool
+    halves: bool
+    """Whether a narrower precision is to be had."""
+
+
+def device_shortfall(what: str, room_bytes: int, choices: Choices) -> Shortfall | None:
+    """For the most that the bundle allows: the largest size, as many pictures as it takes."""
+    worst = choices.memory(choices.sizes.maximum, choices.sizes.max_batch)
+    if worst.total_bytes <= room_bytes:
+        return None
+    size, pictures = worst.size, worst.pictures
+    at = f"{pictures} of {size[0]}x{size[1]} at once" if pictures > 1 else f"{size[0]}x{size[1]}"
+    return Shortfall(f"{at} on {what}", worst.total_bytes, room_bytes, tuple(_remedies(worst, room_bytes, choices)))
+
+
+def _remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
+    """Each that is enough by itself; else the least that the bundle can be, with one more saving; else a larger GPU."""
+    single = list(_single_remedies(worst, room, choices))
+    yield from single
+    if single:
+        return
+    least = choices.memory(choices.sizes.default, 1)
+    fewest = f"--max-batch 1 --max-size {_text(choices.sizes.default)}"
+    together = ((0, fewest), *((saved, f"{fewest} and {words}") for saved, words in _savings(least, choices)))
+    fitting = (words for saved, words in together if least.total_bytes - saved <= room)
+    yield next(fitting, None) or _larger_gpu(least.total_bytes)
+
+
+def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
+    fits = [n for n in range(1, worst.pictures) if choices.memory(worst.size, n).total_bytes <= room]
+    if fits:
+        yield f"--max-batch {fits[-1]}"
+    default = choices.sizes.default
+    if default != worst.size and choices.memory(default, worst.pictures).total_bytes <= room:
+        yield f"--max-size {_text(default)}"
+    for saved, words in _savings(worst, choices):
+        if worst.total_bytes - saved <= room:
+            yield words
+
+
+def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
+    """Bytes and how they are saved; the first is the mildest."""
+    if choices.t5_bytes:
+        yield choices.t5_bytes, f"leaving out T5 (null in model_index.json, {choices.t5_bytes / GB:.1f} GB)"
+    if choices.halves:
+        yield memory.weights_bytes // 2 + memory.cache_bytes // 2, "--precision bf16 on a GPU backend"
+    if choices.streams_weights:
+        yield memory.weights_bytes, "--weight-streaming (slower: weights come over the bus)"
+
+
+def _larger_gpu(needed: int) -> str:
+    names = [gpu.name for gpu in GPUS.values() if gpu.memory_gb * GB >= needed]
+    return f"a larger GPU: {', '.join(names)}" if names else "a machine with more memory"
+
+
+def gpu_room_bytes(gpu: Gpu) -> int:
+    """What a process can have of it."""
+    return int(gpu.memory_gb * GB)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,162 @@
+"""Operations of a step and of a picture, and the time that a GPU's peaks allow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hsexport.plan.flops import Extent, PassFlops, decoder_flops, encoder_flops, pass_flops
+from hsexport.plan.gpus import Gpu
+from hsexport.plan.networks import Holding
+from hsexport.recipe import Recipe
+from hsruntime.arithmetic import Kind, Pass, passes, predicted_speedup
+from hsruntime.buffers import LoopShape, cache_bytes, text_tokens
+from hsruntime.manifest import Manifest
+from hsruntime.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one network in a picture: its operations, and the bytes that it cannot but move."""
+
+    name: str
+    count: int
+    flops: int
+    moved_bytes: int
+    """Holding read, keys and values read or written: activations come on top where they leave the chip."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a transformer with all rows of a picture, by where its operations happen."""
+
+    flops: PassFlops
+    run: Run
+
+
+@dataclass(frozen=True)
+class Work:
+    """One picture of the default size: a whole step of large, of its region and of small, and everything in order."""
+
+    large: Step
+    region: Step | None
+    small: Step
+    text_flops: int
+    decode_flops: int
+    runs: tuple[Run, ...]
+    reference: tuple[Run, ...]
+    """Large alone in as many steps."""
+    speedup: float
+    """Over large alone, transformers only, by hsruntime.arithmetic."""
+
+    @property
+    def flops(self) -> int:
+        """Of the whole picture."""
+        return sum(run.count * run.flops for run in self.runs)
+
+    @property
+    def reference_flops(self) -> int:
+        """Of large alone."""
+        return sum(run.count * run.flops for run in self.reference)
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """A run at a GPU's peaks: the longer of computing and moving."""
+
+    seconds: float
+    bound: Literal["compute", "memory"]
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The least time that a GPU's published peaks allow: no kernel has reached them."""
+
+    gpu: Gpu
+    large: RunTime
+    region: RunTime | None
+    small: RunTime
+    picture_seconds: float
+    reference_seconds: float
+
+
+def work_of(recipe: Recipe, manifest: Manifest, schedule: Schedule, holdings: Mapping[str, Holding]) -> Work:
+    """Of one picture of the default size, at the default guidance."""
+    shape = LoopShape.of(manifest, schedule, recipe.sizes.default, 1, guided=recipe.defaults.guidance_scale > 1)
+    text, guided = text_tokens(manifest), shape.rows == 2
+    counter = _Counter(recipe, manifest, shape, {name: each.size_bytes for name, each in holdings.items()})
+    encoders = [
+        (part.record.engine, encoder_flops(holdings[part.record.engine].shapes, shape.rows, part.record.length))
+        for part in recipe.text
+    ]
+    height, width = (side * recipe.latent.patch_size for side in shape.grid)
+    decode = decoder_flops(holdings["vae_decoder"].shapes, 1, height, width)
+    before = [Run(name, 1, flops, counter.weights[name]) for name, flops in encoders]
+    after = Run("vae_decoder", 1, decode, counter.weights["vae_decoder"])
+    alone = Pass("large", shape.rows, schedule.steps)
+    return Work(
+        large=counter.step("large"),
+        region=counter.step("region") if shape.active else None,
+        small=counter.step("small"),
+        text_flops=sum(flops for _, flops in encoders),
+        decode_flops=decode,
+        runs=(*before, *map(counter.run, passes(schedule, guided=guided)), after),
+        reference=(*before, counter.run(alone), after),
+        speedup=predicted_speedup(schedule, recipe.large, recipe.small, shape.tokens, text, guided=guided),
+    )
+
+
+def roofline(work: Work, gpu: Gpu) -> Roofline:
+    """The picture's runs at the GPU's peaks."""
+    return Roofline(
+        gpu=gpu,
+        large=_time(work.large.run, gpu),
+        region=_time(work.region.run, gpu) if work.region else None,
+        small=_time(work.small.run, gpu),
+        picture_seconds=_seconds(work.runs, gpu),
+        reference_seconds=_seconds(work.reference, gpu),
+    )
+
+
+def _seconds(runs: Iterable[Run], gpu: Gpu) -> float:
+    return sum(run.count * _time(run, gpu).seconds for run in runs)
+
+
+def _time(run: Run, gpu: Gpu) -> RunTime:
+    computing, moving = run.flops / gpu.flops_per_second, run.moved_bytes / gpu.bytes_per_second
+    return RunTime(max(computing, moving), "compute" if computing >= moving else "memory")
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """Counts runs of the transformers over one loop's shape."""
+
+    recipe: Recipe
+    manifest: Manifest
+    shape: LoopShape
+    weights: Mapping[str, int]
+
+    def step(self, kind: Kind) -> Step:
+        """One run with all rows."""
+        return Step(self.flops(kind, self.shape.rows), self.run(Pass(kind, self.shape.rows, 1)))
+
+    def run(self, each: Pass) -> Run:
+        """A pass with what it moves."""
+        model = "small" if each.kind == "small" else "large"
+        cache = 0 if each.kind == "small" else self._cache_bytes(each.rows)
+        return Run(each.kind, each.count, self.flops(each.kind, each.rows).total, self.weights[model] + cache)
+
+    def flops(self, kind: Kind, rows: int) -> PassFlops:
+        """Of one run."""
+        shape, text = self.shape, text_tokens(self.manifest)
+        region = kind == "region"
+        active = shape.active if region else shape.tokens
+        over = Extent(rows, active, shape.tokens, text, text_cached=region and shape.text_cached)
+        model = self.recipe.small if kind == "small" else self.recipe.large
+        return pass_flops(model, self.recipe.latent, over)
+
+    def _cache_bytes(self, rows: int) -> int:
+        """Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own."""
+        once = LoopShape(1, rows, self.shape.grid, 0, self.shape.steps)
+        return cache_bytes(self.manifest, once)

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Measures what `hsexport plan` cannot count (hsexport/plan/measured.py); takes half a minute.
+
+PYTHONPATH=scripts:tests:.:runtime:engines python scripts/measure_plan.py
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hsexport.plan import measured
+
+FEW, MANY = 2, 12  # layers
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def exported(layers: int) -> tuple[int, int, int]:
+    """(weights, peak memory, bytes of the graph) of exporting the tiny pair's large with as many layers."""
+    from tiny_pair import make_pair
+
+    from hsengines.store import Store
+    from hsexport.export.stage import export_all
+    from hsexport.networks import networks_of
+    from hsexport.pair import load_pair
+    from hsexport.plan.networks import holding_of
+    from hsexport.progress import Silent
+    from hsexport.recipe import BuildRequest, recipe_from_pair
+
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        large, small = map(str, make_pair(root / "pair", layers=layers))
+        request = BuildRequest(large, small, root / "bundle", root / "cache")
+        recipe = recipe_from_pair(load_pair(large, small), request)
+        network = next(each for each in networks_of(recipe) if each.name == "large")
+        (product,) = export_all([network], Store(request.cache), Silent())
+        return len(holding_of(network, recipe).tensors), peak_bytes(), product.onnx.stat().st_size
+
+
+def runner() -> int:
+    """The peak of a process that could run a bundle."""
+    import onnxruntime  # noqa: F401
+    import tokenizers  # noqa: F401
+
+    import hsruntime.session  # noqa: F401
+
+    return peak_bytes()
+
+
+def main() -> None:
+    """Each in a process of its own; the slope between few and many layers is what one weight costs."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        (few, few_peak, few_graph), (many, many_peak, many_graph) = pool.map(exported, (FEW, MANY), chunksize=1)
+        running = pool.apply(runner)
+    slope = (many_peak - few_peak) / (many - few)
+    found = {
+        "EXPORT_PROCESS": few_peak - slope * few,
+        "EXPORT_PER_TENSOR": slope,
+        "GRAPH_PER_TENSOR": (many_graph - few_graph) / (many - few),
+        "RUNNER_PROCESS": running,
+    }
+    for name, value in found.items():
+        print(f"{name:20} {value:14,.0f}  written down {getattr(measured, name):14,}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Writes a pair of a real architecture with random weights: `scripts/random_pair --help`."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from hsengines.errors import HSError
+from hsexport.quiet import hush_libraries
+from random_pairs.pairs import MADE_FROM, PairFiles, pair_files, write_pair
+from random_pairs.shapes import REAL_TEXT, TINY_TEXT, TRANSFORMERS, PairShape
+from random_pairs.weights import Shard
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Architecture = Literal["sd3.5-large", "sd3.5-medium", "sd3-medium"]
+
+
+def write_told(files: PairFiles) -> tuple[Path, Path]:
+    """Writes the pair under a bar of bytes; in a log, a line a shard."""
+    text = TextColumn("{task.description}")
+    with Progress(text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task("writing", total=files.size_bytes)
+        return write_pair(files, lambda shard: _tell(progress, task, files.root, shard))
+
+
+def _tell(progress: Progress, task: TaskID, root: Path, shard: Shard) -> None:
+    place = shard.file.parent.relative_to(root)
+    progress.update(task, advance=shard.size_bytes, description=f"{place} {shard.number}/{shard.of}")
+    if not progress.console.is_terminal:
+        progress.console.print(f"{place}: shard {shard.number} of {shard.of}, {shard.size_bytes / 1e6:.0f} MB")
+
+
+def refuse_foreign(out: Path) -> None:
+    """Keeps a folder that this command did not make from being emptied."""
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MADE_FROM).is_file())):
+        raise HSError(f"{out} holds something else than a random pair", "name a folder that is new or empty")
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="gets the folders large, a whole pipeline, and small, a transformer alone")],
+    large: Architecture = "sd3.5-large",
+    small: Architecture = "sd3.5-medium",
+    layers: Annotated[int | None, typer.Option(min=1, help="cut both transformers down to so many")] = None,
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
+    text: Annotated[
+        Literal["real", "tiny"], typer.Option(help="text encoders of real size, or of two layers")
+    ] = "real",
+) -> None:
+    """Write a pair in diffusers' layout, shard by shard. Killed anywhere, the same command goes on at its shard."""
+    refuse_foreign(out)
+    shape = PairShape(
+        f"{large}-{small}", TRANSFORMERS[large], TRANSFORMERS[small], REAL_TEXT if text == "real" else TINY_TEXT
+    )
+    start = perf_counter()
+    with hush_libraries():
+        files = pair_files(out, shape.cut(layers), DTYPES[dtype])
+        written = write_told(files)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    Console(highlight=False).print(
+        f"{files.size_bytes / 1e9:.2f} GB in {perf_counter() - start:.1f} s, at most {peak_mb:.0f} MB of memory\n"
+        f"--large {written[0]} --small {written[1]}",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except HSError as err:
+        raise SystemExit(f"random_pair: {err}") from None

@@ -1,0 +1,123 @@
+"""SD3's and SD3.5's shapes, as diffusers' and transformers' configurations have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+HEAD_SIZE = 64
+
+
+@dataclass(frozen=True)
+class TransformerShape:
+    """What differs between members; the rest is `PairShape`'s."""
+
+    layers: int
+    heads: int
+    position_table: int
+    dual_attention_layers: tuple[int, ...] = ()
+    qk_norm: str | None = "rms_norm"
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """A CLIP text encoder with its projection; a `vocabulary` of None is its tokenizer's own."""
+
+    width: int
+    projection: int
+    inner: int
+    layers: int = 2
+    heads: int = 2
+    activation: str = "quick_gelu"
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True)
+class T5Shape:
+    """A T5 encoder; a `vocabulary` of None is its tokenizer's own."""
+
+    width: int
+    inner: int
+    layers: int = 2
+    heads: int = 2
+    head_size: int = 8
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The three text encoders."""
+
+    clips: tuple[ClipShape, ClipShape]
+    t5: T5Shape
+
+
+# Sources: text_encoder, text_encoder_2 and text_encoder_3/config.json of stabilityai/stable-diffusion-3.5-large.
+REAL_TEXT = TextShape(
+    (
+        ClipShape(768, 768, inner=3072, layers=12, heads=12, vocabulary=49408),
+        ClipShape(1280, 1280, inner=5120, layers=32, heads=20, activation="gelu", vocabulary=49408),
+    ),
+    T5Shape(4096, inner=10240, layers=24, heads=64, head_size=64, vocabulary=32128),
+)
+TINY_TEXT = TextShape(
+    (
+        replace(REAL_TEXT.clips[0], layers=2, vocabulary=None),
+        replace(REAL_TEXT.clips[1], layers=2, vocabulary=None),
+    ),
+    replace(REAL_TEXT.t5, layers=2, vocabulary=None),
+)
+"""Real widths, so that transformers take them; two layers each, over the letters' vocabularies."""
+
+
+@dataclass(frozen=True)
+class PairShape:
+    """A pair and the parts it shares."""
+
+    name: str
+    large: TransformerShape
+    small: TransformerShape
+    text: TextShape = TINY_TEXT
+    sample_size: int = 128
+    vae_widths: tuple[int, ...] = (128, 256, 512, 512)
+
+    def transformer(self, role: str) -> dict[str, Any]:
+        """SD3Transformer2DModel's arguments for "large" or "small"."""
+        shape: TransformerShape = getattr(self, role)
+        return {
+            "sample_size": self.sample_size,
+            "patch_size": 2,
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "attention_head_dim": HEAD_SIZE,
+            "joint_attention_dim": self.text.t5.width,
+            "caption_projection_dim": shape.heads * HEAD_SIZE,
+            "pooled_projection_dim": sum(clip.projection for clip in self.text.clips),
+            "pos_embed_max_size": shape.position_table,
+            "qk_norm": shape.qk_norm,
+            "dual_attention_layers": shape.dual_attention_layers,
+        }
+
+    def cut(self, layers: int | None) -> PairShape:
+        """The same with at most `layers` layers in each transformer."""
+        if layers is None:
+            return self
+        return replace(
+            self, name=f"{self.name}-{layers}", large=_cut(self.large, layers), small=_cut(self.small, layers)
+        )
+
+
+def _cut(shape: TransformerShape, layers: int) -> TransformerShape:
+    kept = tuple(layer for layer in shape.dual_attention_layers if layer < layers)
+    return replace(shape, layers=min(layers, shape.layers), dual_attention_layers=kept)
+
+
+# Sources: transformer/config.json of stabilityai/stable-diffusion-3.5-large, -3.5-medium and -3-medium-diffusers.
+SD35_LARGE = TransformerShape(layers=38, heads=38, position_table=192)
+SD35_MEDIUM = TransformerShape(layers=24, heads=24, position_table=384, dual_attention_layers=tuple(range(13)))
+SD3_MEDIUM = TransformerShape(layers=24, heads=24, position_table=192, qk_norm=None)
+TRANSFORMERS = {"sd3.5-large": SD35_LARGE, "sd3.5-medium": SD35_MEDIUM, "sd3-medium": SD3_MEDIUM}
+
+SD35 = PairShape("sd35", SD35_LARGE, SD35_MEDIUM)

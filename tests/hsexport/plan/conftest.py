@@ -1,0 +1,36 @@
+"""Recipes of the tiny pair and of a pair of real size, and a machine that holds anything."""
+
+from pathlib import Path
+
+import pytest
+
+from hsexport.plan.machine import Machine
+
+
+@pytest.fixture(scope="session")
+def roomy():
+    """A machine that holds anything."""
+    return Machine(10**12, 10**12, held_bytes=0, out_free_bytes=10**12, one_disk=True, checkpoint_beside_cache=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_pair_dirs):
+    """Call it with BuildRequest's options."""
+    return lambda **request: recipe_of(*tiny_pair_dirs, **request)
+
+
+@pytest.fixture(scope="session")
+def sd35_recipe(sd35_dirs):
+    """Call it with BuildRequest's options."""
+    return lambda **request: recipe_of(*sd35_dirs, **request)
+
+
+def recipe_of(large, small, *, precision="fp32", options=None, **request):
+    """The recipe of a pair."""
+    from hsengines.backend import BuildOptions
+    from hsexport.pair import load_pair
+    from hsexport.recipe import BuildRequest, recipe_from_pair
+
+    options = options or BuildOptions(precision=precision)
+    asked = BuildRequest(str(large), str(small), Path("bundle"), Path("cache"), options=options, **request)
+    return recipe_from_pair(load_pair(str(large), str(small)), asked)

@@ -1,0 +1,101 @@
+"""The plan's operations are those that a counter finds in the exported graphs."""
+
+import onnx_ir as ir
+import pytest
+
+from hsengines.spec import EngineSpec, TensorSpec
+from hsengines.store import Store
+from hsexport.export.stage import export_all
+from hsexport.networks import networks_of
+from hsexport.plan.flops import Extent, decoder_flops, encoder_flops, pass_flops
+from hsexport.plan.flops_of_graph import GraphFlopsError, flops_of_graph
+from hsexport.plan.networks import holding_of
+from hsexport.progress import Silent
+from hsruntime.arithmetic import step_flops
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe):
+    return tiny_recipe()
+
+
+@pytest.fixture(scope="module")
+def counted(recipe, tiny_cache):
+    """Call it with a network's name and extents: operations of its exported graph."""
+    exported = export_all(networks_of(recipe), Store(tiny_cache), Silent())
+    graphs = {each.network.name: (each.network, ir.load(each.onnx)) for each in exported}
+
+    def count(name, **dims):
+        network, model = graphs[name]
+        return flops_of_graph(model, network.spec, dims)
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ("active", "tokens", "text_cached"), [(16, 16, False), (36, 36, False), (5, 16, False), (5, 16, True)]
+)
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_large_costs_what_its_graph_holds(recipe, counted, active, tokens, text_cached, rows):
+    text = recipe.text_tokens
+    over = Extent(rows, active, tokens, text, text_cached)
+    live, kept = (0, text) if text_cached else (text, 0)
+    found = counted("large", G=rows, M=active, R=tokens - active, T=live, U=kept)
+    assert pass_flops(recipe.large, recipe.latent, over).total == found
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_small_costs_what_its_graph_holds(recipe, counted, rows):
+    found = counted("small", G=rows, N=36, T=recipe.text_tokens)
+    assert pass_flops(recipe.small, recipe.latent, Extent(rows, 36, 36, recipe.text_tokens)).total == found
+
+
+def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
+    networks = {network.name: network for network in networks_of(recipe)}
+    for part in recipe.text:
+        shapes = holding_of(networks[part.record.engine], recipe).shapes
+        assert encoder_flops(shapes, 3, part.record.length) == counted(part.record.engine, B=3)
+
+
+def test_the_decoder_costs_what_its_graph_holds(recipe, counted):
+    (network,) = (each for each in networks_of(recipe) if each.name == "vae_decoder")
+    shapes = holding_of(network, recipe).shapes
+    assert decoder_flops(shapes, 2, 6, 10) == counted("vae_decoder", B=2, h=6, w=10)
+
+
+def test_all_but_the_layers_is_next_to_nothing_at_real_size(sd35_recipe):
+    recipe = sd35_recipe()
+    flops = pass_flops(recipe.large, recipe.latent, Extent(2, 4096, 4096, recipe.text_tokens))
+    assert flops.layers == 2 * step_flops(recipe.large, 4096, 4096, recipe.text_tokens)
+    assert 0 < flops.total - flops.layers < 1e-3 * flops.total
+
+
+def test_every_counted_operator_by_hand():
+    def value(name, *shape):
+        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+
+    x, w = value("x", "n", 3), value("w", 3, 5)
+    product = ir.node("MatMul", [x, w], outputs=[value("p", "n", 5)])
+    turned = ir.node("Gemm", [value("a", 7, "n"), value("b", 7, 5)], {"transA": 1}, outputs=[value("g", "n", 5)])
+    conv = ir.node(
+        "Conv", [value("c", 1, 4, 8, 8), value("k", 6, 2, 3, 3)], {"group": 2}, outputs=[value("d", 1, 6, 8, 8)]
+    )
+    query, key = value("q", 1, 2, "n", 4), value("e", 1, 2, "2*n + 1", 4)
+    attention = ir.node("Attention", [query, key, value("v", 1, 2, "2*n + 1", 6)], outputs=[value("o", 1, 2, "n", 6)])
+    other = ir.node("Add", [x, x], outputs=[value("s", "n", 3)])
+    nodes = [product, turned, conv, attention, other]
+    graph = ir.Graph([x], [], nodes=nodes, opset_imports={"": 23})
+    spec = EngineSpec("g", (TensorSpec("x", "float32", ("N", 3)),), ())
+    n = 11
+    expected = 2 * n * 5 * 3 + 2 * n * 5 * 7 + 2 * 6 * 8 * 8 * 2 * 9 + 2 * 2 * n * (2 * n + 1) * (4 + 6)
+    assert flops_of_graph(ir.Model(graph, ir_version=10), spec, {"N": n}) == expected
+
+
+def test_an_extent_that_no_input_tells_is_named():
+    x = ir.Value(name="x", shape=ir.Shape(["n", 3]), type=ir.TensorType(ir.DataType.FLOAT))
+    out = ir.Value(name="y", shape=ir.Shape(["u0", 3]), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.node("MatMul", [x, x], outputs=[out], name="block/MatMul")
+    model = ir.Model(ir.Graph([x], [out], nodes=[node], opset_imports={"": 23}), ir_version=10)
+    spec = EngineSpec("g", (TensorSpec("x", "float32", ("N", 3)),), ())
+    with pytest.raises(GraphFlopsError, match=r"node 'block/MatMul': the extent 'u0' cannot be told"):
+        flops_of_graph(model, spec, {"N": 2})
