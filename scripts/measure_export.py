@@ -7,9 +7,6 @@ runs in a process of its own, since memory is counted by process.
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from rich.table import Table
 
 from contact_sheet import write_report
 from hsexport.bench.hardware import hardware
+from new_process import in_new_process
 
 
 @dataclass(frozen=True)
@@ -87,25 +85,10 @@ def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
 
 
 def measured(name: str, way: Callable[[tuple[str, str], Path], tuple[float, int]], pair: tuple[str, str]) -> Way:
-    """Runs one way in a new process."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(send, way, pair))
-    process.start()
-    send.close()
-    try:
-        seconds, nodes, peak_kb = receive.recv()
-    except EOFError:
-        process.join()
-        raise SystemExit(f"measure_export: '{name}' ended with code {process.exitcode}") from None
-    process.join()
-    return Way(name, seconds, peak_kb / 1e6, nodes)
-
-
-def _child(send: multiprocessing.connection.Connection, way: Callable[..., tuple[float, int]], pair: object) -> None:
+    """Runs one way in a process of its own, its products in a folder that goes with it."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        seconds, nodes = way(pair, Path(folder))
-        send.send((seconds, nodes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        (seconds, nodes), peak = in_new_process(way, pair, Path(folder))
+    return Way(name, seconds, peak / 1e9, nodes)
 
 
 def main(

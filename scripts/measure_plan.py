@@ -6,23 +6,17 @@ PYTHONPATH=scripts:tests:.:runtime:engines python scripts/measure_plan.py
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hsexport.plan import measured
+from new_process import in_new_process
 
 FEW, MANY = 2, 12  # layers
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def exported(layers: int) -> tuple[int, int, int]:
-    """(weights, peak memory, bytes of the graph) of exporting the tiny pair's large with as many layers."""
+def exported(layers: int) -> tuple[int, int]:
+    """(weights, bytes of the graph) of exporting the tiny pair's large with as many layers."""
     from tiny_pair import make_pair
 
     from hsengines.store import Store
@@ -40,24 +34,22 @@ def exported(layers: int) -> tuple[int, int, int]:
         recipe = recipe_from_pair(load_pair(large, small), request)
         network = next(each for each in networks_of(recipe) if each.name == "large")
         (product,) = export_all([network], Store(request.cache), Silent())
-        return len(holding_of(network, recipe).tensors), peak_bytes(), product.onnx.stat().st_size
+        return len(holding_of(network, recipe).tensors), product.onnx.stat().st_size
 
 
-def runner() -> int:
-    """The peak of a process that could run a bundle."""
+def runner() -> None:
+    """What a process imports that could run a bundle."""
     import onnxruntime  # noqa: F401
     import tokenizers  # noqa: F401
 
     import hsruntime.session  # noqa: F401
 
-    return peak_bytes()
-
 
 def main() -> None:
     """Each in a process of its own; the slope between few and many layers is what one weight costs."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        (few, few_peak, few_graph), (many, many_peak, many_graph) = pool.map(exported, (FEW, MANY), chunksize=1)
-        running = pool.apply(runner)
+    (few, few_graph), few_peak = in_new_process(exported, FEW)
+    (many, many_graph), many_peak = in_new_process(exported, MANY)
+    _, running = in_new_process(runner)
     slope = (many_peak - few_peak) / (many - few)
     found = {
         "EXPORT_PROCESS": few_peak - slope * few,

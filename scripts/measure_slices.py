@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Slices of SD3.5-Large at its real width, of more and more layers, built for TensorRT-RTX: the memory it takes.
+
+No GPU is needed. Each build runs in a process of its own over random weights, which are written before and removed
+afterwards; a slice that the memory at hand cannot hold, by what the one before took, ends the series.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from contact_sheet import write_report
+from hsexport.bench.hardware import hardware
+from hsexport.plan.machine import available_memory
+from new_process import in_new_process
+from random_pairs.pairs import make_pair
+from random_pairs.shapes import SD35_LARGE, SD35_MEDIUM, PairShape
+
+SHAPE = PairShape("slices", SD35_LARGE, SD35_MEDIUM)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One build of large's first layers, both profiles."""
+
+    layers: int
+    weights_gb: float
+    engine_gb: float
+    peak_gb: float
+    """The most memory its process held, Python and torch included."""
+    seconds: float
+
+    @property
+    def copies(self) -> float:
+        """Memory over weights."""
+        return self.peak_gb / self.weights_gb
+
+
+def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int]:
+    """Seconds of the build, bytes of weights, bytes of the engine."""
+    from hsengines.backend import BuildOptions, get_backend
+    from hsengines.store import Store
+    from hsexport.compile import compile_all
+    from hsexport.export.stage import export_all
+    from hsexport.mmdit.networks import large_network
+    from hsexport.optimise import optimise_all
+    from hsexport.pair import load_pair
+    from hsexport.passes.save import files_of_weights
+    from hsexport.progress import Silent
+    from hsexport.recipe import BuildRequest, recipe_from_pair
+
+    options = BuildOptions(precision=precision, architectures=(arch,))
+    pair = load_pair(str(root / "large"), str(root / "small"))
+    request = BuildRequest(
+        "", "", root / "bundle", root / "cache", backend="tensorrt-rtx", options=options, max_batch=1
+    )
+    store, backend = Store(request.cache), get_backend(request.backend)
+    exported = export_all([large_network(recipe_from_pair(pair, request))], store, Silent())
+    graphs = optimise_all(exported, backend.name, precision, (), store, Silent())
+    start = time.perf_counter()
+    (engine,) = compile_all(graphs, backend, options, store, Silent())
+    weights = sum(file.stat().st_size for file in files_of_weights(graphs[0].onnx))
+    return time.perf_counter() - start, weights, engine.files.engine.stat().st_size
+
+
+def slice_of(layers: int, precision: str, arch: int) -> Slice:
+    """Writes a pair of so many layers, builds its large, and removes both."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        root = Path(folder) / "pair"
+        make_pair(root, SHAPE.cut(layers), torch.bfloat16, lambda _: None)
+        (seconds, weights, engine), peak = in_new_process(build_large, root, precision, arch)
+    return Slice(layers, weights / 1e9, engine / 1e9, peak / 1e9, seconds)
+
+
+def main(
+    layers: Annotated[list[int] | None, typer.Option(min=2, help="how many; repeat it, fewest first")] = None,
+    precision: str = "bf16",
+    arch: Annotated[int, typer.Option(help="compute capability to build for")] = 89,
+    out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
+) -> None:
+    """Build slices until one is too large for this machine."""
+    built: list[Slice] = []
+    ended = ""
+    for count in layers or (2, 6, 12, 18, 24, 38):
+        free = available_memory() / 1e9
+        if built and (needed := built[-1].peak_gb / built[-1].layers * count) > free:
+            ended = f"{count} layers would need {needed:.1f} GB of memory, {free:.1f} are available"
+            break
+        try:
+            built.append(slice_of(count, precision, arch))
+        except BrokenProcessPool:
+            ended = f"the build of {count} layers was killed, as happens for want of memory"
+            break
+    table = Table("layers", "weights GB", "engine GB", "peak GB", "over weights", "build s")
+    for row in built:
+        numbers = (row.weights_gb, row.engine_gb, row.peak_gb, row.copies, row.seconds)
+        table.add_row(str(row.layers), *(f"{number:.2f}" for number in numbers))
+    Console().print(table)
+    Console().print(ended or "all were built")
+    if out:
+        rows = [asdict(row) | {"copies": row.copies} for row in built]
+        write_report(out, {"hardware": asdict(hardware(0)), "precision": precision, "slices": rows, "ended": ended})
+
+
+if __name__ == "__main__":
+    typer.run(main)
