@@ -193,3 +193,13 @@ def first_bytes(header: TensorHeader, limit: int) -> bytes:
             stream.seek(offset)
             begun += stream.read(min(size, limit - len(begun)))
     return begun
+
+
+def read_into(buffer: memoryview, header: TensorHeader) -> None:
+    """Fills `buffer`, as long as the tensor, with its bytes."""
+    place = 0
+    with header.file.open("rb") as stream:
+        for offset, size in header.pieces:
+            stream.seek(offset)
+            stream.readinto(buffer[place : place + size])
+            place += size

@@ -9,7 +9,10 @@ import torch
 from accelerate.hooks import attach_align_device_hook
 from torch import nn
 
+from hsexport.weights.weight import DTYPES
 from hsexport.weights.weights import Weights
+
+BF16 = DTYPES["BF16"]
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -37,7 +40,10 @@ class _Floats(Mapping[str, torch.Tensor]):
         self._weights = weights
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return torch.from_numpy(self._weights[name].read().astype(np.float32, copy=False))
+        array = self._weights[name].read()
+        if array.dtype == BF16:  # numpy has no such type of its own, and torch casts several times as fast
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float()
+        return torch.from_numpy(array).float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)

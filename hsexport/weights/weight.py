@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from hsexport.pair.errors import PairError
-from hsexport.pair.shards import TensorHeader, chunks_of
+from hsexport.pair.shards import TensorHeader, read_into
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -62,12 +62,9 @@ class Stored:
                 "quantised checkpoints are not read; give the original",
             )
         # Read, not mapped: pages of a mapped file count as this process's memory until they are unmapped.
-        data = bytearray(self.header.size_bytes)
-        place = 0
-        for chunk in chunks_of(self.header):
-            data[place : place + len(chunk)] = chunk
-            place += len(chunk)
-        return np.frombuffer(data, dtype).reshape(self.shape)
+        data = np.empty(self.header.size_bytes, np.uint8)
+        read_into(data.data, self.header)
+        return data.view(dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
