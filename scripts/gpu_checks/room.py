@@ -10,12 +10,10 @@ import torch
 from gpu_checks.plan import Target
 from hsengines.errors import HSError
 from hsexport.plan.machine import available_memory, existing, held_bytes
+from hsexport.plan.measured import BUILDER_COPIES
 from random_pairs.shapes import PairShape
 
 GIB = 2**30
-HOST_COPIES = 3.2
-"""How often the larger transformer is held at once, in fp32. Measured with two layers at real width on ort-cpu, where
-the peak was 6.8 GB for 1.9 GB of weights, 0.6 GB of which the libraries take: the export held 2.7, loading 3.2."""
 DISK_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -34,13 +32,13 @@ def parameters(shape: PairShape) -> dict[str, int]:
 def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
     """Bytes of memory and of disk.
 
-    Checkpoints are 16 bits a number. The exporter reads and writes them in fp32; each target then keeps the graph in
-    its own precision and the engine, which the bundle shares.
+    Checkpoints are 16 bits a number, and the export holds none of them. Each target keeps at most one copy in its own
+    precision and the engine, which the bundle shares; its builder holds the larger transformer BUILDER_COPIES times.
     """
-    count = parameters(shape)
+    count, widest = parameters(shape), max(DISK_BYTES[target.precision] for target in targets)
     both = sum(count.values())
-    per_number = 2 + 4 + sum(2 * DISK_BYTES[target.precision] for target in targets)
-    return int(HOST_COPIES * 4 * max(count.values())) + GIB, both * per_number + GIB
+    per_number = 2 + sum(2 * DISK_BYTES[target.precision] for target in targets)
+    return BUILDER_COPIES * widest * max(count.values()) + GIB, both * per_number + GIB
 
 
 def refuse_if_too_small(shape: PairShape, targets: list[Target], out: Path) -> None:

@@ -18,8 +18,8 @@ def test_sd35_has_the_parameters_of_the_real_ones():
 def test_too_little_memory_or_disk_is_refused_before_the_work(tmp_path, monkeypatch):
     targets = [Target("tensorrt", "bf16")]
     memory, disk = room.needed(SD35, targets)
-    assert 60 * room.GIB < memory < 128 * room.GIB
-    assert disk > 80 * room.GIB
+    assert 30 * room.GIB < memory < 64 * room.GIB
+    assert disk > 50 * room.GIB
     monkeypatch.setattr(room, "available_memory", lambda: memory - 1)
     with pytest.raises(HSError, match=r"needs \d+ GiB of memory, \d+ are free; try --layers"):
         room.refuse_if_too_small(SD35, targets, tmp_path / "out")
