@@ -26,6 +26,7 @@ from new_process import in_new_process
 from random_pairs.pairs import make_pair
 from random_pairs.shapes import SD35_LARGE, SD35_MEDIUM, PairShape
 
+WORK = Path("build")
 SHAPE = PairShape("slices", SD35_LARGE, SD35_MEDIUM)
 
 
@@ -75,7 +76,8 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int]
 
 def slice_of(layers: int, precision: str, arch: int) -> Slice:
     """Writes a pair of so many layers, builds its large, and removes both."""
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORK) as folder:
         root = Path(folder) / "pair"
         make_pair(root, SHAPE.cut(layers), torch.bfloat16, lambda _: None)
         (seconds, weights, engine), peak = in_new_process(build_large, root, precision, arch)
