@@ -98,6 +98,7 @@ def main(
         if built and (needed := built[-1].peak_gb / built[-1].layers * count) > free:
             ended = f"{count} layers would need {needed:.1f} GB of memory, {free:.1f} are available"
             break
+        Console(stderr=True).print(f"{count} layers")
         try:
             built.append(slice_of(count, precision, arch))
         except BrokenProcessPool:
