@@ -22,7 +22,7 @@ from rich.table import Table
 from contact_sheet import write_report
 from hsexport.bench.hardware import hardware
 from hsexport.plan.machine import available_memory
-from new_process import in_new_process
+from new_process import in_new_process, private_peak
 from random_pairs.pairs import make_pair
 from random_pairs.shapes import SD35_LARGE, SD35_MEDIUM, PairShape
 
@@ -37,18 +37,20 @@ class Slice:
     layers: int
     weights_gb: float
     engine_gb: float
-    peak_gb: float
-    """The most memory its process held, Python and torch included."""
+    private_gb: float
+    """The most memory its process held that the system cannot take back, Python and torch included."""
+    resident_gb: float
+    """The same with the pages of mapped files, the weights' own among them."""
     seconds: float
 
     @property
     def copies(self) -> float:
         """Memory over weights."""
-        return self.peak_gb / self.weights_gb
+        return self.private_gb / self.weights_gb
 
 
-def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int]:
-    """Seconds of the build, bytes of weights, bytes of the engine."""
+def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int, int]:
+    """Seconds of the build, bytes of weights, of the engine, and of private memory."""
     from hsengines.backend import BuildOptions, get_backend
     from hsengines.store import Store
     from hsexport.compile import compile_all
@@ -56,7 +58,6 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int]
     from hsexport.mmdit.networks import large_network
     from hsexport.optimise import optimise_all
     from hsexport.pair import load_pair
-    from hsexport.passes.save import files_of_weights
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest, recipe_from_pair
 
@@ -69,9 +70,17 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int]
     exported = export_all([large_network(recipe_from_pair(pair, request))], store, Silent())
     graphs = optimise_all(exported, backend.name, precision, (), store, Silent())
     start = time.perf_counter()
-    (engine,) = compile_all(graphs, backend, options, store, Silent())
-    weights = sum(file.stat().st_size for file in files_of_weights(graphs[0].onnx))
-    return time.perf_counter() - start, weights, engine.files.engine.stat().st_size
+    with private_peak() as peak:
+        (engine,) = compile_all(graphs, backend, options, store, Silent())
+    return time.perf_counter() - start, weights_in(graphs[0].onnx), engine.files.engine.stat().st_size, peak[0]
+
+
+def weights_in(onnx: Path) -> int:
+    """Bytes of the weights that a graph has, wherever they lie."""
+    from hsexport.passes.load import load_graph
+
+    values = load_graph(onnx).graph.initializers.values()
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
 def slice_of(layers: int, precision: str, arch: int) -> Slice:
@@ -80,8 +89,8 @@ def slice_of(layers: int, precision: str, arch: int) -> Slice:
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
         root = Path(folder) / "pair"
         make_pair(root, SHAPE.cut(layers), torch.bfloat16, lambda _: None)
-        (seconds, weights, engine), peak = in_new_process(build_large, root, precision, arch)
-    return Slice(layers, weights / 1e9, engine / 1e9, peak / 1e9, seconds)
+        (seconds, weights, engine, private), resident = in_new_process(build_large, root, precision, arch)
+    return Slice(layers, weights / 1e9, engine / 1e9, private / 1e9, resident / 1e9, seconds)
 
 
 def main(
@@ -95,7 +104,7 @@ def main(
     ended = ""
     for count in layers or (2, 6, 12, 18, 24, 38):
         free = available_memory() / 1e9
-        if built and (needed := built[-1].peak_gb / built[-1].layers * count) > free:
+        if built and (needed := built[-1].private_gb / built[-1].layers * count) > free:
             ended = f"{count} layers would need {needed:.1f} GB of memory, {free:.1f} are available"
             break
         Console(stderr=True).print(f"{count} layers")
@@ -104,9 +113,9 @@ def main(
         except BrokenProcessPool:
             ended = f"the build of {count} layers was killed, as happens for want of memory"
             break
-    table = Table("layers", "weights GB", "engine GB", "peak GB", "over weights", "build s")
+    table = Table("layers", "weights GB", "engine GB", "private GB", "over weights", "resident GB", "build s")
     for row in built:
-        numbers = (row.weights_gb, row.engine_gb, row.peak_gb, row.copies, row.seconds)
+        numbers = (row.weights_gb, row.engine_gb, row.private_gb, row.copies, row.resident_gb, row.seconds)
         table.add_row(str(row.layers), *(f"{number:.2f}" for number in numbers))
     Console().print(table)
     Console().print(ended or "all were built")
