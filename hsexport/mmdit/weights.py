@@ -26,7 +26,10 @@ def transformer_weights(member: Member, kept: PositionTable, adapters: tuple[Ada
     tensors["patch_bias"] = tensors.pop(PATCH_BIAS)
     shape = (kept.rows * kept.columns, table.shape[-1])
     tensors["position_table"] = Changed(table, shape, lambda whole: centre_rows(whole, kept))
-    return Weights(member.directory.transformer, tensors, member.tensors, tuple(a.digest for a in adapters))
+    # A wide and a tall crop of one table have one shape; only this tells them apart.
+    crop = f"{kept.rows}x{kept.columns} of {kept.table_size}"
+    extra = (crop, *(adapter.digest for adapter in adapters))
+    return Weights(member.directory.transformer, tensors, member.tensors, extra)
 
 
 def token_weight(weight: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from hsexport.weights.weight import Weight
 class Weights(Mapping[str, Weight]):
     """Tensors by name; `sources` are the checkpoint's tensors that decide them, `folder` is what messages name.
 
-    `extra` holds digests of what else decides them (adapters).
+    `extra` says what else decides them: a crop, the digests of adapters.
     """
 
     folder: Path

@@ -21,7 +21,7 @@ def graph(tmp_path):
     file = tmp_path / "product.onnx"
     ir.save(ir.Model(body, ir_version=10), file)
     spec = EngineSpec("product", (), ())
-    return Graph(Network(spec, lambda: None, {}), spec, "fp16", file, tmp_path / "golden.npz", ())
+    return Graph(Network(spec, lambda: None, {}), spec, "fp16", file, tmp_path / "golden.npz", (), {})
 
 
 def built(tmp_path, *layers):
