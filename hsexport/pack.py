@@ -15,11 +15,12 @@ from hsengines.backend import Backend, BuildOptions
 from hsexport import __version__
 from hsexport.compile import CompiledEngine
 from hsexport.export.stage import TOOLS
+from hsexport.outline import manifest_outline
 from hsexport.progress import Reporter
 from hsexport.recipe import Recipe, load_tokenizer
 from hsruntime.bundle import Bundle
 from hsruntime.bundle_writer import write_bundle
-from hsruntime.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord, engine_record
+from hsruntime.manifest import EngineRecord, Manifest, ParityRecord, engine_record
 
 
 @dataclass
@@ -71,21 +72,10 @@ def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecor
 
 
 def _manifest(recipe: Recipe, engines: dict[str, EngineRecord], backend: Backend, options: BuildOptions) -> Manifest:
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        backend=backend.name,
-        precision=options.precision,
+    return msgspec.structs.replace(
+        manifest_outline(recipe, ()),
         target=backend.target(options),
         tools={"hsexport": __version__, "builder": backend.version()} | {tool: version(tool) for tool in TOOLS},
         device=f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        large=recipe.large,
-        small=recipe.small,
-        latent=recipe.latent,
-        positions=recipe.positions,
-        sizes=recipe.sizes,
-        scheduler=recipe.scheduler,
-        text_encoders=[part.record for part in recipe.text],
-        defaults=recipe.defaults,
         engines=engines,
-        files=[],
     )

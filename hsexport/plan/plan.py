@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from hsengines.errors import HSError
 from hsexport.networks import networks_of
+from hsexport.outline import manifest_outline
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine
 from hsexport.plan.memory import RunMemory, run_memory
 from hsexport.plan.networks import NetworkPlan, holding_of, network_plan
-from hsexport.plan.outline import manifest_outline
 from hsexport.plan.shortfalls import (
     Choices,
     Shortfall,

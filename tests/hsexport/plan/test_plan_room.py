@@ -8,9 +8,9 @@ import pytest
 from hsengines.backend import BuildOptions, get_backend
 from hsexport.cli.plan import _precision
 from hsexport.networks import networks_of
+from hsexport.outline import manifest_outline
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import machine_at
-from hsexport.plan.outline import manifest_outline
 from hsexport.plan.plan import RoomError, check_room, plan_of
 from hsruntime.buffers import LoopShape, loop_bytes
 from hsruntime.bundle import open_bundle
