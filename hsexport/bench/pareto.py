@@ -84,7 +84,8 @@ def draw(report: Report, files: Sequence[Path]) -> None:
         )
         for axis, (quality, points) in zip(axes[0], known.items(), strict=True):
             _panel(axis, points, panels[quality])
-        axes[0][0].legend(frameon=False, fontsize=8, loc="upper left")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=(len(labels) + 1) // 2)
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
         pyplot.close(figure)
@@ -107,7 +108,7 @@ def _panel(axis: Any, points: Sequence[Point], title: str) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xticks(_ticks(points))
     axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.margins(x=0.12, y=0.15)
+    axis.margins(x=0.16, y=0.15)
     axis.grid(alpha=0.25, linewidth=0.6)
     _label(axis, points, {p.name for p in best})
 
