@@ -15,6 +15,7 @@ from hsengines.spec import EngineSpec, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
+    from hsexport.progress import OnBytes
     from hsexport.weights import Weights
 
 
@@ -47,13 +48,16 @@ class Network:
         """The engine's name."""
         return self.spec.name
 
-    def load(self) -> nn.Module:
-        """The module, ready to compute in fp32; its weights come from the disk while it does, layer by layer."""
+    def load(self, on_bytes: OnBytes | None = None) -> nn.Module:
+        """The module, ready to compute in fp32; its weights come from the disk while it does, layer by layer.
+
+        `on_bytes` hears of them.
+        """
         if self.weights is None:
             return self.skeleton().eval()
         from hsexport.weights.streamed import streamed
 
-        return streamed(self.skeleton(), self.weights)
+        return streamed(self.skeleton(), self.weights, on_bytes)
 
     def precision_in(self, bundle: str) -> str:
         """What this network is cast to in a bundle of that precision."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,11 @@ from hsengines.store import Store
 from hsexport.export.stage import ExportedNetwork
 from hsexport.network import Network
 from hsexport.passes.islands import Island, default_islands, islands_from_text
-from hsexport.progress import Reporter
+from hsexport.progress import OnBytes, Reporter, bytes_told
 from hsexport.source_digest import source_digest
 from hsruntime.manifest import IslandRecord
 
 REPORT = "report.json"
-OnBytes = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def _optimise(
     reporter.begin(network.name, "" if found else store.why_missing(key))
 
     def fill(folder: Path) -> None:
-        on_bytes = _bytes_told(network.name, reporter)
-        _fill(exported, backend, own, islands, folder, on_bytes)
+        _fill(exported, backend, own, islands, folder, bytes_told(reporter, network.name, "written"))
 
     entry = found or store.make(key, fill, lambda: reporter.wait(network.name))
     records = msgspec.json.decode((entry / REPORT).read_bytes(), type=list[IslandRecord])
@@ -135,8 +133,3 @@ def _fill(
     # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
     save_graph(model, folder / exported.onnx.name, refer=holds_weights(backend), on_bytes=on_bytes)
     (folder / REPORT).write_bytes(msgspec.json.encode(records))
-
-
-def _bytes_told(name: str, reporter: Reporter) -> OnBytes:
-    """Weights written, as the reporter hears of them: in megabytes."""
-    return lambda done, total: reporter.advance(name, "MB of weights", done // 1_000_000, total // 1_000_000)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+OnBytes = Callable[[int, int], None]
+"""Hears how many bytes of weights are done, and how many there are."""
+MB = 1_000_000
 
 
 class Reporter(Protocol):
@@ -22,6 +27,11 @@ class Reporter(Protocol):
 
     def end(self, item: str, note: str = "") -> None:
         """The item is done; `note` says with what result."""
+
+
+def bytes_told(reporter: Reporter, item: str, doing: str) -> OnBytes:
+    """What tells a reporter of an item's weights, in megabytes: "MB read"."""
+    return lambda done, total: reporter.advance(item, f"MB {doing}", done // MB, total // MB)
 
 
 class Silent:

@@ -85,7 +85,8 @@ def draw(report: Report, files: Sequence[Path]) -> None:
         for axis, (quality, points) in zip(axes[0], known.items(), strict=True):
             _panel(axis, points, panels[quality])
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=(len(labels) + 1) // 2)
+        columns = (len(labels) + 1) // 2
+        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
         pyplot.close(figure)

@@ -8,6 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
+PACE_AFTER_SECONDS = 2
+LINE_EVERY_SECONDS = 10
+
 
 class BuildReport:
     """A Reporter for people; a context manager, since a live display must be put away."""
@@ -26,7 +29,8 @@ class BuildReport:
             console=self._console,
         )
         self._task: TaskID | None = None
-        self._stage, self._begun = "", 0.0
+        self._stage, self._begun, self._last_line = "", 0.0, perf_counter()
+        self._phase, self._phase_begun, self._phase_done = ("", ""), 0.0, 0
 
     def __enter__(self) -> BuildReport:
         if self._live:
@@ -60,9 +64,24 @@ class BuildReport:
             self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True, markup=False)
 
     def advance(self, item: str, phase: str, done: int, total: int) -> None:
-        """Shows how far a builder is; a log hears of the item's end only."""
+        """Shows how far a phase is, its rate and the time left; a log hears of a long one now and then."""
+        told = f"{done:,} of {total:,} {phase[:60]}{self._pace_of(item, phase, done, total)}"
         if self._task is not None:
-            self._progress.update(self._task, item=f"{item}  [dim]{phase[:60]} {done}/{total}")
+            self._progress.update(self._task, item=f"{item}  [dim]{told}")
+        elif perf_counter() - self._last_line > LINE_EVERY_SECONDS:
+            self._last_line = perf_counter()
+            self._console.print(f"{self._stage}: {item}: {told}", soft_wrap=True, markup=False)
+
+    def _pace_of(self, item: str, phase: str, done: int, total: int) -> str:
+        """Once a phase has gone on for a while, how fast it goes."""
+        now = perf_counter()
+        if self._phase != (item, phase):
+            self._phase, self._phase_begun, self._phase_done = (item, phase), now, done
+        seconds = now - self._phase_begun
+        if seconds < PACE_AFTER_SECONDS or done <= self._phase_done:
+            return ""
+        rate = (done - self._phase_done) / seconds
+        return f", {rate:.{0 if rate >= 10 else 1}f} a second, {(total - done) / rate:.0f} s left"
 
     def wait(self, item: str) -> None:
         """Says that another build is at it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from hsengines.key import BuildKey
 from hsengines.store import Store
 from hsexport.network import Network, reference_outputs
-from hsexport.progress import Reporter
+from hsexport.progress import Reporter, bytes_told
 from hsexport.source_digest import source_digest
 from hsruntime.golden import save_golden
 
@@ -62,11 +62,14 @@ def _export(network: Network, store: Store, reporter: Reporter) -> ExportedNetwo
     found = store.find(key)
     reporter.begin(network.name, "" if found else store.why_missing(key))
     entry = found or store.make(key, lambda folder: _trace(network, folder), lambda: reporter.wait(network.name))
+    if network.weights:
+        network.weights.hashed(bytes_told(reporter, network.name, "hashed"))
     golden = golden_key(network)
-    answered = store.find(golden)
-    kept = "kept from an earlier build" if found and answered else ""
-    answered = answered or store.make(golden, lambda f: _answer(network, f), lambda: reporter.wait(network.name))
-    reporter.end(network.name, kept)
+    known = store.find(golden)
+    answered = known or store.make(
+        golden, lambda folder: _answer(network, folder, reporter), lambda: reporter.wait(network.name)
+    )
+    reporter.end(network.name, "kept from an earlier build" if found and known else "")
     return ExportedNetwork(network, entry / f"{network.name}.onnx", answered / GOLDEN)
 
 
@@ -76,6 +79,6 @@ def _trace(network: Network, folder: Path) -> None:
     export_onnx(network, folder)
 
 
-def _answer(network: Network, folder: Path) -> None:
-    inputs = network.sample_inputs()
-    save_golden(folder / GOLDEN, inputs, reference_outputs(network.load(), network.spec, inputs))
+def _answer(network: Network, folder: Path, reporter: Reporter) -> None:
+    inputs, module = network.sample_inputs(), network.load(bytes_told(reporter, network.name, "read"))
+    save_golden(folder / GOLDEN, inputs, reference_outputs(module, network.spec, inputs))

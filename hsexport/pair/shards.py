@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hsexport.progress import OnBytes
+
 from .documents import read_document
 from .errors import PairError
 
@@ -164,15 +166,18 @@ def weights_digest(component: Path) -> str:
     return digest_of(read_headers(component))
 
 
-def digest_of(headers: Mapping[str, TensorHeader]) -> str:
+def digest_of(headers: Mapping[str, TensorHeader], on_bytes: OnBytes | None = None) -> str:
     """The sha256 of tensors by name, dtype, shape and data; every byte is read."""
-    digest = hashlib.sha256()
+    digest, done, total = hashlib.sha256(), 0, sum(header.size_bytes for header in headers.values())
     for name in sorted(headers):
         header = headers[name]
         # A JSON line has one reading: no name or shape can run into the data behind it.
         digest.update(json.dumps([name, header.dtype, header.shape, header.size_bytes]).encode() + b"\n")
         for chunk in chunks_of(header):
             digest.update(chunk)
+        done += header.size_bytes
+        if on_bytes:
+            on_bytes(done, total)
     return digest.hexdigest()
 
 

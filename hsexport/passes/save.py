@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +11,10 @@ import onnx_ir as ir
 
 from hsexport.passes.attach import CheckpointTensor, is_placeholder
 from hsexport.passes.errors import PassError
+from hsexport.progress import OnBytes
 
 INLINE_BYTES = 256
 """Tensors up to this size lie in the graph's own file."""
-
-OnBytes = Callable[[int, int], None]
-"""Hears how many bytes of weights are written, and how many there are."""
 
 
 def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: OnBytes | None = None) -> None:

@@ -9,6 +9,7 @@ import torch
 from accelerate.hooks import attach_align_device_hook
 from torch import nn
 
+from hsexport.progress import OnBytes
 from hsexport.weights.weight import DTYPES
 from hsexport.weights.weights import Weights
 
@@ -20,27 +21,32 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def streamed(skeleton: nn.Module, weights: Weights) -> nn.Module:
+def streamed(skeleton: nn.Module, weights: Weights, on_bytes: OnBytes | None = None) -> nn.Module:
     """A module on the meta device made to compute in fp32: every layer reads its weights when it runs, then drops them.
 
-    Memory holds the largest layer, however large the model is. The module given is the one returned. Raises PairError
-    for weights that are not its own.
+    Memory holds the largest layer, however large the model is. The module given is the one returned. `on_bytes` hears
+    of the weights as a first call reads them. Raises PairError for weights that are not its own.
     """
     weights.check_fits(shapes_of(skeleton))
-    attach_align_device_hook(
-        skeleton, execution_device=torch.device("cpu"), offload=True, weights_map=_Floats(weights), offload_buffers=True
-    )
+    floats, cpu = _Floats(weights, on_bytes), torch.device("cpu")
+    attach_align_device_hook(skeleton, execution_device=cpu, offload=True, weights_map=floats, offload_buffers=True)
     return skeleton.eval()
 
 
 class _Floats(Mapping[str, torch.Tensor]):
     """Weights as accelerate looks them up: fp32 tensors, made anew each time."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, on_bytes: OnBytes | None) -> None:
         self._weights = weights
+        self._on_bytes = on_bytes
+        self._read_bytes = 0
 
     def __getitem__(self, name: str) -> torch.Tensor:
         array = self._weights[name].read()
+        self._read_bytes += array.nbytes
+        if self._on_bytes:
+            total = self._weights.size_bytes
+            self._on_bytes(min(self._read_bytes, total), total)
         if array.dtype == BF16:  # numpy has no such type of its own, and torch casts several times as fast
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float()
         return torch.from_numpy(array).float()

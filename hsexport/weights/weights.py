@@ -11,6 +11,7 @@ from pathlib import Path
 from hsexport.pair.errors import PairError
 from hsexport.pair.loading import in_few_words
 from hsexport.pair.shards import AGAIN, TensorHeader, digest_of
+from hsexport.progress import OnBytes
 from hsexport.weights.weight import Weight
 
 
@@ -37,11 +38,21 @@ class Weights(Mapping[str, Weight]):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over every number that was read to make them; takes as long as the disk does."""
-        whole = hashlib.sha256(digest_of(self.sources).encode())
-        for digest in self.extra:
-            whole.update(digest.encode())
-        return whole.hexdigest()
+        """sha256 over every number that was read to make them, and what else decides them."""
+        return self.hashed()
+
+    def hashed(self, on_bytes: OnBytes | None = None) -> str:
+        """The digest, computed anew and told of; takes as long as the disk does. `digest` keeps it from then on."""
+        whole = hashlib.sha256(digest_of(self.sources, on_bytes).encode())
+        for fact in self.extra:
+            whole.update(fact.encode())
+        self.__dict__["digest"] = whole.hexdigest()  # where cached_property looks
+        return self.digest
+
+    @property
+    def size_bytes(self) -> int:
+        """What the checkpoint holds of them."""
+        return sum(header.size_bytes for header in self.sources.values())
 
     def check_fits(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuses a checkpoint that lacks what a module has, or has it in another shape. Raises PairError."""
