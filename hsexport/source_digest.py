@@ -8,10 +8,11 @@ from pathlib import Path
 
 SHAPING = {
     "export": (
-        *("mmdit/*.py", "steps/*.py", "encoders/*.py", "export/*.py"),
-        *("passes/name*.py", "passes/strip_metadata.py"),
+        *("mmdit/*.py", "steps/*.py", "encoders/*.py", "export/*.py", "weights/*.py"),
+        *("passes/name*.py", "passes/strip_metadata.py", "passes/attach.py", "passes/save.py"),
     ),
-    "optimise": ("passes/*.py", "lint/*.py"),
+    # The rooms of the weights too: they are computed and written in this stage.
+    "optimise": ("passes/*.py", "lint/*.py", "weights/*.py", "mmdit/weights.py", "encoders/weights.py"),
     "verify": ("passes/*.py", "verify/*.py"),
 }
 """A stage and the source that decides what comes out of it."""
