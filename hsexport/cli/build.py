@@ -11,13 +11,12 @@ import typer
 from rich.console import Console
 
 from hsengines.backend import BuildOptions, backend_names, get_backend
-from hsexport.cli.options import adapter_from_text, size_from_text
+from hsexport.cli.options import MaxPixels, MinPixels, Pixels, adapter_from_text, optional_size
 from hsexport.cli.report import BuildReport
 from hsexport.recipe import BuildRequest, StopAfter
 from hsruntime.bundle import Bundle
 
 TENSORRT, RTX = "TensorRT", "TensorRT and TensorRT-RTX"
-Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; default: what large was trained at")]
 
 
 def build(
@@ -37,8 +36,8 @@ def build(
         typer.Option(metavar="[small=]FILE[:SCALE]", help="fuse a LoRA into large, or into small; repeat it for more"),
     ] = None,
     size: Pixels = None,
-    min_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")] = None,
-    max_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")] = None,
+    min_size: MinPixels = None,
+    max_size: MaxPixels = None,
     max_batch: Annotated[int, typer.Option(help="pictures at once")] = 4,
     schedule: Annotated[str, typer.Option(help="the bundle's default: a preset or segments")] = "hybridstitch",
     steps: Annotated[int | None, typer.Option(help="default steps of presets; 28 if left out")] = None,
@@ -103,9 +102,9 @@ def build(
         fp32=tuple(fp32 or ()),
         lora=tuple(map(adapter_from_text, lora or ())),
         stop_after=stop_after,
-        size=size_from_text(size) if size else None,
-        min_size=size_from_text(min_size) if min_size else None,
-        max_size=size_from_text(max_size) if max_size else None,
+        size=optional_size(size),
+        min_size=optional_size(min_size),
+        max_size=optional_size(max_size),
         max_batch=max_batch,
         schedule=schedule,
         steps=steps,

@@ -1,13 +1,18 @@
-"""Option values that need reading."""
+"""Options that several commands take, and option values that need reading."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from hsexport.weights.adapter import AdapterRequest
+
+Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; default: what large was trained at")]
+MinPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")]
+MaxPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")]
 
 
 def size_from_text(text: str) -> tuple[int, int]:
@@ -16,6 +21,11 @@ def size_from_text(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise typer.BadParameter(f"'{text}' is not a size; write WIDTHxHEIGHT, for example 1024x768")
     return int(width), int(height)
+
+
+def optional_size(text: str | None) -> tuple[int, int] | None:
+    """The same, or None for an option that was left out."""
+    return size_from_text(text) if text else None
 
 
 def adapter_from_text(text: str) -> AdapterRequest:

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from hsengines.backend import BuildOptions, backend_names
-from hsexport.cli.build import Pixels, default_cache
-from hsexport.cli.options import size_from_text
+from hsexport.cli.build import default_cache
+from hsexport.cli.options import MaxPixels, MinPixels, Pixels, optional_size
 from hsexport.recipe import BuildRequest, RecipeError
 
 LOG_WIDTH = 150  # where no terminal tells its own
@@ -30,8 +30,8 @@ def plan(
         list[str] | None, typer.Option(metavar="[NETWORK:]MODULES", help="what stays fp32, as for build")
     ] = None,
     size: Pixels = None,
-    min_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")] = None,
-    max_size: Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")] = None,
+    min_size: MinPixels = None,
+    max_size: MaxPixels = None,
     max_batch: Annotated[int, typer.Option(help="pictures at once")] = 4,
     schedule: Annotated[str, typer.Option(help="a preset or segments")] = "hybridstitch",
     steps: Annotated[int | None, typer.Option(help="of a preset; 28 if left out")] = None,
@@ -64,9 +64,9 @@ def plan(
         backend=backend,
         options=BuildOptions(precision=_precision(backend, precision), weight_streaming=weight_streaming),
         fp32=tuple(fp32 or ()),
-        size=size_from_text(size) if size else None,
-        min_size=size_from_text(min_size) if min_size else None,
-        max_size=size_from_text(max_size) if max_size else None,
+        size=optional_size(size),
+        min_size=optional_size(min_size),
+        max_size=optional_size(max_size),
         max_batch=max_batch,
         schedule=schedule,
         steps=steps,
