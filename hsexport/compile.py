@@ -59,7 +59,7 @@ def engine_key(graph: Graph, backend: Backend, options: BuildOptions) -> BuildKe
     The precision is the graph's own and needs no fact, but a rebuild that says "precision" is better understood than
     one that says "graph". An engine that keeps fp32 in every bundle is therefore not built again.
     """
-    facts = {**graph.digests} | {
+    facts = dict(graph.digests) | {
         "precision": graph.precision,
         "profiles": json.dumps([asdict(p) for p in graph.spec.profiles], sort_keys=True),
         "builder": backend.version(),

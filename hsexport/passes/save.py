@@ -41,12 +41,6 @@ def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: On
             raise cause from None
 
 
-def files_of_weights(onnx: Path) -> list[Path]:
-    """The files that hold a graph's weights, if it has any: its own, then those it refers to."""
-    linked = sorted(onnx.parent.glob(f"{onnx.name}.*.safetensors"), key=lambda file: int(file.suffixes[-2][1:]))
-    return [file for file in (onnx.with_name(f"{onnx.name}.data"), *linked) if file.is_file()]
-
-
 @contextmanager
 def _values_kept(model: ir.Model) -> Iterator[None]:
     """The graph's values are the same afterwards: saving changes a file, not the graph."""

@@ -54,7 +54,7 @@ def verify_all(engines: list[CompiledEngine], backend: Backend, store: Store, re
 
 
 def _key(compiled: CompiledEngine, ran_on: str, runner: str) -> BuildKey:
-    facts = {**compiled.graph.digests} | {
+    facts = dict(compiled.graph.digests) | {
         "golden": file_digest(compiled.graph.golden),
         "ran on": ran_on,
         "runner": runner,

@@ -13,10 +13,15 @@ from hsexport.pair.shards import read_headers
 from hsexport.passes.attach import attach_weights, detach_weights, is_placeholder, place_weights
 from hsexport.passes.load import load_graph
 from hsexport.passes.precision import cast_precision
-from hsexport.passes.save import files_of_weights, save_graph
+from hsexport.passes.save import save_graph
 from hsexport.weights import Changed, Stored, Weights
 
 WEIGHT = np.linspace(-2, 2, 600, dtype=np.float32).reshape(20, 30)
+
+
+def files_of_weights(onnx):
+    """A graph's own file of weights, then those it refers to."""
+    return [*onnx.parent.glob(f"{onnx.name}.data"), *sorted(onnx.parent.glob(f"{onnx.name}.*.safetensors"))]
 
 
 def checkpoint(folder, dtype):
