@@ -49,10 +49,10 @@ def diffusers_contestant(source: str, manifest: Manifest, threads: int) -> Conte
     torch.set_num_threads(threads)
     pipeline, options, latent = whole_pipeline(source), pipeline_options(manifest), manifest.latent
     width, height = manifest.sizes.default
-    shape = (1, latent.channels, height // latent.vae_scale, width // latent.vae_scale)
+    shape = (latent.channels, height // latent.vae_scale, width // latent.vae_scale)
 
     def draw(prompt: Prompt) -> Shot:
-        noise = torch.from_numpy(seeded_noise(shape, prompt.seed))
+        noise = torch.from_numpy(seeded_noise(shape, [prompt.seed]))
         time.sleep(PAUSE_SECONDS)
         start = time.perf_counter()
         made = pipeline(prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options)

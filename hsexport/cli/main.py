@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, plan, run, tune, verify
+from hsexport.cli import bench, build, inspect, interrupts, plan, run, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -43,6 +43,7 @@ app.command("tune")(tune.tune)
 
 def main() -> None:
     """Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong usage, 130 interrupted."""
+    interrupts.listen()
     try:
         app()
     except HSError as err:

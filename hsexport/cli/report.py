@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from hsexport.cli.interrupts import check
+
 PACE_AFTER_SECONDS = 2
 LINE_EVERY_SECONDS = 10
 
@@ -43,7 +45,7 @@ class BuildReport:
         self._finish_stage()
         if self._live:
             self._progress.stop()
-        if kind is KeyboardInterrupt:  # typer turns it into exit code 130 without a word
+        if kind and issubclass(kind, KeyboardInterrupt):  # typer turns it into exit code 130 without a word
             self._console.print(f"hsexport: stopped; {self._on_stop}", soft_wrap=True)
 
     def stage(self, name: str, items: int) -> None:
@@ -57,6 +59,7 @@ class BuildReport:
 
     def begin(self, item: str, note: str = "") -> None:
         """Shows what is being worked on, and why."""
+        check()
         self._begun = perf_counter()
         if self._task is not None:
             self._progress.update(self._task, item=f"{item}  [dim]{note[:80]}")
@@ -65,6 +68,7 @@ class BuildReport:
 
     def advance(self, item: str, phase: str, done: int, total: int) -> None:
         """Shows how far a phase is, its rate and the time left; a log hears of a long one now and then."""
+        check()
         told = f"{done:,} of {total:,} {phase[:60]}{self._pace_of(item, phase, done, total)}"
         if self._task is not None:
             self._progress.update(self._task, item=f"{item}  [dim]{told}")

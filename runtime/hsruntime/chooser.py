@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hsruntime.loop import SCORED, Loop
@@ -12,11 +14,11 @@ from hsruntime.schedule import Schedule, Segment
 class Chooser:
     """Chooses the region before the first region step after a whole one, and anew where the policy says so."""
 
-    def __init__(self, loop: Loop, schedule: Schedule, seed: int) -> None:
+    def __init__(self, loop: Loop, schedule: Schedule, seeds: Sequence[int]) -> None:
         self.region: Region | None = None
         self._loop = loop
         self._policy = schedule.region
-        self._seed = seed
+        self._seeds = seeds
         self._draws = 0
         self._whole = True  # whether the last step of large ran on the whole picture
         self._gathered: str | None = None  # the guidance whose rows hold the region's cache
@@ -62,4 +64,4 @@ class Chooser:
         if signal == "center":
             return center_scores(shape.pictures, shape.grid)
         self._draws += 1
-        return random_scores(shape.pictures, shape.tokens, self._seed, self._draws - 1)
+        return random_scores(self._seeds, shape.tokens, self._draws - 1)

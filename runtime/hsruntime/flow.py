@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hsruntime.manifest import Scheduler
@@ -37,11 +39,9 @@ def solver_coefficients(sigmas: np.ndarray, solver: str) -> np.ndarray:
     return np.stack([h * (1 + ratio), -h * ratio], axis=1).astype(np.float32)
 
 
-def seeded_noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Standard normal latents (B, C, h, w) float32; picture i of a batch is picture 0 of seed + i."""
-    draws = [
-        np.random.Generator(np.random.PCG64(seed + i)).standard_normal(shape[1:], np.float32) for i in range(shape[0])
-    ]
+def seeded_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> np.ndarray:
+    """Standard normal latents (B, C, h, w) float32 for `shape` (C, h, w), one for each seed."""
+    draws = [np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, np.float32) for seed in seeds]
     return np.stack(draws)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,9 @@ def region_from_scores(scores: np.ndarray, active: int) -> Region:
     )
 
 
-def random_scores(pictures: int, tokens: int, seed: int, draw: int = 0) -> np.ndarray:
-    """The first control: any tokens, others at each `draw`; picture i draws as picture 0 of seed + i would."""
-    return np.stack([np.random.default_rng((seed + i, 1 + draw)).random(tokens, np.float32) for i in range(pictures)])
+def random_scores(seeds: Sequence[int], tokens: int, draw: int = 0) -> np.ndarray:
+    """The first control: any tokens, one row for each picture's seed, others at each `draw`."""
+    return np.stack([np.random.default_rng((seed, 1 + draw)).random(tokens, np.float32) for seed in seeds])
 
 
 def center_scores(pictures: int, grid: tuple[int, int]) -> np.ndarray:

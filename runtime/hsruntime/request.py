@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Request:
     negative_prompts: list[str]
     latents: np.ndarray  # (B, C, h, w) float32, at sigma 1
     size: tuple[int, int]  # width, height in pixels
-    seed: int
+    seeds: tuple[int, ...]  # one for each picture
     guidance_scale: float
     schedule: Schedule
     callback: Callback | None = None
@@ -61,7 +62,7 @@ def complete_request(
     prompt: str | Sequence[str],
     *,
     negative_prompt: str | Sequence[str] = "",
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     latents: np.ndarray | None = None,
     size: tuple[int | None, int | None] = (None, None),
     steps: int | None = None,
@@ -78,12 +79,13 @@ def complete_request(
             "build with a larger --max-batch",
         )
     size = _checked_size(manifest, size, latents)
+    seeds = _seed_list(seed, len(prompts))
     return Request(
         prompts=prompts,
         negative_prompts=negatives,
-        latents=_checked_latents(manifest, latents, len(prompts), size, seed),
+        latents=_checked_latents(manifest, latents, size, seeds),
         size=size,
-        seed=seed,
+        seeds=seeds,
         guidance_scale=_checked_guidance(
             manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
         ),
@@ -106,6 +108,15 @@ def _negative_list(negative: str | Sequence[str], count: int) -> list[str]:
         raise RequestError(f"{len(negatives)} negative prompts for {count} prompts", "give one, or one for each")
     _check_texts("a negative prompt", negatives)
     return negatives
+
+
+def _seed_list(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    seeds = tuple(range(seed, seed + count)) if isinstance(seed, int) else tuple(map(operator.index, seed))
+    if len(seeds) != count:
+        raise RequestError(f"{len(seeds)} seeds for {count} prompts", "give one, or one for each")
+    if min(seeds) < 0:
+        raise RequestError(f"seed {min(seeds)} is negative", "seeds start at 0")
+    return seeds
 
 
 def _check_texts(subject: str, texts: list[str]) -> None:
@@ -161,14 +172,12 @@ def _checked_size(
 
 
 def _checked_latents(
-    manifest: Manifest, latents: np.ndarray | None, count: int, size: tuple[int, int], seed: int
+    manifest: Manifest, latents: np.ndarray | None, size: tuple[int, int], seeds: tuple[int, ...]
 ) -> np.ndarray:
     scale = manifest.latent.vae_scale
-    shape = (count, manifest.latent.channels, size[1] // scale, size[0] // scale)
-    if seed < 0:
-        raise RequestError(f"seed {seed} is negative", "seeds start at 0")
+    shape = (len(seeds), manifest.latent.channels, size[1] // scale, size[0] // scale)
     if latents is None:
-        return seeded_noise(shape, seed)
+        return seeded_noise(shape[1:], seeds)
     if latents.shape != shape or latents.dtype != np.float32:
         raise RequestError(f"latents are {latents.dtype}{latents.shape}, expected float32{shape}")
     return latents

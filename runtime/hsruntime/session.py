@@ -126,7 +126,7 @@ class Session:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] = "",
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         latents: np.ndarray | None = None,
         width: int | None = None,
         height: int | None = None,
@@ -138,7 +138,7 @@ class Session:
         """Makes one picture per prompt; what is None comes from the bundle.
 
         negative_prompt: one for all, or one per prompt; it matters under guidance only.
-        seed: picture i of a batch uses seed + i.
+        seed: one for each prompt; of a single one, picture i of a batch uses seed + i.
         latents: (B, C, h, w) float32 in place of the seeded noise.
         width, height: pixels. guidance_scale: 1 or less switches guidance off.
         schedule: a preset's name, either spelling, or a Schedule; steps: for presets.
@@ -235,7 +235,7 @@ class Session:
     def _denoise(self, loop: Loop, request: Request) -> Denoised:
         """Runs the segments; the steps that an early end leaves go to the next one."""
         schedule, after_step = request.schedule, _step_counter(request)
-        chooser = Chooser(loop, schedule, request.seed)
+        chooser = Chooser(loop, schedule, request.seeds)
         left, ran, times = list(schedule.segments), [], []
         while left:
             segment, spare = left.pop(0), 0

@@ -27,7 +27,7 @@ def test_defaults_are_the_bundles(complete, manifest):
     assert request.size == (64, 64)
     assert request.guidance_scale == 4.5
     assert str(request.schedule).startswith("large:10,hybrid:10,small:8")
-    np.testing.assert_array_equal(request.latents, seeded_noise((1, 4, 8, 8), 0))
+    np.testing.assert_array_equal(request.latents, seeded_noise((4, 8, 8), [0]))
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,14 @@ def test_negative_prompt_matters_under_guidance_alone(session):
 
 
 def test_latents_replace_the_seeded_noise(session):
-    latents = seeded_noise((1, 4, 8, 8), 5)
+    latents = seeded_noise((4, 8, 8), [5])
     given = session.generate("red", latents=latents, schedule=HYBRID)
     np.testing.assert_array_equal(given.image, session.generate("red", seed=5, schedule=HYBRID).image)
     assert_other(given.image, session.generate("red", seed=0, schedule=HYBRID).image)
 
 
 def test_latents_of_the_caller_stay_as_they_are(session):
-    latents = seeded_noise((1, 4, 8, 8), 5)
+    latents = seeded_noise((4, 8, 8), [5])
     before = latents.copy()
     session.generate("red", latents=latents, schedule=HYBRID)
     np.testing.assert_array_equal(latents, before)

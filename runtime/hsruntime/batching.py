@@ -1,0 +1,47 @@
+"""Requests of several callers as one: which may share a batch, and whose picture is whose afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
+
+from hsruntime.request import Callback, Request
+from hsruntime.result import Result
+from hsruntime.schedule import schedule_json
+
+
+def kind_of(request: Request) -> Hashable:
+    """Equal for requests whose pictures come out the same together as one by one; None for one that must run alone.
+
+    A segment that ends once the velocity has settled looks at its whole batch: neighbours would move its end.
+    """
+    if any(segment.until for segment in request.schedule.segments):
+        return None
+    return request.size, request.guidance_scale, schedule_json(request.schedule)
+
+
+def merged(requests: Sequence[Request], callback: Callback | None = None) -> Request:
+    """One request for the pictures of several of one kind, in order; `callback` stands in for theirs."""
+    first = requests[0]
+    return replace(
+        first,
+        prompts=[prompt for request in requests for prompt in request.prompts],
+        negative_prompts=[prompt for request in requests for prompt in request.negative_prompts],
+        latents=np.concatenate([request.latents for request in requests]),
+        seeds=tuple(seed for request in requests for seed in request.seeds),
+        callback=callback,
+    )
+
+
+def parted(result: Result, requests: Sequence[Request]) -> list[Result]:
+    """What each of the merged requests gets: its own pictures, and the batch's times."""
+    ends = list(accumulate(len(request.prompts) for request in requests))
+    return [_slice(result, slice(end - len(request.prompts), end)) for end, request in zip(ends, requests, strict=True)]
+
+
+def _slice(result: Result, rows: slice) -> Result:
+    region = None if result.region is None else result.region[rows]
+    return replace(result, images=result.images[rows], region=region)
