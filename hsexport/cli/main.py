@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, interrupts, plan, run, tune, verify
+from hsexport.cli import bench, build, inspect, interrupts, plan, run, serve, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -22,6 +22,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"), "build"),
     **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub"), "build"),
     **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
+    **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "starlette", "pydantic"), "serve"),
 }
 """Modules that the bare install does not bring, and the extra that does."""
 
@@ -39,6 +40,7 @@ app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
+app.command("serve")(serve.serve)
 
 
 def main() -> None:

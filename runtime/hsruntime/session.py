@@ -24,6 +24,7 @@ from hsruntime.painters import MOST_KEPT, Painters
 from hsruntime.request import Callback, Progress, Request, complete_request
 from hsruntime.result import Denoised, Result, SegmentTime
 from hsruntime.schedule import Schedule, Segment
+from hsruntime.text import cuts_of
 from hsruntime.tiles import tile_side
 
 
@@ -46,6 +47,7 @@ class Session:
         """As `open`, of a bundle that is open; shapes_kept: for how many shapes and step counts loops stay bound."""
         self.bundle = bundle
         self.manifest = bundle.manifest
+        self._tokenizers = tokenizers_of(bundle)
         self._tile = tile_side(self.manifest, vae_tile)
         self._cap_bytes = None if memory_cap_mb is None else int(memory_cap_mb * 2**20)
         self._shapes_kept = shapes_kept
@@ -58,7 +60,7 @@ class Session:
         self._closed = False
         try:
             if text_on_demand:
-                self._on_demand = TextOnDemand(self.manifest, tokenizers_of(bundle), self._device, self._load)
+                self._on_demand = TextOnDemand(self.manifest, self._tokenizers, self._device, self._load)
             else:
                 self._open_painters()
         except BaseException:
@@ -160,6 +162,13 @@ class Session:
         )
         return self.run(request)
 
+    def cuts(self, prompts: Sequence[str]) -> list[str]:
+        """What the text encoders do not see of these prompts, a line for each cut; `generate` warns of the same.
+
+        Safe from any thread.
+        """
+        return list(cuts_of(self._tokenizers, list(prompts)))
+
     def warm_up(self, request: Request | None = None) -> None:
         """Allocates, binds and captures what a request needs, so that its pictures wait for nothing.
 
@@ -221,8 +230,7 @@ class Session:
         return self._backend.load(self.bundle.file(record.file), engine_spec(name, record), self._device)
 
     def _bound_text(self) -> Callable[[Conditioning], BoundText]:
-        tokenizers = tokenizers_of(self.bundle)
-        return lambda into: BoundText(tokenizers, self._engines, self._device, into)
+        return lambda into: BoundText(self._tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop."""

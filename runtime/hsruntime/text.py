@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,13 @@ def _tokenizer_from_file(path: Path) -> Tokenizer:
 
 
 def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
-    """Warns once per prompt and length: encoders of one length lose the same words."""
+    """Warns of every cut."""
+    for cut in cuts_of(tokenizers, prompts):
+        warnings.warn(cut, PromptCutWarning, stacklevel=6)
+
+
+def cuts_of(tokenizers: list[PromptTokenizer], prompts: list[str]) -> Iterator[str]:
+    """A line once per prompt and length: encoders of one length lose the same words."""
     for prompt in dict.fromkeys(prompts):
         seen: set[int] = set()
         for tokenizer in tokenizers:
@@ -57,8 +64,4 @@ def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
             if lost and length not in seen:
                 seen.add(length)
                 name = tokenizer.encoder.engine
-                warnings.warn(
-                    f"{name} reads {length} of the prompt's {count} tokens and does not see its end: '{lost}'",
-                    PromptCutWarning,
-                    stacklevel=6,
-                )
+                yield f"{name} reads {length} of the prompt's {count} tokens and does not see its end: '{lost}'"
