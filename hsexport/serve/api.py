@@ -92,9 +92,9 @@ class BundleFacts(BaseModel):
 
     backend: str
     precision: str
-    default_size: tuple[int, int]
-    smallest_size: tuple[int, int]
-    largest_size: tuple[int, int]
+    default_size: Annotated[str, Field(description="WIDTHxHEIGHT in pixels")]
+    smallest_size: str
+    largest_size: str
     multiple: Annotated[int, Field(description="of which width and height must be multiples")]
     schedule: str
     steps: int

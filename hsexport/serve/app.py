@@ -138,15 +138,19 @@ def _facts(service: Service) -> BundleFacts:
     return BundleFacts(
         backend=manifest.backend,
         precision=manifest.precision,
-        default_size=manifest.sizes.default,
-        smallest_size=manifest.sizes.minimum,
-        largest_size=manifest.sizes.maximum,
+        default_size=_size_text(manifest.sizes.default),
+        smallest_size=_size_text(manifest.sizes.minimum),
+        largest_size=_size_text(manifest.sizes.maximum),
         multiple=manifest.latent.pixels_per_token,
         schedule=manifest.defaults.schedule,
         steps=manifest.defaults.steps,
         guidance_scale=manifest.defaults.guidance_scale,
         presets=sorted(PRESETS),
     )
+
+
+def _size_text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _faults(*statuses: int) -> dict[int | str, dict[str, object]]:

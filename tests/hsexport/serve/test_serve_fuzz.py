@@ -31,7 +31,10 @@ def fuzzed(api, path, method, examples):
     operation = api[path][method]
 
     @settings(
-        max_examples=examples, deadline=None, phases=[Phase.explicit, Phase.generate], derandomize=True,
+        max_examples=examples,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
     @schemathesis_given(operation)

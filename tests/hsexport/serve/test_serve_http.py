@@ -156,7 +156,7 @@ def test_metrics_tell_of_segments_batches_and_the_queue(server):
 def test_models_and_bundle_say_what_may_be_asked(server):
     assert server.client.get("/v1/models").json()["data"][0]["id"] == "bundle"
     facts = server.client.get("/v1/bundle").json()
-    assert facts["smallest_size"] == [8, 8] and facts["largest_size"] == [24, 24]
+    assert facts["smallest_size"] == "8x8" and facts["largest_size"] == "24x24"
     assert "hybridstitch" in facts["presets"]
 
 
