@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from served import array_of, serving
+from tools import needs
 
 from hsruntime import Session
 
@@ -14,12 +15,11 @@ HYBRID = "large:2,hybrid:2,small:1"
 
 @pytest.fixture(scope="module")
 def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium; on Debian and Ubuntu: apt-get install chromium"
+    needs("chromium")
     with sync_playwright() as playwright:
         # The first flag: Chromium refuses its sandbox to root, which CI is.
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         yield browser
         browser.close()
 

@@ -1,0 +1,16 @@
+"""Programs that some tests run; `scripts/test` installs them where it may."""
+
+import os
+import shutil
+
+import pytest
+
+PACKAGES = {"chromium": "chromium", "cmake": "cmake", "g++": "g++", "pkg-config": "pkg-config", "valgrind": "valgrind"}
+
+
+def needs(*programs):
+    """Skips where one is missing, with what to install; where everything is to be run (.ci/run), fails instead."""
+    missing = [PACKAGES[program] for program in programs if not shutil.which(program)]
+    if missing:
+        told = f"on Debian and Ubuntu: apt-get install {' '.join(missing)}"
+        pytest.fail(told) if os.environ.get("HSEXPORT_TEST_EVERYTHING") else pytest.skip(told)
