@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, interrupts, plan, run, serve, tune, verify
+from hsexport.cli import bench, build, inspect, interrupts, pack, plan, run, serve, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -20,7 +20,7 @@ OS_HINTS = {
 
 EXTRAS = {
     **dict.fromkeys(("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"), "build"),
-    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub"), "build"),
+    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub", "packaging"), "build"),
     **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "starlette", "pydantic"), "serve"),
 }
@@ -38,6 +38,7 @@ app.command("build")(build.build)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("pack")(pack.pack)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
