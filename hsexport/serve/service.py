@@ -31,8 +31,8 @@ class ServiceOptions:
     max_batch: int | None = None
     """Pictures drawn together at most; None: what the bundle was built for on a GPU, 1 on a CPU.
 
-    On a CPU four of the demo pair's pictures together took 3.3 times as long as one: a fifth more pictures a minute, and
-    each of them late (2 cores, AMD EPYC).
+    On a CPU four of the demo pair's pictures together took 3.3 times as long as one (2 cores, AMD EPYC): a fifth more
+    pictures a minute, and each of them late.
     """
     gather_seconds: float = 0.005
     timeout_seconds: float = 120
