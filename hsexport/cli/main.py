@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, interrupts, pack, plan, run, serve, tune, verify
+from hsexport.cli import bench, build, inspect, interrupts, pack, plan, run, serve, triton, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -42,6 +42,7 @@ app.command("pack")(pack.pack)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
+app.command("triton")(triton.triton)
 
 
 def main() -> None:
