@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, interrupts, plan, run, tune, verify
+from hsexport.cli import bench, build, embed, inspect, interrupts, plan, run, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -39,6 +39,7 @@ app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
+app.command("embed")(embed.embed)
 
 
 def main() -> None:
