@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hsruntime.embeddings import TextEmbeddings as TextEmbeddings
     from hsruntime.session import Result as Result
     from hsruntime.session import Session as Session
 
-__all__ = ["Result", "Session"]
+__all__ = ["Result", "Session", "TextEmbeddings"]
 
 
 def __getattr__(name: str) -> Any:

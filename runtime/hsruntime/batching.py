@@ -16,9 +16,9 @@ from hsruntime.schedule import schedule_json
 def kind_of(request: Request) -> Hashable:
     """Equal for requests whose pictures come out the same together as one by one; None for one that must run alone.
 
-    A segment that ends once the velocity has settled looks at its whole batch: neighbours would move its end.
+    Requests with embeddings do, having no prompts to put together. A segment that ends once the velocity has settled looks at its whole batch: neighbours would move its end.
     """
-    if any(segment.until for segment in request.schedule.segments):
+    if request.embeddings or any(segment.until for segment in request.schedule.segments):
         return None
     return request.size, request.guidance_scale, schedule_json(request.schedule)
 
@@ -38,10 +38,10 @@ def merged(requests: Sequence[Request], callback: Callback | None = None) -> Req
 
 def parted(result: Result, requests: Sequence[Request]) -> list[Result]:
     """What each of the merged requests gets: its own pictures, and the batch's times."""
-    ends = list(accumulate(len(request.prompts) for request in requests))
-    return [_slice(result, slice(end - len(request.prompts), end)) for end, request in zip(ends, requests, strict=True)]
+    ends = list(accumulate(request.pictures for request in requests))
+    return [_slice(result, slice(end - request.pictures, end)) for end, request in zip(ends, requests, strict=True)]
 
 
 def _slice(result: Result, rows: slice) -> Result:
     region = None if result.region is None else result.region[rows]
-    return replace(result, images=result.images[rows], region=region)
+    return replace(result, images=result.images[rows], latents=result.latents[rows], region=region)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hsengines.backend import Device, Tensor
 from hsengines.dtypes import numpy_dtype
+from hsruntime.embeddings import TextEmbeddings
 from hsruntime.manifest import Manifest, Size, tensor_record
 from hsruntime.region import active_count
 from hsruntime.schedule import Schedule
@@ -156,6 +157,15 @@ class Conditioning:
     def named(self) -> dict[str, Tensor]:
         """Under the names of `join_text`'s outputs."""
         return {"text": self.text, "pooled": self.pooled}
+
+    def write(self, given: TextEmbeddings) -> None:
+        """Takes over all rows from the host, in the engines' own type."""
+        self.text.write(np.ascontiguousarray(given.text, numpy_dtype(self.text.dtype)))
+        self.pooled.write(np.ascontiguousarray(given.pooled, numpy_dtype(self.pooled.dtype)))
+
+    def read(self) -> TextEmbeddings:
+        """All rows on the host."""
+        return TextEmbeddings(self.text.read().astype(np.float32), self.pooled.read().astype(np.float32))
 
     def copy_from(self, other: Conditioning) -> None:
         """Takes over all rows of `other`, on the device."""

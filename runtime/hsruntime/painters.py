@@ -10,7 +10,9 @@ from hsengines.backend import Device, Engine
 from hsengines.errors import DeviceMemoryError
 from hsruntime.buffers import Conditioning, LoopShape, loop_bytes
 from hsruntime.decode import Decoder
+from hsruntime.embeddings import TextEmbeddings
 from hsruntime.encode import TextSide
+from hsruntime.flow import latents_from_tokens
 from hsruntime.loop import Loop
 from hsruntime.manifest import Manifest
 
@@ -31,18 +33,27 @@ class Painter:
         shape: LoopShape,
         tile: int | None,
     ) -> None:
-        conditioning = Conditioning.empty(device, manifest, shape.rows)
-        self.loop = Loop(manifest, engines, device, shape, conditioning)
-        self._text = text_side(conditioning)
+        self._conditioning = Conditioning.empty(device, manifest, shape.rows)
+        self.loop = Loop(manifest, engines, device, shape, self._conditioning)
+        self._text = text_side(self._conditioning)
+        self._latent, self._grid = manifest.latent, shape.grid
         self._decoder = Decoder(manifest.latent, engines, device, shape, self.loop.step.latents, tile)
 
     def encode(self, prompts: list[str]) -> None:
         """Prompts by row into the conditioning."""
         self._text.encode(prompts)
 
+    def condition(self, embeddings: TextEmbeddings) -> None:
+        """Embeddings by row into the conditioning, in place of `encode`."""
+        self._conditioning.write(embeddings)
+
     def decode(self) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 of the loop's latents."""
         return self._decoder.decode()
+
+    def latents(self) -> np.ndarray:
+        """The loop's latents (B, C, h, w) float32; a small copy beside decoding them."""
+        return latents_from_tokens(self.loop.step.latents.read(), self._latent.patch_size, self._grid)
 
     def close(self) -> None:
         """Frees replays and bindings."""

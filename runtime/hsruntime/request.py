@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.errors import HSError, ShapeError
+from hsruntime.buffers import text_tokens
+from hsruntime.embeddings import TextEmbeddings
 from hsruntime.flow import seeded_noise
 from hsruntime.manifest import Manifest
 from hsruntime.presets import resolve_schedule
@@ -45,6 +47,12 @@ class Request:
     guidance_scale: float
     schedule: Schedule
     callback: Callback | None = None
+    embeddings: TextEmbeddings | None = None  # in place of prompts, of which there are none then
+
+    @property
+    def pictures(self) -> int:
+        """B."""
+        return len(self.seeds)
 
     @property
     def guided(self) -> bool:
@@ -59,7 +67,7 @@ class Request:
 
 def complete_request(
     manifest: Manifest,
-    prompt: str | Sequence[str],
+    prompt: str | Sequence[str] | None,
     *,
     negative_prompt: str | Sequence[str] = "",
     seed: int | Sequence[int] = 0,
@@ -69,32 +77,37 @@ def complete_request(
     guidance_scale: float | None = None,
     schedule: str | Schedule | None = None,
     callback: Callback | None = None,
+    embeddings: TextEmbeddings | None = None,
 ) -> Request:
     """Fills in the bundle's defaults. Raises RequestError, ShapeError or ScheduleError."""
-    prompts = _prompt_list(prompt)
-    negatives = _negative_list(negative_prompt, len(prompts))
-    if len(prompts) > manifest.sizes.max_batch:
-        raise ShapeError(
-            f"{len(prompts)} prompts at once, the bundle takes {manifest.sizes.max_batch}",
-            "build with a larger --max-batch",
-        )
+    guidance_scale = _checked_guidance(manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale)
+    if embeddings is None:
+        prompts = prompt_list(prompt)
+        negatives, pictures = negative_list(negative_prompt, len(prompts)), len(prompts)
+    else:
+        _check_alone(prompt, negative_prompt)
+        prompts, negatives = [], []
+        pictures = _checked_embeddings(manifest, embeddings, guided=guidance_scale > 1)
+    check_batch(manifest, pictures)
     size = _checked_size(manifest, size, latents)
-    seeds = _seed_list(seed, len(prompts))
+    seeds = _seed_list(seed, pictures)
     return Request(
         prompts=prompts,
         negative_prompts=negatives,
         latents=_checked_latents(manifest, latents, size, seeds),
         size=size,
         seeds=seeds,
-        guidance_scale=_checked_guidance(
-            manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
-        ),
+        guidance_scale=guidance_scale,
         schedule=_checked_schedule(manifest, schedule, steps),
         callback=callback,
+        embeddings=embeddings,
     )
 
 
-def _prompt_list(prompt: str | Sequence[str]) -> list[str]:
+def prompt_list(prompt: str | Sequence[str] | None) -> list[str]:
+    """One prompt or several as a list. Raises RequestError."""
+    if prompt is None:
+        raise RequestError("there is neither a prompt nor embeddings", "give one of them")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise RequestError("the list of prompts is empty", "give at least one prompt")
@@ -102,7 +115,8 @@ def _prompt_list(prompt: str | Sequence[str]) -> list[str]:
     return prompts
 
 
-def _negative_list(negative: str | Sequence[str], count: int) -> list[str]:
+def negative_list(negative: str | Sequence[str], count: int) -> list[str]:
+    """One negative prompt for each of `count`. Raises RequestError."""
     negatives = [negative] * count if isinstance(negative, str) else list(negative)
     if len(negatives) != count:
         raise RequestError(f"{len(negatives)} negative prompts for {count} prompts", "give one, or one for each")
@@ -110,10 +124,40 @@ def _negative_list(negative: str | Sequence[str], count: int) -> list[str]:
     return negatives
 
 
+def check_batch(manifest: Manifest, pictures: int) -> None:
+    """Raises ShapeError for more than the bundle takes."""
+    if pictures > manifest.sizes.max_batch:
+        raise ShapeError(
+            f"{pictures} prompts at once, the bundle takes {manifest.sizes.max_batch}",
+            "build with a larger --max-batch",
+        )
+
+
+def _check_alone(prompt: object, negative: object) -> None:
+    if prompt is not None or negative != "":
+        raise RequestError("there are prompts beside embeddings", "give one of them; negative rows come first")
+
+
+def _checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bool) -> int:
+    """How many pictures the rows are for. Raises RequestError."""
+    rows, model = given.rows if np.ndim(given.text) else 0, manifest.large
+    wanted = {"text": (rows, text_tokens(manifest), model.text_width), "pooled": (rows, model.pooled_width)}
+    for name, shape in wanted.items():
+        found = np.asarray(getattr(given, name))
+        if found.shape != shape or found.dtype != np.float32:
+            raise RequestError(f"embeddings' {name} is {found.dtype}{found.shape}, expected float32{shape}")
+        if not np.isfinite(found).all():
+            raise RequestError(f"embeddings' {name} holds numbers that are not finite")
+    if not rows or (guided and rows % 2):
+        expected = "two for each picture under guidance, negative ones first" if guided else "one for each picture"
+        raise RequestError(f"embeddings have {rows} rows, expected {expected}")
+    return rows // 2 if guided else rows
+
+
 def _seed_list(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
     seeds = tuple(range(seed, seed + count)) if isinstance(seed, int) else tuple(map(operator.index, seed))
     if len(seeds) != count:
-        raise RequestError(f"{len(seeds)} seeds for {count} prompts", "give one, or one for each")
+        raise RequestError(f"{len(seeds)} seeds for {count} pictures", "give one, or one for each")
     if min(seeds) < 0:
         raise RequestError(f"seed {min(seeds)} is negative", "seeds start at 0")
     return seeds

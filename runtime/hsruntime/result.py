@@ -24,6 +24,7 @@ class Result:
     """Pictures and how they came about."""
 
     images: np.ndarray  # (B, H, W, 3) uint8
+    latents: np.ndarray  # (B, C, h, w) float32, as the loop left them for the VAE
     region: np.ndarray | None  # (B, N) bool, the last one chosen; None if the schedule has none
     grid: tuple[int, int]  # (h, w) in tokens
     schedule: Schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,13 +16,14 @@ from hsengines.errors import HSError
 from hsruntime.buffers import Conditioning, LoopShape
 from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.chooser import Chooser
+from hsruntime.embeddings import TextEmbeddings
 from hsruntime.encode import BoundText, tokenizers_of
 from hsruntime.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
 from hsruntime.on_demand import TextOnDemand
 from hsruntime.painters import MOST_KEPT, Painters
-from hsruntime.request import Callback, Progress, Request, complete_request
+from hsruntime.request import Callback, Progress, Request, check_batch, complete_request, negative_list, prompt_list
 from hsruntime.result import Denoised, Result, SegmentTime
 from hsruntime.schedule import Schedule, Segment
 from hsruntime.text import cuts_of
@@ -125,8 +127,9 @@ class Session:
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
+        embeddings: TextEmbeddings | None = None,
         negative_prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
         latents: np.ndarray | None = None,
@@ -139,6 +142,7 @@ class Session:
     ) -> Result:
         """Makes one picture per prompt; what is None comes from the bundle.
 
+        embeddings: in place of prompts and negative prompts, as `encode` answers them; no text encoder runs.
         negative_prompt: one for all, or one per prompt; it matters under guidance only.
         seed: one for each prompt; of a single one, picture i of a batch uses seed + i.
         latents: (B, C, h, w) float32 in place of the seeded noise.
@@ -159,6 +163,7 @@ class Session:
             guidance_scale=guidance_scale,
             schedule=schedule,
             callback=callback,
+            embeddings=embeddings,
         )
         return self.run(request)
 
@@ -168,6 +173,25 @@ class Session:
         Safe from any thread.
         """
         return list(cuts_of(self._tokenizers, list(prompts)))
+
+    def encode(
+        self, prompt: str | Sequence[str], *, negative_prompt: str | Sequence[str] | None = None
+    ) -> TextEmbeddings:
+        """What the text encoders make of the prompts, for `generate`.
+
+        negative_prompt: for guidance, whose rows come first; None without guidance. Raises RequestError or
+        ShapeError; warns with PromptCutWarning.
+        """
+        prompts = prompt_list(prompt)
+        check_batch(self.manifest, len(prompts))
+        rows = prompts if negative_prompt is None else [*negative_list(negative_prompt, len(prompts)), *prompts]
+        if self._on_demand:
+            return self._on_demand.encoded(rows).read()
+        self._open_painters()
+        conditioning = Conditioning.empty(self._device, self.manifest, len(rows))
+        with closing(self._bound_text()(conditioning)) as text:
+            text.encode(rows)
+            return conditioning.read()
 
     def warm_up(self, request: Request | None = None) -> None:
         """Allocates, binds and captures what a request needs, so that its pictures wait for nothing.
@@ -182,22 +206,26 @@ class Session:
     def run(self, request: Request) -> Result:
         """Makes the pictures of a complete request. Raises DeviceError; a CPU has none to raise."""
         start, shape = perf_counter(), self._loop_shape(request)
-        if self._on_demand:
+        if self._on_demand and not request.embeddings:
             # Before the first picture's other engines and its loop take memory.
             self._on_demand.encoded(request.all_prompts)
         painters = self._open_painters()
         painter = painters.of(shape)
         try:
             painter.loop.ready(request.schedule)
-            painter.encode(request.all_prompts)
+            if request.embeddings:
+                painter.condition(request.embeddings)
+            else:
+                painter.encode(request.all_prompts)
             self._begin(painter.loop, request)
             done = self._denoise(painter.loop, request)
-            images = painter.decode()
+            images, latents = painter.decode(), painter.latents()
         except HSError:
             painters.drop(shape)
             raise
         return Result(
             images=images,
+            latents=latents,
             region=done.region.mask if done.region else None,
             grid=shape.grid,
             schedule=done.schedule,
@@ -262,7 +290,7 @@ class Session:
         return Denoised(chooser.region, structs.replace(schedule, segments=ran), times)
 
     def _loop_shape(self, request: Request) -> LoopShape:
-        size, pictures = request.size, len(request.prompts)
+        size, pictures = request.size, request.pictures
         return LoopShape.of(self.manifest, request.schedule, size, pictures, guided=request.guided)
 
 

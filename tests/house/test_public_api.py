@@ -10,13 +10,13 @@ import pytest
 
 PUBLIC = {
     "hsengines": [],
-    "hsruntime": ["Result", "Session"],
+    "hsruntime": ["Result", "Session", "TextEmbeddings"],
     "hsexport": ["__version__"],
     "hsexport.pair": ["Pair", "PairError", "TransformerConfig", "load_pair"],
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
-SESSION = {"bundle", "close", "generate", "manifest", "open", "run", "warm_up"}
-RESULT = {"grid", "image", "images", "loop_seconds", "region", "schedule", "seconds", "segments"}
+SESSION = {"bundle", "close", "encode", "generate", "manifest", "open", "run", "warm_up"}
+RESULT = {"grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "segments"}
 
 
 def unannounced_names(module: ModuleType) -> set[str]:

@@ -1,0 +1,206 @@
+"""What libhsruntime (runtime/capi) calls: the C side converts arguments, everything is decided here.
+
+Every function answers (code, message, value) and raises nothing; codes are those of hsruntime.h.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import msgspec
+import numpy as np
+
+from hsengines.errors import BackendUnavailable, DeviceError, DeviceMemoryError, EngineLoadError, HSError, ShapeError
+from hsruntime.buffers import text_tokens
+from hsruntime.embeddings import TextEmbeddings
+from hsruntime.manifest import BundleError
+from hsruntime.request import Progress, RequestError
+from hsruntime.schedule import ScheduleError
+from hsruntime.session import Session
+
+OK, CANCELLED, OTHER, INTERNAL = 0, 8, 9, 10
+CODES = {
+    BundleError: 3,
+    RequestError: 4,
+    ShapeError: 4,
+    ScheduleError: 4,
+    BackendUnavailable: 5,
+    EngineLoadError: 5,
+    DeviceMemoryError: 7,
+    DeviceError: 6,
+}
+"""hsr_status of errors; the first that fits, so children stand before their parents."""
+
+Borrowed = tuple[memoryview, tuple[int, ...]]
+"""float32 numbers that belong to the caller, and their shape."""
+Answer = tuple[int, str, Any]
+Arguments = ParamSpec("Arguments")
+
+
+class Cancelled(Exception):
+    """The caller's callback asked for the end."""
+
+
+def _answering(call: Callable[Arguments, Any]) -> Callable[Arguments, Answer]:
+    """Errors become codes and lines."""
+
+    @wraps(call)
+    def answer(*arguments: Arguments.args, **named: Arguments.kwargs) -> Answer:
+        try:
+            return OK, "", call(*arguments, **named)
+        except Cancelled:
+            return CANCELLED, "the callback cancelled it", None
+        except HSError as err:
+            return next((code for kind, code in CODES.items() if isinstance(err, kind)), OTHER), str(err), None
+        except OSError as err:
+            return OTHER, str(err), None
+        except BaseException as err:  # nothing may cross the border, SystemExit neither
+            return INTERNAL, f"{type(err).__name__}: {err}", None
+
+    return answer
+
+
+@_answering
+def open_session(
+    path: bytes,
+    threads: int,
+    hashes: bool,
+    graphs: bool,
+    two_streams: bool,
+    text_on_demand: bool,
+    memory_cap_mb: float,
+    vae_tile: int,
+) -> Session:
+    """A session; 0 stands for no cap and no tile."""
+    return Session.open(
+        os.fsdecode(path),
+        threads=threads,
+        hashes=hashes,
+        graphs=graphs,
+        two_streams=two_streams,
+        text_on_demand=text_on_demand,
+        memory_cap_mb=memory_cap_mb or None,
+        vae_tile=vae_tile or None,
+    )
+
+
+@_answering
+def close(session: Session) -> None:
+    """Closes a session."""
+    session.close()
+
+
+@_answering
+def describe(session: Session) -> bytes:
+    """What a caller must know to ask for pictures, as JSON."""
+    m = session.manifest
+    sizes = {"default": m.sizes.default, "minimum": m.sizes.minimum, "maximum": m.sizes.maximum}
+    facts = {
+        "backend": m.backend,
+        "precision": m.precision,
+        "target": m.target,
+        "large": m.large.source,
+        "small": m.small.source,
+        "sizes": {**sizes, "multiple": m.latent.pixels_per_token},
+        "max_batch": m.sizes.max_batch,
+        "max_steps": m.scheduler.num_train_timesteps,
+        "defaults": m.defaults,
+        "latents": {"channels": m.latent.channels, "pixels_each": m.latent.vae_scale},
+        "text": {"tokens": text_tokens(m), "width": m.large.text_width, "pooled_width": m.large.pooled_width},
+        "engines": list(m.engines),
+    }
+    return msgspec.json.encode(facts)
+
+
+@_answering
+def generate(
+    session: Session,
+    prompts: Sequence[bytes],
+    negatives: Sequence[bytes],
+    seeds: Sequence[int],
+    size: tuple[int, int],
+    steps: int,
+    guidance_scale: float,
+    schedule: bytes | None,
+    text: Borrowed | None,
+    pooled: Borrowed | None,
+    latents: Borrowed | None,
+    tell: Callable[[int, int, bytes], bool] | None,
+) -> tuple[Any, ...]:
+    """Pictures, latents and region as DLPack capsules, schedule, seconds, seconds of the loop, grid.
+
+    0 and what is empty stand for the bundle's own. `tell` answers whether to go on.
+    """
+    result = session.generate(
+        _texts("prompt", prompts) or None,
+        embeddings=_embeddings(text, pooled),
+        negative_prompt=_negative(negatives),
+        seed=list(seeds) if len(seeds) > 1 else (seeds[0] if seeds else 0),
+        width=size[0] or None,
+        height=size[1] or None,
+        steps=steps or None,
+        guidance_scale=guidance_scale or None,
+        schedule=_text("schedule", schedule) if schedule else None,
+        latents=_array(latents),
+        callback=_callback(tell) if tell else None,
+    )
+    region = None if result.region is None else _capsule(result.region.view(np.uint8))
+    schedule_as_run = str(result.schedule).encode()
+    pictures, last = _capsule(result.images), _capsule(result.latents)
+    return pictures, last, region, schedule_as_run, result.seconds, result.loop_seconds, *result.grid
+
+
+@_answering
+def encode(
+    session: Session, prompts: Sequence[bytes], negatives: Sequence[bytes], guidance_scale: float
+) -> tuple[Any, Any]:
+    """Text embeddings as DLPack capsules, with rows of negative prompts if that guidance asks for them."""
+    guided = (guidance_scale or session.manifest.defaults.guidance_scale) > 1
+    negative = _negative(negatives) if guided else None
+    found = session.encode(_texts("prompt", prompts), negative_prompt=negative)
+    return _capsule(found.text), _capsule(found.pooled)
+
+
+def _callback(tell: Callable[[int, int, bytes], bool]) -> Callable[[Progress], None]:
+    def after_step(now: Progress) -> None:
+        if not tell(now.step, now.steps, now.mode.encode()):
+            raise Cancelled
+
+    return after_step
+
+
+def _capsule(array: np.ndarray) -> Any:
+    """The array's own memory; the capsule's tensor keeps it alive."""
+    return np.ascontiguousarray(array).__dlpack__()
+
+
+def _array(borrowed: Borrowed | None) -> np.ndarray | None:
+    return None if borrowed is None else np.frombuffer(borrowed[0], np.float32).reshape(borrowed[1])
+
+
+def _embeddings(text: Borrowed | None, pooled: Borrowed | None) -> TextEmbeddings | None:
+    rows, whole = _array(text), _array(pooled)
+    if rows is None and whole is None:
+        return None
+    if rows is None or whole is None:
+        raise RequestError("only one of text and pooled is given", "give both: they are one prompt's embeddings")
+    return TextEmbeddings(rows, whole)
+
+
+def _negative(negatives: Sequence[bytes]) -> str | list[str]:
+    texts = _texts("negative prompt", negatives)
+    return texts[0] if len(texts) == 1 else texts or ""
+
+
+def _texts(subject: str, raw: Sequence[bytes]) -> list[str]:
+    return [_text(subject, one) for one in raw]
+
+
+def _text(subject: str, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as err:
+        raise RequestError(f"a {subject} is not UTF-8: {err}", "give it as UTF-8") from err
