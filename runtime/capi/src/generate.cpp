@@ -1,0 +1,147 @@
+#include <memory>
+
+#include "convert.h"
+#include "errors.h"
+#include "session.h"
+#include "structs.h"
+
+namespace hsr {
+namespace {
+
+const char *const kContext = "hsr_request";
+
+// Python's side of on_step: (step, steps, mode) -> whether to go on. The GIL is released while the caller's code runs.
+PyObject *tell(PyObject *self, PyObject *arguments) {
+    const auto *request = static_cast<const hsr_request *>(py.PyCapsule_GetPointer(self, kContext));
+    if (!request) return nullptr;
+    hsr_progress progress = {};
+    progress.struct_size = sizeof progress;
+    progress.step = static_cast<int32_t>(py.PyLong_AsLong(py.PyTuple_GetItem(arguments, 0)));
+    progress.steps = static_cast<int32_t>(py.PyLong_AsLong(py.PyTuple_GetItem(arguments, 1)));
+    progress.mode = py.PyBytes_AsString(py.PyTuple_GetItem(arguments, 2));
+    int cancels;
+    {
+        const WithoutGil waiting;
+        cancels = request->on_step(request->user, &progress);
+    }
+    return py.PyBool_FromLong(!cancels);
+}
+
+Ref callback(const hsr_request &request) {
+    if (!request.on_step) return none();
+    static PyMethodDef method = {"tell", tell, kMethVarargs, nullptr};
+    const Ref context = checked(py.PyCapsule_New(const_cast<hsr_request *>(&request), kContext, nullptr));
+    return checked(py.PyCFunction_NewEx(&method, context.get(), nullptr));
+}
+
+Ref texts(const hsr_request &request) { return byte_strings(request.prompts, request.prompt_count, "prompts"); }
+
+Ref negatives(const hsr_request &request) {
+    return byte_strings(request.negative_prompts, request.negative_prompt_count, "negative_prompts");
+}
+
+Ref object_of(hsr_session &session) {
+    py.Py_IncRef(session.object);
+    return Ref(session.object);
+}
+
+Ref arguments_of(hsr_session &session, const hsr_request &request) {
+    // Each is made before the tuple: a conversion that throws must not leak those before it.
+    Ref self = object_of(session), prompts = texts(request), negative = negatives(request);
+    Ref all_seeds = seeds(request.seeds, request.seed_count);
+    Ref size = tuple({number(request.width).release(), number(request.height).release()});
+    Ref steps = number(request.steps), guidance = real(request.guidance_scale), schedule = bytes(request.schedule);
+    Ref text = borrowed(request.text, "text"), pooled = borrowed(request.pooled, "pooled");
+    Ref latents = borrowed(request.latents, "latents"), on_step = callback(request);
+    return tuple({self.release(), prompts.release(), negative.release(), all_seeds.release(), size.release(),
+                  steps.release(), guidance.release(), schedule.release(), text.release(), pooled.release(),
+                  latents.release(), on_step.release()});
+}
+
+// A result and the text it points at.
+struct OwnedResult {
+    hsr_result result = {};
+    std::string schedule;
+};
+
+void release(DLManagedTensor *&tensor) {
+    if (tensor && tensor->deleter) tensor->deleter(tensor);
+    tensor = nullptr;
+}
+
+struct FreeResult {
+    void operator()(OwnedResult *owned) const { hsr_result_free(&owned->result); }
+};
+
+std::unique_ptr<OwnedResult, FreeResult> result_of(const Ref &answer) {
+    const auto item = [&](int place) { return py.PyTuple_GetItem(answer.get(), place); };
+    std::unique_ptr<OwnedResult, FreeResult> owned(new OwnedResult);
+    hsr_result &result = owned->result;
+    result.struct_size = sizeof result;
+    result.images = tensor_of(item(0));
+    result.latents = tensor_of(item(1));
+    result.region = tensor_of(item(2));
+    owned->schedule = py.PyBytes_AsString(item(3));
+    result.schedule = owned->schedule.c_str();
+    result.seconds = py.PyFloat_AsDouble(item(4));
+    result.loop_seconds = py.PyFloat_AsDouble(item(5));
+    result.grid_height = static_cast<int32_t>(py.PyLong_AsLong(item(6)));
+    result.grid_width = static_cast<int32_t>(py.PyLong_AsLong(item(7)));
+    return owned;
+}
+
+}  // namespace
+}  // namespace hsr
+
+using hsr::Failure;
+using hsr::Gil;
+using hsr::Turn;
+
+extern "C" {
+
+hsr_status hsr_generate(hsr_session *session, const hsr_request *request, hsr_result **result) {
+    return hsr::guarded([&] {
+        if (!session || !result) throw Failure{HSR_ERROR_ARGUMENT, "session or result is NULL"};
+        *result = nullptr;
+        const hsr_request known = hsr::known_part(request, "hsr_request");
+        const Gil gil;
+        const Turn turn(*session);
+        const hsr::Ref answer = hsr::call_embedded("generate", hsr::arguments_of(*session, known));
+        *result = &hsr::result_of(answer).release()->result;
+    });
+}
+
+hsr_status hsr_encode(hsr_session *session, const hsr_request *request, hsr_embeddings **embeddings) {
+    return hsr::guarded([&] {
+        if (!session || !embeddings) throw Failure{HSR_ERROR_ARGUMENT, "session or embeddings is NULL"};
+        *embeddings = nullptr;
+        const hsr_request known = hsr::known_part(request, "hsr_request");
+        const Gil gil;
+        const Turn turn(*session);
+        hsr::Ref self = hsr::object_of(*session), prompts = hsr::texts(known), negative = hsr::negatives(known);
+        hsr::Ref guidance = hsr::real(known.guidance_scale);
+        const hsr::Ref answer = hsr::call_embedded(
+            "encode", hsr::tuple({self.release(), prompts.release(), negative.release(), guidance.release()}));
+        std::unique_ptr<hsr_embeddings, void (*)(hsr_embeddings *)> made(new hsr_embeddings{}, hsr_embeddings_free);
+        made->struct_size = sizeof *made;
+        made->text = hsr::tensor_of(hsr::py.PyTuple_GetItem(answer.get(), 0));
+        made->pooled = hsr::tensor_of(hsr::py.PyTuple_GetItem(answer.get(), 1));
+        *embeddings = made.release();
+    });
+}
+
+void hsr_result_free(hsr_result *result) {
+    if (!result) return;
+    hsr::release(result->images);
+    hsr::release(result->latents);
+    hsr::release(result->region);
+    delete reinterpret_cast<hsr::OwnedResult *>(result);  // its first member
+}
+
+void hsr_embeddings_free(hsr_embeddings *embeddings) {
+    if (!embeddings) return;
+    hsr::release(embeddings->text);
+    hsr::release(embeddings->pooled);
+    delete embeddings;
+}
+}
