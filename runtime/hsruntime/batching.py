@@ -16,8 +16,8 @@ from hsruntime.schedule import schedule_json
 def kind_of(request: Request) -> Hashable:
     """Equal for requests whose pictures come out the same together as one by one; None for one that must run alone.
 
-    Embeddings do. So does a segment that ends once the velocity has settled: it looks at its whole batch, and neighbours
-    would move its end.
+    Embeddings do. So does a segment that ends once the velocity has settled: it looks at its whole batch, and
+    neighbours would move its end.
     """
     if request.embeddings or any(segment.until for segment in request.schedule.segments):
         return None

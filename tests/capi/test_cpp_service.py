@@ -103,7 +103,7 @@ def asan_service(library, tmp_path_factory) -> Path:
 def test_address_sanitizer_finds_nothing(asan_service, tiny_bundle, tmp_path):
     done = run(
         asan_service, tiny_bundle, "--out", tmp_path, "--threads", "4", "--pictures", "12",
-        ASAN_OPTIONS="detect_leaks=1",
+        ASAN_OPTIONS="detect_leaks=1:fast_unwind_on_malloc=0",
         LSAN_OPTIONS=f"suppressions={EXAMPLE / 'leaks.supp'}:print_suppressions=0",
         PYTHONMALLOC="malloc",
     )  # fmt: skip

@@ -15,7 +15,7 @@ PUBLIC = {
     "hsexport.pair": ["Pair", "PairError", "TransformerConfig", "load_pair"],
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
-SESSION = {"bundle", "close", "encode", "generate", "manifest", "open", "run", "warm_up"}
+SESSION = {"bundle", "close", "cuts", "encode", "generate", "manifest", "open", "run", "warm_up"}
 RESULT = {"grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "segments"}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 from zipfile import ZipFile
@@ -16,6 +18,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DEMO_FILES = ("large/model_index.json", "large/transformer/config.json", "small/transformer/config.json")
 OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Network is unreachable|ProxyError")
+LIBRARY_FILES = (
+    *("include/hsruntime.h", "include/hsruntime_dlpack.h", "lib/libhsruntime.so", "lib/libhsruntime.so.1"),
+    *("lib/cmake/hsruntime/hsruntimeConfig.cmake", "lib/pkgconfig/hsruntime.pc", "source/CMakeLists.txt"),
+)
+OPEN_IN_C = """
+#include <hsruntime.h>
+#include <stdio.h>
+int main(int count, char **words) {
+    hsr_session *session;
+    const char *json;
+    if (count < 2 || hsr_open(words[1], NULL, &session) || hsr_describe(session, &json)) {
+        fprintf(stderr, "%s", hsr_last_error());
+        return 1;
+    }
+    puts(json);
+    return hsr_close(session);
+}
+"""
 RUN = """
 import json, sys
 from hsexport.cli.main import main
@@ -98,3 +118,24 @@ def test_picture_without_torch_is_the_same_byte_for_byte(bare_python, tiny_bundl
     here, modules = picture_and_modules(sys.executable, tiny_bundle, folders[1])
     assert bare == here
     assert not modules & {"torch", "diffusers", "transformers", "onnx"}  # installed here, and yet not loaded
+
+
+def test_wheel_carries_the_c_library_for_this_platform(wheel):
+    for program in ("cmake", "c++"):
+        assert shutil.which(program), f"{program} is missing; on Debian, apt-get install cmake g++"
+    names = set(ZipFile(wheel).namelist())
+    assert {f"hsruntime/capi/{name}" for name in LIBRARY_FILES} <= names
+    assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}.whl")
+
+
+def test_installed_library_is_linked_and_finds_its_own_environment(bare_python, tiny_bundle, tmp_path):
+    """The wheel's own library, without a word about Python: it lies in the environment that it hosts."""
+    source = tmp_path / "open.c"
+    source.write_text(OPEN_IN_C)
+    embed = (
+        "import sys; sys.argv = ['hsexport', 'embed', '--cflags', '--libs']; from hsexport.cli.main import main; main()"
+    )
+    flags = run(bare_python, "-c", embed, cwd=tmp_path).split()
+    run("cc", source, "-o", tmp_path / "open", *flags, cwd=tmp_path)
+    prefix = run(tmp_path / "open", tiny_bundle, cwd=tmp_path)
+    assert json.loads(prefix)["max_batch"] == 4
