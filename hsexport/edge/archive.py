@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from hsengines.errors import HSError
 from hsengines.process import is_other_process
@@ -105,10 +105,14 @@ def sums_of(members: Sequence[Member]) -> bytes:
 @contextmanager
 def _tar(stream: IO[bytes], *, compressed: bool) -> Iterator[tarfile.TarFile]:
     if not compressed:
-        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK_BYTES) as tar:
+        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+            tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
             yield tar
         return
-    with gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as squeezed, _tar(squeezed, compressed=False) as tar:
+    with (
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as squeezed,
+        _tar(cast(IO[bytes], squeezed), compressed=False) as tar,
+    ):
         yield tar
 
 

@@ -52,7 +52,7 @@ def repacked(installed: Distribution, into: Path) -> Path:
     record = csv.writer(rows, lineterminator="\n")
     with ZipFile(wheel, "w", ZIP_DEFLATED) as archive:
         for file in files:
-            data = file.locate().read_bytes()
+            data = Path(file.locate()).read_bytes()
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             if file.hash is not None and file.hash.value != digest:
                 raise HSError(f"'{file.locate()}' was changed after it was installed", "install hsexport again")

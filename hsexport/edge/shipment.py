@@ -47,7 +47,9 @@ def ship(path: Path, out: Path, runtime: RuntimeOptions | None, reporter: Report
     bundle = open_bundle(path, hashes=False)
     _check_out(out, bundle)
     with workplace(out) as place:
-        members, pins, wheels = _bundle_members(bundle), [], []
+        members = _bundle_members(bundle)
+        pins: list[str] = []
+        wheels: list[Path] = []
         if runtime is not None:
             pins, wheels = _runtime(bundle, runtime, place, reporter)
             members += _runtime_members(out, pins, wheels, runtime)

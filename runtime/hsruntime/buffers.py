@@ -160,8 +160,8 @@ class Conditioning:
 
     def write(self, given: TextEmbeddings) -> None:
         """Takes over all rows from the host, in the engines' own type."""
-        self.text.write(np.ascontiguousarray(given.text, numpy_dtype(self.text.dtype)))
-        self.pooled.write(np.ascontiguousarray(given.pooled, numpy_dtype(self.pooled.dtype)))
+        self.text.write(np.ascontiguousarray(given.text, self.text.dtype))
+        self.pooled.write(np.ascontiguousarray(given.pooled, self.pooled.dtype))
 
     def read(self) -> TextEmbeddings:
         """All rows on the host."""
