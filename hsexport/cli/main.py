@@ -8,7 +8,7 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, inspect, interrupts, pack, plan, run, serve, tune, verify
+from hsexport.cli import batch, bench, build, inspect, interrupts, pack, plan, run, serve, tune, verify
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -23,6 +23,7 @@ EXTRAS = {
     **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub", "packaging"), "build"),
     **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "starlette", "pydantic"), "serve"),
+    "ray": "ray",
 }
 """Modules that the bare install does not bring, and the extra that does."""
 
@@ -42,6 +43,7 @@ app.command("pack")(pack.pack)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
+app.command("batch")(batch.batch)
 
 
 def main() -> None:
