@@ -8,7 +8,21 @@ import sys
 import typer
 
 from hsengines.errors import HSError
-from hsexport.cli import bench, build, embed, inspect, interrupts, pack, plan, run, serve, triton, tune, verify
+from hsexport.cli import (
+    batch,
+    bench,
+    build,
+    embed,
+    inspect,
+    interrupts,
+    pack,
+    plan,
+    run,
+    serve,
+    triton,
+    tune,
+    verify,
+)
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -20,9 +34,10 @@ OS_HINTS = {
 
 EXTRAS = {
     **dict.fromkeys(("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"), "build"),
-    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub", "packaging"), "build"),
+    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub"), "build"),
     **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "starlette", "pydantic"), "serve"),
+    "ray": "ray",
 }
 """Modules that the bare install does not bring, and the extra that does."""
 
@@ -44,6 +59,7 @@ app.command("tune")(tune.tune)
 app.command("serve")(serve.serve)
 app.command("triton")(triton.triton)
 app.command("embed")(embed.embed)
+app.command("batch")(batch.batch)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Many pictures on many replicas, through Ray; Ray is imported inside functions only."""

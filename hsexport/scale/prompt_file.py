@@ -1,0 +1,79 @@
+"""Prompt files: a prompt a line (.txt), an object a line (.jsonl), or a table with a header (.csv)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from hsengines.errors import HSError
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a line may say; what is None comes from the job's options."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    seed: int | None = None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line that holds something. index: from 0, over these lines; number: from 1, in the file."""
+
+    index: int
+    number: int
+    text: str
+    row: Row | None
+    fault: str = ""
+    """Why there is no row."""
+
+
+def read_prompts(file: Path) -> list[Line]:
+    """Every line that is not blank; one that cannot be read says why. Raises HSError for the file as a whole."""
+    if file.suffix not in (".txt", ".jsonl", ".csv"):
+        raise HSError(f"'{file}' ends in '{file.suffix}', expected .txt, .jsonl or .csv", "name it so")
+    # A byte that is not UTF-8 must fail its own line, which `complete_request` sees to, and not the job.
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    read = {".txt": _plain, ".jsonl": _objects, ".csv": _table}[file.suffix]
+    lines = [Line(index, *found) for index, found in enumerate(read(file, text))]
+    if not lines:
+        raise HSError(f"'{file}' holds no prompt", "write one a line")
+    return lines
+
+
+_Found = tuple[int, str, Row | None, str]
+"""Line number, text, row, fault."""
+
+
+def _plain(_: Path, text: str) -> Iterator[_Found]:
+    for number, line in _filled(text):
+        yield number, line, Row(line), ""
+
+
+def _objects(_: Path, text: str) -> Iterator[_Found]:
+    for number, line in _filled(text):
+        try:
+            yield number, line, msgspec.json.decode(line, type=Row), ""
+        except (msgspec.MsgspecError, UnicodeError) as err:
+            yield number, line, None, str(err)
+
+
+def _table(file: Path, text: str) -> Iterator[_Found]:
+    table = csv.DictReader(text.splitlines(keepends=True), restkey="(beyond the header)")
+    if "prompt" not in (table.fieldnames or ()):
+        raise HSError(f"'{file}' has columns {table.fieldnames}, expected 'prompt'", "write a header in its first line")
+    for cells in table:
+        filled = {name: cell for name, cell in cells.items() if cell}
+        line = ",".join(map(str, cells.values()))
+        try:
+            yield table.line_num, line, msgspec.convert(filled, Row, strict=False), ""
+        except msgspec.MsgspecError as err:
+            yield table.line_num, line, None, str(err)
+
+
+def _filled(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
