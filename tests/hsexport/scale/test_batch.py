@@ -40,11 +40,11 @@ def test_a_painter_draws_what_generate_draws_records_faults_and_keeps_what_is_th
     tasks = tasks_for(tiny_bundle, tmp_path, '{"prompt": "abc"}\n{"promt": 1}\n{"prompt": "xyz", "seed": 9}\n', seed=4)
     out = tmp_path / "out"
     out.mkdir()
-    painter, ledger = Painter(str(tiny_bundle), str(out), 1), Ledger(out)
+    painter, ledger = Painter(str(tiny_bundle), str(out), 0), Ledger(out)
     told = painter(column(tasks))
     assert dict(zip(told["index"], told["status"], strict=True)) == {0: "done", 1: "failed", 2: "done"}
     assert next(error for error in told["error"] if error).startswith("line 2: ")
-    with Session.open(tiny_bundle, threads=1) as session:
+    with Session.open(tiny_bundle) as session:
         expected = session.generate(["abc", "xyz"], seed=[4, 9], schedule=SCHEDULE).images
     found = [np.asarray(Image.open(out / f"{tasks[i].name}.png")) for i in (0, 2)]
     np.testing.assert_array_equal(np.stack(found), expected)
