@@ -66,6 +66,7 @@ def make_app(service: Service, options: HttpOptions) -> FastAPI:
         await asyncio.to_thread(service.close, options.drain_seconds)
 
     app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, redoc_url=None)
+    app.state.service = service
     app.add_middleware(BodyLimits, most_bytes=options.most_body_bytes, seconds=options.body_seconds)
     app.add_middleware(Measured, metrics=service.metrics, path=GENERATIONS)
     errors.register(app)
