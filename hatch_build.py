@@ -14,6 +14,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "runtime/capi"
 TARGET = "hsruntime/capi"
+PURE = "HSEXPORT_PURE_WHEEL"
+"""Set: a wheel for every platform is wanted (`hsexport pack`)."""
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -28,6 +30,8 @@ class CapiHook(BuildHookInterface):
             return
         source = Path(self.root) / SOURCE
         build_data["force_include"][str(source)] = f"{TARGET}/source"
+        if os.environ.get(PURE):
+            return
         if os.name != "posix" or not shutil.which("cmake") or not self._has_compiler():
             self.app.display_warning("no CMake or no C++ compiler: this wheel carries libhsruntime as sources only")
             return

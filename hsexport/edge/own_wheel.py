@@ -19,14 +19,21 @@ from hsexport.edge.pip import pip
 _INSTALLERS_OWN = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 
 
+PURE = {"HSEXPORT_PURE_WHEEL": "1"}
+"""For hatch_build.py: without the compiled C library, which would be this machine's alone. Its sources go along."""
+
+
 def own_wheel(into: Path) -> Path:
-    """Writes the wheel of the hsexport that runs here; the same bytes every time."""
+    """Writes the wheel of the hsexport that runs here, for any platform if it runs from a checkout.
+
+    The same bytes every time.
+    """
     checkout = Path(hsexport.__file__).parents[1]
     if not (checkout / "pyproject.toml").is_file():
         return repacked(distribution("hsexport"), into)
     built = into / "built"
     isolation = ["--no-build-isolation"] if find_spec("hatchling") else []
-    pip("wheel", "--no-deps", *isolation, "--wheel-dir", str(built), str(checkout))
+    pip("wheel", "--no-deps", *isolation, "--wheel-dir", str(built), str(checkout), environment=PURE)
     wheel = next(built.glob("hsexport-*.whl")).rename(into / next(built.glob("hsexport-*.whl")).name)
     built.rmdir()
     return wheel

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 from hsengines.errors import HSError
@@ -13,8 +15,8 @@ class PipError(HSError):
     """pip could not do what it was asked."""
 
 
-def pip(command: str, *arguments: str) -> None:
-    """Runs `pip COMMAND`. Raises PipError with pip's own last words."""
+def pip(command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    """Runs `pip COMMAND`, with more in its environment. Raises PipError with pip's own last words."""
     if find_spec("pip") is None:
         raise PipError("this Python has no pip", "python -m ensurepip")
     done = subprocess.run(
@@ -22,6 +24,7 @@ def pip(command: str, *arguments: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **(environment or {})},
     )
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or [

@@ -79,6 +79,8 @@ def _runtime(bundle: Bundle, runtime: RuntimeOptions, place: Path, reporter: Rep
     if extra is None:
         raise HSError(f"the bundle's backend '{bundle.manifest.backend}' has no runtime to pack", "leave --runtime out")
     ours = own_wheel(place)
+    if not runtime.target.is_here and not ours.stem.endswith("-any"):
+        raise HSError(f"the hsexport installed here is for this platform alone ({ours.name})", "pack from a checkout")
     pins = pins_of(requirements_of(ours), extra, runtime.target, runtime.versions)
     return pins, [ours, *(fetch_wheels(pins, runtime.target, place, reporter) if runtime.wheels else ())]
 

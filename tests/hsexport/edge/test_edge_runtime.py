@@ -20,6 +20,11 @@ def wheel(tmp_path_factory):
     return own_wheel(tmp_path_factory.mktemp("own"))
 
 
+def test_our_own_wheel_fits_every_platform_and_is_the_same_twice(wheel, tmp_path):
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert own_wheel(tmp_path).read_bytes() == wheel.read_bytes()
+
+
 def names(pins):
     return {pin.partition("==")[0] for pin in pins}
 
