@@ -13,6 +13,11 @@ from hsexport.weights.adapter import AdapterRequest
 Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; default: what large was trained at")]
 MinPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")]
 MaxPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")]
+Graphs = Annotated[bool, typer.Option("--graphs/--no-graphs", help="replay steps as CUDA graphs; a CPU has none")]
+MemoryCap = Annotated[float | None, typer.Option(help="MiB that tensors may take on the device")]
+VaeTile = Annotated[
+    int, typer.Option(metavar="PIXELS", help="decode larger pictures in tiles of this side; 0 decodes whole")
+]
 
 
 def size_from_text(text: str) -> tuple[int, int]:

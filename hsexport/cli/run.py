@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hsengines.errors import HSError
 from hsexport import __version__
-from hsexport.cli.options import size_from_text
+from hsexport.cli.options import Graphs, MemoryCap, VaeTile, size_from_text
 
 
 def run(
@@ -34,13 +34,9 @@ def run(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="in pixels, within the bundle's range")] = None,
     region: Annotated[Path | None, typer.Option(help="also write the picture with its region marked")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for all")] = 0,
-    graphs: Annotated[
-        bool, typer.Option("--graphs/--no-graphs", help="replay steps as CUDA graphs; a CPU has none")
-    ] = True,
-    memory_cap: Annotated[float | None, typer.Option(help="MiB that tensors may take on the device")] = None,
-    vae_tile: Annotated[
-        int, typer.Option(metavar="PIXELS", help="decode larger pictures in tiles of this side; 0 decodes whole")
-    ] = 0,
+    graphs: Graphs = True,
+    memory_cap: MemoryCap = None,
+    vae_tile: VaeTile = 0,
     text_on_demand: Annotated[
         bool, typer.Option("--text-on-demand", help="close the text encoders before the loop, to save memory")
     ] = False,

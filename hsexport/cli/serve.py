@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hsexport.cli.options import Graphs, MemoryCap, VaeTile
+
 
 def serve(
     bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
@@ -49,13 +51,9 @@ def serve(
     ] = 2,
     warm_up: Annotated[bool, typer.Option("--warm-up/--no-warm-up", help="draw one picture before listening")] = True,
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for all", min=0)] = 0,
-    graphs: Annotated[
-        bool, typer.Option("--graphs/--no-graphs", help="replay steps as CUDA graphs; a CPU has none")
-    ] = True,
-    memory_cap: Annotated[float | None, typer.Option(help="MiB that tensors may take on the device")] = None,
-    vae_tile: Annotated[
-        int, typer.Option(metavar="PIXELS", help="decode larger pictures in tiles of this side; 0 decodes whole")
-    ] = 0,
+    graphs: Graphs = True,
+    memory_cap: MemoryCap = None,
+    vae_tile: VaeTile = 0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
     """Answer OpenAI's images API over HTTP, with a page to try it, health and metrics."""
