@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -54,7 +54,7 @@ def serve(
     graphs: Graphs = True,
     memory_cap: MemoryCap = None,
     vae_tile: VaeTile = 0,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="what is told")] = "info",
 ) -> None:
     """Answer OpenAI's images API over HTTP, with a page to try it, health and metrics."""
     from hsexport.serve.app import HttpOptions
