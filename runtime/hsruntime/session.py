@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
 import numpy as np
-from msgspec import structs
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
 from hsruntime.buffers import Conditioning, LoopShape
 from hsruntime.bundle import Bundle, open_bundle
-from hsruntime.chooser import Chooser
+from hsruntime.denoise import denoise
 from hsruntime.embeddings import TextEmbeddings
 from hsruntime.encode import BoundText, tokenizers_of
 from hsruntime.flow import sigmas_for, solver_coefficients, tokens_from_latents
@@ -23,9 +22,9 @@ from hsruntime.loop import Loop
 from hsruntime.manifest import engine_spec
 from hsruntime.on_demand import TextOnDemand
 from hsruntime.painters import MOST_KEPT, Painters
-from hsruntime.request import Callback, Progress, Request, check_batch, complete_request, negative_list, prompt_list
-from hsruntime.result import Denoised, Result, SegmentTime
-from hsruntime.schedule import Schedule, Segment
+from hsruntime.request import Callback, Request, check_batch, complete_request, negative_list, prompt_list
+from hsruntime.result import Result
+from hsruntime.schedule import Schedule
 from hsruntime.text import cuts_of
 from hsruntime.tiles import tile_side
 
@@ -218,7 +217,7 @@ class Session:
             else:
                 painter.encode(request.all_prompts)
             self._begin(painter.loop, request)
-            done = self._denoise(painter.loop, request)
+            done = denoise(painter.loop, request)
             images, latents = painter.decode(), painter.latents()
         except HSError:
             painters.drop(shape)
@@ -268,52 +267,6 @@ class Session:
         coefficients = solver_coefficients(sigmas, request.schedule.solver)
         loop.begin(tokens, timesteps, coefficients, request.guidance_scale)
 
-    def _denoise(self, loop: Loop, request: Request) -> Denoised:
-        """Runs the segments; the steps that an early end leaves go to the next one."""
-        schedule, after_step = request.schedule, _step_counter(request)
-        chooser = Chooser(loop, schedule, request.seeds)
-        left, ran, times = list(schedule.segments), [], []
-        while left:
-            segment, spare = left.pop(0), 0
-            for run, following in _with_following(schedule, segment, left):
-                start = perf_counter()
-                chooser.before(run)
-                spent = perf_counter() - start
-                asks_small = following is not None and chooser.compares(run, following)
-                took = loop.run(run, after_step(run), compare=asks_small)
-                chooser.after(run, took.steps)
-                times.append(SegmentTime(run.mode, took.steps, took.seconds + spent))
-                spare = run.steps - took.steps
-            ran.append(structs.replace(segment, steps=segment.steps - spare))
-            if spare:
-                left[0] = structs.replace(left[0], steps=left[0].steps + spare)
-        return Denoised(chooser.region, structs.replace(schedule, segments=ran), times)
-
     def _loop_shape(self, request: Request) -> LoopShape:
         size, pictures = request.size, request.pictures
         return LoopShape.of(self.manifest, request.schedule, size, pictures, guided=request.guided)
-
-
-def _with_following(
-    schedule: Schedule, segment: Segment, behind: list[Segment]
-) -> Iterator[tuple[Segment, Segment | None]]:
-    """A segment as it runs, each run with the one after it; the last with the next segment's first."""
-    runs = list(schedule.runs(segment))
-    after = [next(schedule.runs(behind[0]))] if behind else [None]
-    return zip(runs, [*runs[1:], *after], strict=True)
-
-
-def _step_counter(request: Request) -> Callable[[Segment], Callable[[], None] | None]:
-    """Makes each segment's after-step function: counts steps through the schedule and tells the callback, if any."""
-    done, callback = 0, request.callback
-
-    def for_segment(segment: Segment) -> Callable[[], None] | None:
-        def after_step() -> None:
-            nonlocal done
-            done += 1
-            assert callback is not None
-            callback(Progress(done, request.schedule.steps, segment.mode))
-
-        return after_step if callback else None
-
-    return for_segment

@@ -7,13 +7,12 @@ import numpy as np
 from gpu_checks.plan import PROMPT, Plan
 from hsengines.backend import Device, Replay
 from hsruntime.bundle import Bundle
-from hsruntime.loop import Loop
 from hsruntime.request import Request
-from hsruntime.session import Denoised, Result, Session
+from hsruntime.session import Result, Session
 
 
 class WatchedSession(Session):
-    """`latents` (B, N, P) float32 are those of the last picture."""
+    """`latents` (B, C, h, w) float32 are those of the last picture."""
 
     latents: np.ndarray
 
@@ -36,10 +35,11 @@ class WatchedSession(Session):
         self._begin(loop, request)
         return loop._replays[mode]
 
-    def _denoise(self, loop: Loop, request: Request) -> Denoised:
-        done = super()._denoise(loop, request)
-        self.latents = loop.step.latents.read()
-        return done
+    def run(self, request: Request) -> Result:
+        """Keeps the latents."""
+        result = super().run(request)
+        self.latents = result.latents
+        return result
 
 
 def open_watched(plan: Plan, bundle: Bundle, *, graphs: bool, two_streams: bool = False) -> WatchedSession:
