@@ -141,8 +141,8 @@ def test_warm_step_is_one_graph_launch(gpu, session):
     assert made.count("execute_async_v3") == encoders_and_decoder
 
 
-def test_latents_stay_on_the_device_but_for_the_regions_scores(gpu, session):
-    """What is read back: the pictures, and with a region one array of scores."""
+def test_latents_stay_on_the_device_until_the_loop_has_ended(gpu, session):
+    """What is read back: the pictures and the last latents, and with a region one array of scores."""
     cuda, _ = gpu
 
     def reads(schedule):
@@ -151,9 +151,9 @@ def test_latents_stay_on_the_device_but_for_the_regions_scores(gpu, session):
         session.generate("red", schedule=schedule)
         return sum(e[0] == "cudaMemcpyAsync" and "cudaMemcpyDeviceToHost" in map(str, e) for e in cuda.log[before:])
 
-    assert reads("large:4") == 1
-    assert reads("large:2,hybrid:2") == 2
-    assert reads("large:2,hybrid:2;signal=center") == 1
+    assert reads("large:4") == 2
+    assert reads("large:2,hybrid:2") == 3
+    assert reads("large:2,hybrid:2;signal=center") == 2
 
 
 def test_without_graphs_nothing_is_captured(gpu, bundle):
