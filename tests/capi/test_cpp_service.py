@@ -115,8 +115,7 @@ def test_address_sanitizer_finds_nothing(asan_service, tiny_bundle, tmp_path):
 @pytest.mark.slow
 def test_valgrind_finds_nothing(service, tiny_bundle, tmp_path):
     done = run(
-        # Fair: else a thread of ONNX Runtime's pool may get its first turn when exit() has destroyed what it reads.
-        "valgrind", "--fair-sched=yes", "--error-exitcode=9", f"--suppressions={EXAMPLE / 'valgrind.supp'}", service, tiny_bundle,
+        "valgrind", "--error-exitcode=9", f"--suppressions={EXAMPLE / 'valgrind.supp'}", service, tiny_bundle,
         "--out", tmp_path, "--threads", "2", "--pictures", "2", "--cpu-threads", "1",
         seconds=1800, PYTHONMALLOC="malloc",
     )  # fmt: skip
