@@ -11,10 +11,11 @@ from time import monotonic
 from hsexport.serve.metrics import Metrics
 from hsexport.serve.order import Job, Order
 from hsexport.serve.waiting import Waiting, batch_sizes
-from hsexport.serve.watch import BundleWatch, manifest_digest
+from hsexport.serve.watch import BundleWatch
 from hsexport.serve.worker import Worker
 from hsruntime import Session
-from hsruntime.bundle import MANIFEST_NAME, Bundle, open_bundle
+from hsruntime.batching import most_together
+from hsruntime.bundle import Bundle, open_bundle
 from hsruntime.manifest import Manifest
 from hsruntime.painters import MOST_KEPT
 from hsruntime.request import complete_request
@@ -29,11 +30,7 @@ class ServiceOptions:
     queue: int = 16
     """Pictures that may wait."""
     max_batch: int | None = None
-    """Pictures drawn together at most; None: what the bundle was built for on a GPU, 1 on a CPU.
-
-    On a CPU four of the demo pair's pictures together took 3.3 times as long as one (2 cores, AMD EPYC): a fifth more
-    pictures a minute, and each of them late.
-    """
+    """Pictures drawn together at most; None: as `most_together` has it."""
     gather_seconds: float = 0.005
     timeout_seconds: float = 120
     """After which a picture is not waited for any longer."""
@@ -53,14 +50,15 @@ class Service:
         """Opens, and draws one picture beforehand. Raises what `Session.open` raises."""
         self.path = path
         self.options = options
-        digest = manifest_digest(path) if (path / MANIFEST_NAME).is_file() else ""  # else opening says what is missing
         bundle = open_bundle(path)
-        self._most_together = _most_together(bundle.manifest, options)
+        self._most_together = most_together(bundle.manifest, options.max_batch)
         self._waiting = Waiting(options.queue, self._most_together, options.gather_seconds)
         self.metrics = Metrics(lambda: len(self._waiting))
         self._worker = Worker(self._session_of(bundle), self._waiting, self.metrics.observe)
         self._draining = False
-        self._watch = BundleWatch(path, digest, self._session_of, self._take_up) if options.watch_seconds else None
+        self._watch: BundleWatch | None = None
+        if options.watch_seconds:
+            self._watch = BundleWatch(path, bundle.manifest, self._session_of, self._take_up)
 
     def start(self) -> None:
         """Begins to draw, and to look after the bundle."""
@@ -138,9 +136,3 @@ class Service:
         self._worker.replace(session)
         self.metrics.reloads.labels("taken up").inc()
         log.info("%s was replaced; the new bundle draws from the next picture on", self.path)
-
-
-def _most_together(manifest: Manifest, options: ServiceOptions) -> int:
-    built_for = manifest.sizes.max_batch
-    default = 1 if manifest.backend == "ort-cpu" else built_for
-    return min(built_for, options.max_batch or default)

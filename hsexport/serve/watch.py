@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,23 +9,23 @@ from threading import Event, Thread
 
 from hsengines.errors import HSError
 from hsruntime import Session
-from hsruntime.bundle import MANIFEST_NAME, Bundle, open_bundle
-from hsruntime.manifest import BundleError
+from hsruntime.bundle import Bundle, open_bundle, read_manifest
+from hsruntime.manifest import BundleError, Manifest
 
 log = logging.getLogger("hsexport.serve")
 
 
 class BundleWatch:
-    """Looks at a bundle's manifest now and then, on a thread of its own."""
+    """Looks at a bundle's manifest, which holds every file's hash, now and then, on a thread of its own."""
 
     def __init__(
         self,
         path: Path,
-        at_work: str,
+        at_work: Manifest,
         open_session: Callable[[Bundle], Session],
         hand_over: Callable[[Session], None],
     ) -> None:
-        """at_work: the digest of the manifest that was opened. hand_over: gets a session of whole, checked files."""
+        """hand_over: gets a session of whole, checked files."""
         self._path = path
         self._open_session = open_session
         self._hand_over = hand_over
@@ -55,22 +54,17 @@ class BundleWatch:
                 self._complain(f"{self._path} has changed, and what lies there cannot be used: {err}")
 
     def _look_once(self) -> None:
-        found = manifest_digest(self._path)
-        if found == self._at_work:
+        if read_manifest(self._path) == self._at_work:
             return
-        session = self._open_session(open_bundle(self._path))
-        if manifest_digest(self._path) != found:  # some engines may be one bundle's and some the other's
+        bundle = open_bundle(self._path)
+        session = self._open_session(bundle)
+        if read_manifest(self._path) != bundle.manifest:  # some engines may be one bundle's and some the other's
             session.close()
             raise BundleError("it was replaced while it was being opened", "it is opened again")
         self._hand_over(session)
-        self._at_work, self._complaint = found, ""
+        self._at_work, self._complaint = bundle.manifest, ""
 
     def _complain(self, words: str) -> None:
         if words != self._complaint:
             log.warning("%s; the bundle that was opened goes on", words)
         self._complaint = words
-
-
-def manifest_digest(path: Path) -> str:
-    """What tells one bundle from another: the manifest holds every file's hash. Raises OSError."""
-    return hashlib.sha256((path / MANIFEST_NAME).read_bytes()).hexdigest()

@@ -46,7 +46,7 @@ def open_bundle(path: Path, *, hashes: bool = True) -> Bundle:
     `hashes=False` skips the one slow check (every byte is read once) for a bundle that was checked before.
     """
     try:
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         listed = [record.path for record in manifest.files]
         check_paths(listed)
         check_references(manifest, listed)
@@ -91,7 +91,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """What the bundle at `path` says of itself, none of its files looked at. Raises BundleError or OSError."""
     remedy = "check the path, or make a bundle: hsexport build --large ... --small ... --out ..."
     if not path.exists():
         raise BundleError(f"bundle '{path}' does not exist", remedy)

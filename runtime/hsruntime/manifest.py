@@ -212,6 +212,11 @@ class Manifest(_Strict, frozen=True):
     engines: dict[str, EngineRecord]
     files: list[FileRecord]
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its engines run on CPUs, and not on GPUs."""
+        return self.backend == "ort-cpu"
+
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The manifest as UTF-8 JSON, indented by two, fields in declared order, one newline at the end."""
