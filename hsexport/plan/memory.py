@@ -68,7 +68,7 @@ def run_memory(
         region_bytes=transformer_activations(recipe.large, region, item, fused=fused) if shape.active else 0,
         small_bytes=transformer_activations(recipe.small, whole, item, fused=fused),
         decoder_bytes=decoder_activations(recipe, size, pictures, item),
-        process_bytes=RUNNER_PROCESS if manifest.backend == "ort-cpu" else DEVICE_PROCESS,
+        process_bytes=RUNNER_PROCESS if manifest.on_cpu else DEVICE_PROCESS,
     )
 
 

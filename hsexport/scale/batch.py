@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from hsexport.progress import Reporter
 from hsexport.scale.ledger import Ledger, Task
 from hsexport.scale.painter import Painter
 from hsexport.scale.prompt_file import Line, read_prompts
+from hsexport.scale.replicas import gpus_of_each, threads_of_each
+from hsruntime.batching import most_together
 from hsruntime.bundle import open_bundle
 from hsruntime.manifest import Manifest, manifest_bytes
 from hsruntime.request import complete_request
@@ -144,10 +145,9 @@ def _outcomes(
         return
     import ray
 
-    on_cpu = manifest.backend == "ort-cpu"
-    gpus = (0 if on_cpu else 1) if options.gpus_per_replica is None else options.gpus_per_replica
-    together = min(manifest.sizes.max_batch, options.max_batch or (1 if on_cpu else manifest.sizes.max_batch))
-    threads = options.threads or max(1, (os.cpu_count() or 1) // options.replicas)
+    gpus = gpus_of_each(manifest, options.gpus_per_replica)
+    together = most_together(manifest, options.max_batch)
+    threads = threads_of_each(options.replicas, options.threads)
     with _ray(options.replicas):
         _check_gpus(ray.cluster_resources().get("GPU", 0), gpus * options.replicas)
         items = [{"task": json.dumps(msgspec.to_builtins(task))} for task in tasks]

@@ -3,13 +3,13 @@
 Annotations are evaluated here, not kept as text: Ray reads the builder's to check what it is given.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from hsexport.scale.replicas import gpus_of_each, threads_of_each
 from hsexport.serve.app import HttpOptions, make_app
 from hsexport.serve.service import Service, ServiceOptions
 from hsruntime.bundle import open_bundle
@@ -45,8 +45,7 @@ def app(options: DeploymentOptions) -> Any:
     from ray import serve
 
     manifest = open_bundle(options.bundle).manifest
-    on_cpu = manifest.backend == "ort-cpu"
-    gpus = (0.0 if on_cpu else 1.0) if options.gpus_per_replica is None else options.gpus_per_replica
+    gpus = gpus_of_each(manifest, options.gpus_per_replica)
 
     def made() -> FastAPI:
         return _replica_app(options)
@@ -70,7 +69,7 @@ def app(options: DeploymentOptions) -> Any:
 
 
 def _replica_app(options: DeploymentOptions) -> FastAPI:
-    threads = options.threads or max(1, (os.cpu_count() or 1) // options.replicas)
+    threads = threads_of_each(options.replicas, options.threads)
     service = Service(
         options.bundle,
         ServiceOptions(

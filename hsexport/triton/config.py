@@ -87,7 +87,7 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
         max_queue_size=options.max_queue_size,
         instances=options.instances,
         # hsruntime takes the first GPU that it sees.
-        kind="kind: KIND_CPU" if manifest.backend == "ort-cpu" else "kind: KIND_GPU, gpus: [ 0 ]",
+        kind="kind: KIND_CPU" if manifest.on_cpu else "kind: KIND_GPU, gpus: [ 0 ]",
         decoupled=str(options.progress).lower(),
         parameters="".join(_parameter(key, value) for key, value in parameters.items()),
     )
