@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,8 @@ import typer
 from rich.console import Console
 
 from hsexport.cli.options import Graphs, MemoryCap, VaeTile
+
+limit = partial(typer.Option, rich_help_panel="Limits")
 
 
 def serve(
@@ -19,33 +22,21 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="HSEXPORT_API_KEY", help="what callers must send as a bearer token")
     ] = None,
-    queue: Annotated[
-        int, typer.Option(help="pictures that may wait; more get 429", rich_help_panel="Limits", min=1)
-    ] = 16,
+    queue: Annotated[int, limit(help="pictures that may wait; more get 429", min=1)] = 16,
     max_batch: Annotated[
         int | None,
-        typer.Option(
-            help="pictures drawn together; default: as built on a GPU, 1 on a CPU", rich_help_panel="Limits", min=1
-        ),
+        limit(help="pictures drawn together; default: as built on a GPU, 1 on a CPU", min=1),
     ] = None,
-    gather_ms: Annotated[
-        float, typer.Option(help="how long a batch that is not full waits", rich_help_panel="Limits", min=0)
-    ] = 5,
+    gather_ms: Annotated[float, limit(help="how long a batch that is not full waits", min=0)] = 5,
     timeout: Annotated[
         float,
-        typer.Option(help="seconds after which a picture is given up with 504", rich_help_panel="Limits", min=0.1),
+        limit(help="seconds after which a picture is given up with 504", min=0.1),
     ] = 120,
-    max_body_kb: Annotated[int, typer.Option(help="largest request, KiB", rich_help_panel="Limits", min=1)] = 256,
-    header_timeout: Annotated[
-        float, typer.Option(help="seconds in which a connection must send headers", rich_help_panel="Limits", min=0.1)
-    ] = 10,
-    body_timeout: Annotated[
-        float, typer.Option(help="seconds in which a request's body must come", rich_help_panel="Limits", min=0.1)
-    ] = 10,
-    max_connections: Annotated[int, typer.Option(help="more get 503", rich_help_panel="Limits", min=1)] = 256,
-    drain_timeout: Annotated[
-        float, typer.Option(help="seconds to finish what waits after SIGTERM", rich_help_panel="Limits", min=0)
-    ] = 30,
+    max_body_kb: Annotated[int, limit(help="largest request, KiB", min=1)] = 256,
+    header_timeout: Annotated[float, limit(help="seconds in which a connection must send headers", min=0.1)] = 10,
+    body_timeout: Annotated[float, limit(help="seconds in which a request's body must come", min=0.1)] = 10,
+    max_connections: Annotated[int, limit(help="more get 503", min=1)] = 256,
+    drain_timeout: Annotated[float, limit(help="seconds to finish what waits after SIGTERM", min=0)] = 30,
     watch: Annotated[
         float, typer.Option(help="seconds between looks for a new bundle in place of this one; 0: never", min=0)
     ] = 2,
