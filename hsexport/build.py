@@ -9,11 +9,10 @@ from hsexport.export.stage import export_all
 from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
-from hsexport.pair import load_pair
 from hsexport.plan.machine import machine_at
 from hsexport.plan.plan import check_room, plan_of
 from hsexport.progress import Reporter
-from hsexport.recipe import BuildRequest, check_tokenizers, recipe_from_pair
+from hsexport.recipe import BuildRequest, check_tokenizers, recipe_for
 from hsexport.verify.stage import verify_all
 from hsruntime.bundle import Bundle
 
@@ -27,13 +26,13 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     backend.check_options(options)
     reporter.stage("load", 1)
     reporter.begin("pair")
-    pair = load_pair(request.large, request.small)
-    recipe = recipe_from_pair(pair, request)
+    recipe = recipe_for(request)
     check_tokenizers(recipe)
-    check_room(plan_of(recipe, machine_at(request.out, request.cache, pair.large.directory.transformer)))
+    networks, checkpoint = networks_of(recipe), recipe.pair.large.directory.transformer
+    check_room(plan_of(recipe, networks, machine_at(request.out, request.cache, checkpoint)))
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
-    exported = export_all(networks_of(recipe), store, reporter)
+    exported = export_all(networks, store, reporter)
     if request.stop_after == "export":
         return None
     graphs = optimise_all(exported, backend.name, options.precision, request.fp32, store, reporter)

@@ -16,7 +16,7 @@ from hsexport.pair.documents import read_document, setting_of
 from hsexport.pair.errors import PairError
 from hsexport.pair.loading import load_tokenizer
 from hsexport.pair.member import Member
-from hsexport.pair.pair import Pair
+from hsexport.pair.pair import Pair, load_pair
 from hsexport.pair.source import Role
 from hsexport.weights.adapter import Adapter, AdapterRequest, read_adapter
 from hsruntime.manifest import (
@@ -72,6 +72,11 @@ class BuildRequest:
     guidance_scale: float = 3.5
     without_t5: bool = False
     """Leaves the pair's T5 out; its tokens stay, as zeros."""
+
+    @property
+    def parts_left_out(self) -> tuple[str, ...]:
+        """Parts whose weights the bundle will not have."""
+        return tuple(encoder for encoder, _, kind in TEXT_ENCODERS if kind == "t5") if self.without_t5 else ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,11 @@ class Recipe:
         }
 
 
+def recipe_for(request: BuildRequest) -> Recipe:
+    """The recipe of the pair that is asked for, found and checked. Raises PairError, RecipeError or ScheduleError."""
+    return recipe_from_pair(load_pair(request.large, request.small, request.parts_left_out), request)
+
+
 def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     """Completes the request with the pair's facts. Raises RecipeError or ScheduleError for what cannot be."""
     config, vae = pair.large.config, pair.vae
@@ -158,7 +168,7 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         text=tuple(
             _text_part(pair, *names)
             for names in TEXT_ENCODERS
-            if names[0] in pair.shared and not (request.without_t5 and names[2] == "t5")
+            if names[0] in pair.shared and names[0] not in request.parts_left_out
         ),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
         adapters=adapters,

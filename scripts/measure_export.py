@@ -40,15 +40,14 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.export.stage import export_all
     from hsexport.mmdit.networks import large_network
     from hsexport.optimise import optimise_all
-    from hsexport.pair import load_pair
     from hsexport.passes.load import load_graph
     from hsexport.progress import Silent
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     start = time.perf_counter()
     request = BuildRequest(*pair, out=out / "bundle", cache=out)
     store = Store(out)
-    exported = export_all([large_network(recipe_from_pair(load_pair(*pair), request))], store, Silent())
+    exported = export_all([large_network(recipe_for(request))], store, Silent())
     (graph,) = optimise_all(exported, "tensorrt-rtx", "bf16", (), store, Silent())
     return time.perf_counter() - start, len(load_graph(graph.onnx).graph)
 
@@ -61,12 +60,11 @@ def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.export.onnx_export import OPSET, dynamic_shapes
     from hsexport.mmdit.networks import large_network
     from hsexport.mmdit.transformer import TokenTransformer
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     start = time.perf_counter()
     request = BuildRequest(*pair, out=out / "bundle", cache=out)
-    recipe = recipe_from_pair(load_pair(*pair), request)
+    recipe = recipe_for(request)
     network, bf16 = large_network(recipe), torch.bfloat16
     model = SD3Transformer2DModel.from_pretrained(recipe.pair.large.directory.transformer, torch_dtype=bf16)
     module = TokenTransformer(model, recipe.positions["large"], takes_cache=True).eval().to(bf16)

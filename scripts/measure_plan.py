@@ -22,16 +22,15 @@ def exported(layers: int) -> tuple[int, int]:
     from hsengines.store import Store
     from hsexport.export.stage import export_all
     from hsexport.networks import networks_of
-    from hsexport.pair import load_pair
     from hsexport.plan.networks import holding_of
     from hsexport.progress import Silent
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     with TemporaryDirectory() as folder:
         root = Path(folder)
         large, small = map(str, make_pair(root / "pair", layers=layers))
         request = BuildRequest(large, small, root / "bundle", root / "cache")
-        recipe = recipe_from_pair(load_pair(large, small), request)
+        recipe = recipe_for(request)
         network = next(each for each in networks_of(recipe) if each.name == "large")
         (product,) = export_all([network], Store(request.cache), Silent())
         return len(holding_of(network, recipe).tensors), product.onnx.stat().st_size

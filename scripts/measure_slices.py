@@ -57,17 +57,16 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     from hsexport.export.stage import export_all
     from hsexport.mmdit.networks import large_network
     from hsexport.optimise import optimise_all
-    from hsexport.pair import load_pair
     from hsexport.progress import Silent
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     options = BuildOptions(precision=precision, architectures=(arch,))
-    pair = load_pair(str(root / "large"), str(root / "small"))
+    large, small = str(root / "large"), str(root / "small")
     request = BuildRequest(
-        "", "", root / "bundle", root / "cache", backend="tensorrt-rtx", options=options, max_batch=1
+        large, small, root / "bundle", root / "cache", backend="tensorrt-rtx", options=options, max_batch=1
     )
     store, backend = Store(request.cache), get_backend(request.backend)
-    exported = export_all([large_network(recipe_from_pair(pair, request))], store, Silent())
+    exported = export_all([large_network(recipe_for(request))], store, Silent())
     graphs = optimise_all(exported, backend.name, precision, (), store, Silent())
     start = time.perf_counter()
     with private_peak() as peak:

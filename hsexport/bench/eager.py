@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import StableDiffusion3Pipeline
 
 from hsexport.bench.prompts import Prompt
 from hsexport.bench.rounds import Contestant, Shot
+from hsexport.mmdit.original import original_of
 from hsexport.pair import Pair, PairError
 from hsexport.pair.source import resolve_source
 from hsruntime.flow import seeded_noise
@@ -23,9 +24,7 @@ PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
 
 def pipeline_for(pair: Pair, model: str) -> StableDiffusion3Pipeline:
     """The pipeline of the pair's shared parts and one of its transformers."""
-    member = getattr(pair, model)
-    transformer = SD3Transformer2DModel.from_pretrained(member.directory.transformer, torch_dtype=torch.float32)
-    return _quiet(pair.shared["vae"].parent, transformer=transformer)
+    return _quiet(pair.shared["vae"].parent, transformer=original_of(getattr(pair, model)))
 
 
 def whole_pipeline(source: str) -> StableDiffusion3Pipeline:

@@ -36,6 +36,7 @@ def plan(
     schedule: Annotated[str, typer.Option(help="a preset or segments")] = "hybridstitch",
     steps: Annotated[int | None, typer.Option(help="of a preset; 28 if left out")] = None,
     guidance_scale: Annotated[float, typer.Option(help="classifier-free guidance; 1 and less halves the rows")] = 3.5,
+    without_t5: Annotated[bool, typer.Option("--without-t5", help="as for build")] = False,
     weight_streaming: Annotated[bool, typer.Option("--weight-streaming", help="as for build")] = False,
     gpu: Annotated[
         str | None, typer.Option(help="what it shall run on: h100, a100, l40s, l4, rtx4090, rtx5090, rtxpro6000, orin")
@@ -48,11 +49,11 @@ def plan(
     A hub id is downloaded first.
     """
     from hsexport.cli.plan_tables import print_plan, told
-    from hsexport.pair import load_pair
+    from hsexport.networks import networks_of
     from hsexport.plan.gpus import gpu_named
     from hsexport.plan.machine import machine_at
     from hsexport.plan.plan import plan_of
-    from hsexport.recipe import recipe_from_pair
+    from hsexport.recipe import recipe_for
 
     on_gpu = gpu_named(gpu) if gpu else None
     kept = cache or default_cache()
@@ -71,10 +72,11 @@ def plan(
         schedule=schedule,
         steps=steps,
         guidance_scale=guidance_scale,
+        without_t5=without_t5,
     )
-    pair = load_pair(large, small)
-    machine = machine_at(out, kept, pair.large.directory.transformer)
-    made = plan_of(recipe_from_pair(pair, request), machine, on_gpu)
+    recipe = recipe_for(request)
+    machine = machine_at(out, kept, recipe.pair.large.directory.transformer)
+    made = plan_of(recipe, networks_of(recipe), machine, on_gpu)
     if as_json:
         typer.echo(json.dumps(told(made), indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from .agreement import check_config_agrees, check_schedulers_agree, check_vaes_agree, check_weights_agree
@@ -25,15 +26,18 @@ SAME_IN_BOTH = {
 }
 
 
-def check_pair(large: Member, small: Member) -> None:
-    """Raises PairError for the first thing that keeps the two apart; hashing weights comes last."""
+def check_pair(large: Member, small: Member, without: Collection[str] = ()) -> None:
+    """Raises PairError for the first thing that keeps the two apart; hashing weights comes last.
+
+    Of the parts in `without` only configurations are looked at.
+    """
     check_parts_present(large, small)
     check_transformers_agree(large, small)
     check_order(large, small)
     check_parts_fit(large, shared_parts(large, small))
     for member in (large, small):
-        check_parts_whole(member.directory.parts)
-    check_parts_agree(large, small)
+        check_parts_whole({name: part for name, part in member.directory.parts.items() if name not in without})
+    check_parts_agree(large, small, without)
 
 
 def shared_parts(large: Member, small: Member) -> dict[str, Path]:
@@ -108,7 +112,7 @@ def parts_of_both(large: Member, small: Member) -> dict[str, tuple[Path, Path]]:
     return {name: paths for name, paths in both.items() if not paths[0].samefile(paths[1])}
 
 
-def check_parts_agree(large: Member, small: Member) -> None:
+def check_parts_agree(large: Member, small: Member, without: Collection[str] = ()) -> None:
     """Compares each part that both members bring: configurations first, weights last for they take long to hash."""
     both = parts_of_both(large, small)
     if "scheduler" in both:
@@ -120,4 +124,5 @@ def check_parts_agree(large: Member, small: Member) -> None:
     for name in filter(both.__contains__, TEXT_ENCODERS):
         check_config_agrees(name, *both[name])
     for name in filter(both.__contains__, ("vae", *TEXT_ENCODERS)):
-        check_weights_agree(name, *both[name])
+        if name not in without:
+            check_weights_agree(name, *both[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +21,11 @@ VARIANT_WEIGHTS = [
 ]
 
 
-def wanted_files(names: Iterable[str]) -> list[str]:
-    """Of a repository's files those a pair needs; a variant's twins only for a part that has nothing else."""
+def wanted_files(names: Iterable[str], without: Collection[str] = ()) -> list[str]:
+    """Of a repository's files those a pair needs; a variant's twins only for a part that has nothing else.
+
+    Of the parts in `without` no weights.
+    """
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(str(PurePosixPath(name).parent), []).append(PurePosixPath(name).name)
@@ -31,7 +34,8 @@ def wanted_files(names: Iterable[str]) -> list[str]:
         patterns = ROOT_DOCUMENTS if folder == "." else DOCUMENTS
         files = folders.get(folder, [])
         kept = [file for file in files if any(fnmatchcase(file, pattern) for pattern in patterns)]
-        wanted += [str(PurePosixPath(folder) / file) for file in (*kept, *weights_among(files, folder))]
+        weights = () if folder in without else weights_among(files, folder)
+        wanted += [str(PurePosixPath(folder) / file) for file in (*kept, *weights)]
     return wanted
 
 
@@ -43,7 +47,7 @@ def weights_among(files: list[str], folder: str) -> list[str]:
     return next(filter(None, found), [])
 
 
-def downloaded(hub_id: str, role: str) -> Path:
+def downloaded(hub_id: str, role: str, without: Collection[str] = ()) -> Path:
     """The local snapshot of `hub_id`; without a network the one already in the hub's cache, if there is one."""
     try:
         from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError
@@ -52,7 +56,7 @@ def downloaded(hub_id: str, role: str) -> Path:
             f"{role} '{hub_id}' is a hub id, but huggingface_hub is not installed", "pip install 'hsexport[build]'"
         ) from err
     try:
-        return snapshot(hub_id)
+        return snapshot(hub_id, without)
     except GatedRepoError as err:
         raise PairError(
             f"{role} '{hub_id}' is gated on the hub, and this account has no access to it",
@@ -70,13 +74,13 @@ def downloaded(hub_id: str, role: str) -> Path:
         ) from err
 
 
-def snapshot(hub_id: str) -> Path:
+def snapshot(hub_id: str, without: Collection[str] = ()) -> Path:
     """Downloads what is wanted of `hub_id`, or raises the hub's own errors."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     try:
-        wanted = wanted_files(HfApi().list_repo_files(hub_id))
+        wanted = wanted_files(HfApi().list_repo_files(hub_id), without)
     except HfHubHTTPError:  # the hub answered, and refused
         raise
     except (HTTPError, OSError) as unreachable:

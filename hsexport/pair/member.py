@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,9 +37,9 @@ class Member:
         return mark_of(self.tensors) if is_local(self.source) else self.source
 
 
-def read_member(role: Role, source: str) -> Member:
-    """The member behind `source`, its weights set beside its configuration."""
-    directory = find_model(resolve_source(source, role))
+def read_member(role: Role, source: str, without: Collection[str] = ()) -> Member:
+    """The member behind `source`, its weights set beside its configuration; those of `without` need not be there."""
+    directory = find_model(resolve_source(source, role, without))
     config, tensors = read_transformer(directory.transformer)
     return Member(role, source, directory, config, parameters_in(tensors), tensors)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,13 @@ class Pair:
     vae: VaeConfig
 
 
-def load_pair(large: str, small: str) -> Pair:
+def load_pair(large: str, small: str, without: Collection[str] = ()) -> Pair:
     """Finds both members (a directory, a hub id or `demo`) and checks that they belong together.
 
     Reads configurations and safetensors headers; weights only to compare a part that both members bring.
+    Weights of the parts in `without` are neither downloaded nor looked at: nobody will read them.
     """
-    members = read_member("large", large), read_member("small", small)
-    check_pair(*members)
+    members = read_member("large", large, without), read_member("small", small, without)
+    check_pair(*members, without)
     shared = shared_parts(*members)
     return Pair(*members, shared, scheduler_config_from(shared["scheduler"]), vae_config_from(shared["vae"]))

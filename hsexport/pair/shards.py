@@ -51,11 +51,10 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Where a component's weights lie: one file or many, and whether they are a variant's (fp16, bf16)."""
+    """Where a component's weights lie: in one file, or in those that an index names."""
 
     files: tuple[Path, ...]
     index: Path | None = None
-    variant: str | None = None
 
 
 def find_weights(component: Path) -> WeightFiles:
@@ -66,9 +65,9 @@ def find_weights(component: Path) -> WeightFiles:
             single = component / f"{stem}{mark}.safetensors"
             index = component / f"{stem}.safetensors.index{mark}.json"
             if single.is_file():
-                return WeightFiles((single,), variant=variant)
+                return WeightFiles((single,))
             if index.is_file():
-                return WeightFiles(shards_of(index), index, variant)
+                return WeightFiles(shards_of(index), index)
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in component.glob(pattern))
     if pickles:
         raise PairError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +16,17 @@ DEMO = Path(__file__).parent.parent / "demo"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve_source(source: str, role: Role) -> Path:
-    """The directory or single file behind `source`; a hub id is downloaded into the hub's own cache."""
+def resolve_source(source: str, role: Role, without: Collection[str] = ()) -> Path:
+    """The directory or single file behind `source`; a hub id is downloaded into the hub's own cache.
+
+    But for the weights of the parts in `without`.
+    """
     if source == "demo":
         return demo_directory(role)
     if is_local(source):
         return Path(source).expanduser()
     if HUB_ID.fullmatch(source):
-        return downloaded(source, role)
+        return downloaded(source, role, without)
     raise PairError(
         f"{role} '{source}' is neither a directory, a file, a hub id (org/name), nor 'demo'",
         f"check the path given to --{role}",

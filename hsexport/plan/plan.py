@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hsengines.errors import HSError
-from hsexport.networks import networks_of
+from hsexport.network import Network
 from hsexport.outline import manifest_outline
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine
@@ -57,9 +57,12 @@ class Plan:
         return sum(network.bundle_bytes for network in self.networks)
 
 
-def plan_of(recipe: Recipe, machine: Machine, gpu: Gpu | None = None) -> Plan:
-    """Counts everything; reads no weights. `gpu` is what the bundle shall run on, if the plan is to tell of it."""
-    networks, precision = networks_of(recipe), recipe.request.options.precision
+def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: Gpu | None = None) -> Plan:
+    """Counts everything of the recipe's networks; reads no weights.
+
+    `gpu` is what the bundle shall run on, if the plan is to tell of it.
+    """
+    precision = recipe.request.options.precision
     manifest = manifest_outline(recipe, networks)
     holdings = {network.name: holding_of(network, recipe) for network in networks}
     plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from hsengines.errors import HSError
-from hsexport.pair import PairError, load_pair
+from hsexport.pair import PairError
 from hsexport.pair.mark import is_mark
 from hsexport.pair.source import Role
-from hsexport.recipe import BuildRequest, Recipe, recipe_from_pair
+from hsexport.recipe import BuildRequest, Recipe, recipe_for
 from hsexport.weights.adapter import AdapterRequest
 from hsruntime.bundle import Bundle
 from hsruntime.manifest import Transformer
@@ -46,7 +46,7 @@ def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
         max_batch=sizes.max_batch,
         without_t5=all(encoder.kind != "t5" for encoder in bundle.manifest.text_encoders),
     )
-    recipe = recipe_from_pair(load_pair(request.large, request.small), request)
+    recipe = recipe_for(request)
     for role in ROLES:
         _check_same(role, getattr(bundle.manifest, role), getattr(recipe, role))
     return recipe

@@ -21,6 +21,13 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+def tensor_of(array: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A weight's numbers, as they were read, in a type of choice."""
+    if array.dtype == BF16:  # numpy has no such type of its own, and torch casts several times as fast
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(dtype)
+    return torch.from_numpy(array).to(dtype)
+
+
 def streamed(skeleton: nn.Module, weights: Weights, on_bytes: OnBytes | None = None) -> nn.Module:
     """A module on the meta device made to compute in fp32: every layer reads its weights when it runs, then drops them.
 
@@ -47,9 +54,7 @@ class _Floats(Mapping[str, torch.Tensor]):
         if self._on_bytes:
             total = self._weights.size_bytes
             self._on_bytes(min(self._read_bytes, total), total)
-        if array.dtype == BF16:  # numpy has no such type of its own, and torch casts several times as fast
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float()
-        return torch.from_numpy(array).float()
+        return tensor_of(array)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)

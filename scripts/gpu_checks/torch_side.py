@@ -43,13 +43,11 @@ def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Callable[[], Any
     import torch
 
     from hsexport.bench.eager import pipeline_for
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     _use_threads(plan)
-    pair = load_pair(plan.large, plan.small)
-    recipe = recipe_from_pair(pair, BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
-    pipeline = pipeline_for(pair, "large").to(device, _dtype(precision))
+    recipe = recipe_for(BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
+    pipeline = pipeline_for(recipe.pair, "large").to(device, _dtype(precision))
     width, height = recipe.sizes.default
 
     def run() -> None:
@@ -66,17 +64,15 @@ def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Callable[[], Any
 def _plain_loop(plan: Plan, precision: str, device: str) -> tuple[Callable[[], Any], Callable[[], None]]:
     """Large's transformer, guidance and Euler's step; text is random, for its numbers cost the same."""
     import torch
-    from diffusers import SD3Transformer2DModel
 
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.mmdit.original import original_of
+    from hsexport.recipe import BuildRequest, recipe_for
     from hsruntime.flow import sigmas_for
 
     _use_threads(plan)
-    pair = load_pair(plan.large, plan.small)
-    recipe = recipe_from_pair(pair, BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
-    dtype, folder = _dtype(precision), pair.large.directory.transformer
-    model = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=dtype).to(device).eval()
+    recipe = recipe_for(BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
+    dtype = _dtype(precision)
+    model = original_of(recipe.pair.large, dtype).to(device)
     width, height = recipe.sizes.default
     place: dict[str, Any] = {"device": device, "dtype": dtype}
     noise = torch.randn(1, recipe.latent.channels, height // recipe.latent.vae_scale, width // recipe.latent.vae_scale)

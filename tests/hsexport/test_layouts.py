@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from single_file_twin import write_twin
 from tiny_pair import make_pipeline
 
 from hsexport.build import build
+from hsexport.mmdit.original import original_of
 from hsexport.pair import load_pair
 from hsexport.pair.shards import digest_of
 from hsexport.progress import Silent
@@ -58,6 +61,17 @@ def test_manifest_and_weights_are_the_same_from_every_layout(whole, tmp_path, la
     assert recipes[0].large == recipes[1].large
     assert recipes[0].sizes == recipes[1].sizes
     assert digest_of(pairs[0].large.tensors) == digest_of(pairs[1].large.tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [SINGLE, SHARDED, VARIANT])
+def test_diffusers_own_model_is_the_same_from_every_layout(whole, tmp_path, layout, dtype):
+    other = laid_out(layout, whole / "transformer", tmp_path / "other")
+    found = original_of(load_pair(str(other), str(whole)).large, dtype)
+    expected = SD3Transformer2DModel.from_pretrained(whole / "transformer", torch_dtype=dtype)
+    ours, theirs = found.state_dict(), expected.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].dtype == dtype and torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.slow

@@ -8,10 +8,9 @@ from hsengines.store import Store
 from hsexport.export.stage import export_all
 from hsexport.networks import networks_of
 from hsexport.optimise import GraphError, optimise_all
-from hsexport.pair import load_pair
 from hsexport.passes.errors import PassError
 from hsexport.progress import Silent
-from hsexport.recipe import BuildRequest, recipe_from_pair
+from hsexport.recipe import BuildRequest, recipe_for
 from hsexport.verify.cast_back import block_values, cast_back_graph, first_infinite_block
 from hsexport.verify.compare import tolerance_of
 
@@ -23,7 +22,7 @@ def exported(tiny_pair_dirs, tiny_build):
     bundle, cache = tiny_build
     request = BuildRequest(large=large, small=small, out=bundle, cache=cache, options=BuildOptions())
     store = Store(cache)
-    return export_all(networks_of(recipe_from_pair(load_pair(large, small), request)), store, Silent()), store
+    return export_all(networks_of(recipe_for(request)), store, Silent()), store
 
 
 @pytest.fixture(scope="module")

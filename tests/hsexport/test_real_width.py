@@ -19,9 +19,8 @@ def exported(tmp_path_factory):
 
     from hsexport.export.stage import export_all
     from hsexport.mmdit.networks import large_network
-    from hsexport.pair import load_pair
     from hsexport.progress import Silent
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     root = tmp_path_factory.mktemp("real_width")
     wide = {"heads": 38, "head_size": 64, "joint": 4096, "pooled": 2048, "with_t5": False}
@@ -31,7 +30,7 @@ def exported(tmp_path_factory):
         joint=4096, pooled=2048, transformer_only=True,
     )  # fmt: skip
     request = BuildRequest(large=str(large), small=str(small), out=root / "bundle", cache=root / "cache")
-    recipe = recipe_from_pair(load_pair(request.large, request.small), request)
+    recipe = recipe_for(request)
     store = Store(request.cache)
     return store, export_all([large_network(recipe)], store, Silent())
 

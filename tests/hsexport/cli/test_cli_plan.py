@@ -65,6 +65,14 @@ def test_tables_are_for_people(hsexport, sd35_dirs):
         assert words in done.stdout
 
 
+def test_t5_may_be_left_out(hsexport, tiny_pair_dirs):
+    large, small = tiny_pair_dirs
+    done = hsexport("plan", "--large", large, "--small", small, "--without-t5", "--json")
+    names = [network["name"] for network in json.loads(done.stdout)["networks"]]
+    assert "text_encoder_2" in names
+    assert "text_encoder_3" not in names
+
+
 def test_a_schedule_without_a_region_has_no_region_step(hsexport, tiny_pair_dirs):
     large, small = tiny_pair_dirs
     done = hsexport("plan", "--large", large, "--small", small, "--schedule", "tstitch", "--steps", 4, "--json")

@@ -56,6 +56,21 @@ def test_t5_may_be_left_out(tiny, large, edit):
     assert not {"text_encoder_3", "tokenizer_3"} & load_pair(str(large), str(tiny[1])).shared.keys()
 
 
+def test_weights_of_a_part_left_out_need_not_be_there(tiny, large):
+    (file,) = (large / "text_encoder_3").glob("*.safetensors")
+    file.unlink()
+    with pytest.raises(PairError, match="text_encoder_3 holds no weights"):
+        load_pair(str(large), str(tiny[1]))
+    assert "text_encoder_3" in load_pair(str(large), str(tiny[1]), ("text_encoder_3",)).shared
+
+
+def test_weights_of_a_part_left_out_are_not_compared(tiny, whole, edit_weights):
+    edit_weights(whole / "text_encoder_3", lambda tensors: {name: t + 1 for name, t in tensors.items()})
+    with pytest.raises(PairError, match="text_encoder_3"):
+        load_pair(str(tiny[0]), str(whole))
+    load_pair(str(tiny[0]), str(whole), ("text_encoder_3",))
+
+
 def test_demo_names_the_directories_inside_the_package(tiny, monkeypatch):
     monkeypatch.setattr(source, "DEMO", tiny[0].parent)
     assert load_pair("demo", "demo").small.directory.root == tiny[1]

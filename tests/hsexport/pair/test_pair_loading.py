@@ -3,9 +3,9 @@ import torch
 
 from hsexport.network import reference_outputs
 from hsexport.networks import networks_of
-from hsexport.pair import PairError, load_pair
+from hsexport.pair import PairError
 from hsexport.pair.loading import in_few_words, load_tokenizer
-from hsexport.recipe import BuildRequest, recipe_from_pair
+from hsexport.recipe import BuildRequest, recipe_for
 
 PARTS = {
     "transformer": "transformer_blocks.0.ff.net.0.proj.weight",
@@ -22,7 +22,7 @@ def network_of(large, tiny, tmp_path):
 
     def made(part):
         request = BuildRequest(large=str(large), small=str(tiny[1]), out=tmp_path / "b", cache=tmp_path / "c")
-        networks = networks_of(recipe_from_pair(load_pair(request.large, request.small), request))
+        networks = networks_of(recipe_for(request))
         return next(network for network in networks if network.name == NETWORKS.get(part, part))
 
     return made

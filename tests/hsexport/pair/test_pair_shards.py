@@ -90,14 +90,13 @@ def test_digest_sees(single, other):
 def test_variant_is_read_where_there_is_nothing_else(tmp_path, single, variant):
     plain = weights_digest(single)
     (single / SINGLE).rename(single / f"diffusion_pytorch_model.{variant}.safetensors")
-    assert find_weights(single).variant == variant
     assert weights_digest(single) == weights_digest(write_shards(tmp_path / variant, f".{variant}")) == plain
 
 
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
 def test_full_weights_win_over_a_variant(single, variant):
     save_file({"a": torch.zeros(1)}, single / f"diffusion_pytorch_model.{variant}.safetensors")
-    assert find_weights(single).variant is None
+    assert find_weights(single).files == (single / SINGLE,)
 
 
 def test_missing_shard_and_its_index_are_named(sharded):

@@ -48,7 +48,7 @@ def test_single_file_is_itself(tmp_path):
 
 
 def test_hub_id_is_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "snapshot", lambda hub_id: tmp_path / hub_id)
+    monkeypatch.setattr(hub, "snapshot", lambda hub_id, without: tmp_path / hub_id)
     assert resolve_source("org/name-3.5", "large") == tmp_path / "org/name-3.5"
 
 
@@ -70,6 +70,11 @@ def test_wanted_files_leave_duplicates_and_single_files_on_the_hub():
         "text_encoders/t5xxl_fp16.safetensors",
         "vae/diffusion_pytorch_model.bin",
     }
+
+
+def test_weights_of_a_part_left_out_stay_on_the_hub():
+    less = set(wanted_files(SD35)) - set(wanted_files(SD35, ("text_encoder_3",)))
+    assert less == {"text_encoder_3/model-00001-of-00002.safetensors"}
 
 
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
@@ -94,7 +99,7 @@ def response(status):
 
 
 def raising(error):
-    def snapshot(hub_id):
+    def snapshot(hub_id, without):
         raise error
 
     return snapshot

@@ -28,9 +28,8 @@ def sd35_recipe(sd35_dirs):
 def recipe_of(large, small, *, precision="fp32", options=None, **request):
     """The recipe of a pair."""
     from hsengines.backend import BuildOptions
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     options = options or BuildOptions(precision=precision)
     asked = BuildRequest(str(large), str(small), Path("bundle"), Path("cache"), options=options, **request)
-    return recipe_from_pair(load_pair(str(large), str(small)), asked)
+    return recipe_for(asked)

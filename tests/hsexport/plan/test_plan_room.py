@@ -27,8 +27,12 @@ def stage(plan, name):
     return next(each for each in plan.stages if each.name == name)
 
 
+def plan_for(recipe, machine, gpu=None):
+    return plan_of(recipe, networks_of(recipe), machine, gpu)
+
+
 def test_the_real_pair_takes_what_its_headers_say(sd35_recipe, roomy):
-    plan = plan_of(sd35_recipe(backend="tensorrt", precision="bf16"), roomy)
+    plan = plan_for(sd35_recipe(backend="tensorrt", precision="bf16"), roomy)
     tables = 192**2 * 2432 + 384**2 * 1536
     numbers = 8_056_627_520 + 2_243_171_520 + tables + 123_650_304 + 694_659_840 + 4_762_310_656 + 83_819_683
     assert sum(each.checkpoint_bytes for each in plan.networks) == 2 * numbers
@@ -42,7 +46,7 @@ def test_the_real_pair_takes_what_its_headers_say(sd35_recipe, roomy):
 
 def test_only_what_changes_is_copied_for_builders_that_read_the_checkpoint(sd35_recipe, roomy):
     copied = {
-        (backend, precision): stage(plan_of(sd35_recipe(backend=backend, precision=precision), roomy), "optimise")
+        (backend, precision): stage(plan_for(sd35_recipe(backend=backend, precision=precision), roomy), "optimise")
         for backend, precision in [
             ("tensorrt", "bf16"),
             ("tensorrt", "fp16"),
@@ -58,7 +62,7 @@ def test_only_what_changes_is_copied_for_builders_that_read_the_checkpoint(sd35_
 
 
 def test_engines_hold_the_weights_that_were_planned(tiny_recipe, tiny_bundle, roomy):
-    plan, bundle = plan_of(tiny_recipe(), roomy), open_bundle(tiny_bundle)
+    plan, bundle = plan_for(tiny_recipe(), roomy), open_bundle(tiny_bundle)
     for planned in plan.networks:
         graph = ir.load(tiny_bundle / bundle.manifest.engines[planned.name].file).graph
         held = sum(value.const_value.size for value in graph.initializers.values())
@@ -84,7 +88,7 @@ def test_a_narrow_bundle_keeps_narrow_keys_and_values(sd35_recipe):
 
 def test_running_memory_is_the_loops_own_count_and_the_weights(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt", precision="bf16", max_batch=2)
-    plan, outline = plan_of(recipe, roomy), manifest_outline(recipe, networks_of(recipe))
+    plan, outline = plan_for(recipe, roomy), manifest_outline(recipe, networks_of(recipe))
     assert [(case.size, case.pictures) for case in plan.memory] == [
         ((1024, 1024), 1),
         ((1024, 1024), 2),
@@ -102,7 +106,7 @@ def test_running_memory_is_the_loops_own_count_and_the_weights(sd35_recipe, room
 
 def test_a_schedule_without_a_region_needs_half_the_keys_and_values(sd35_recipe, roomy):
     with_region, without = (
-        plan_of(sd35_recipe(backend="tensorrt", precision="bf16", schedule=schedule), roomy).memory[0]
+        plan_for(sd35_recipe(backend="tensorrt", precision="bf16", schedule=schedule), roomy).memory[0]
         for schedule in ("hybridstitch", "tstitch")
     )
     assert with_region.cache_bytes == 2 * without.cache_bytes
@@ -111,14 +115,14 @@ def test_a_schedule_without_a_region_needs_half_the_keys_and_values(sd35_recipe,
 
 def test_scores_count_where_attention_writes_them_out(sd35_recipe, roomy):
     fused, written = (
-        plan_of(sd35_recipe(backend=backend, precision="bf16"), roomy).memory[0].full_bytes
+        plan_for(sd35_recipe(backend=backend, precision="bf16"), roomy).memory[0].full_bytes
         for backend in ("tensorrt", "ort-cuda")
     )
     assert written - fused > 2 * 38 * 4096**2 * 2
 
 
 def test_work_is_told_by_step_and_by_picture(sd35_recipe, roomy):
-    plan = plan_of(sd35_recipe(backend="tensorrt", precision="bf16"), roomy, gpu_named("h100"))
+    plan = plan_for(sd35_recipe(backend="tensorrt", precision="bf16"), roomy, gpu_named("h100"))
     work, line = plan.work, plan.roofline
     steps = (
         8 * work.large.flops.total + 7 * work.region.flops.total + 21 * work.small.flops.total
@@ -133,22 +137,22 @@ def test_work_is_told_by_step_and_by_picture(sd35_recipe, roomy):
 
 def test_a_small_picture_is_bound_by_reading_weights(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt", precision="bf16", size=(64, 64))
-    line = plan_of(recipe, roomy, gpu_named("h100")).roofline
+    line = plan_for(recipe, roomy, gpu_named("h100")).roofline
     assert line.small.bound == "memory"
     assert line.small.seconds == pytest.approx(4.5e9 / 3.35e12, rel=0.02)
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_would_fit(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt", precision="bf16")
-    (tight,) = plan_of(recipe, roomy, gpu_named("H100 SXM")).shortfalls
+    (tight,) = plan_for(recipe, roomy, gpu_named("H100 SXM")).shortfalls
     assert str(tight).startswith("4 of 1536x1536 at once on H100 SXM needs 1")
     assert "--max-batch 2" in tight.remedies
     assert "--max-size 1024x1024" in tight.remedies
-    (none,) = plan_of(recipe, roomy, gpu_named("l4")).shortfalls
+    (none,) = plan_for(recipe, roomy, gpu_named("l4")).shortfalls
     assert none.remedies == (
         "--max-batch 1 --max-size 1024x1024 and --weight-streaming (slower: weights come over the bus)",
     )
-    assert not plan_of(
+    assert not plan_for(
         sd35_recipe(backend="tensorrt", precision="bf16", max_batch=1), roomy, gpu_named("h100")
     ).shortfalls
 
@@ -157,14 +161,16 @@ def test_every_remedy_that_is_an_option_makes_it_fit(sd35_recipe, roomy):
     options = {"backend": "tensorrt", "precision": "bf16"}
     gpu = gpu_named("h100")
     for remedy in ({"max_batch": 2}, {"max_size": (1024, 1024)}):
-        assert not plan_of(sd35_recipe(**options, **remedy), roomy, gpu).shortfalls
-    assert plan_of(sd35_recipe(**options, max_batch=3), roomy, gpu).shortfalls
+        assert not plan_for(sd35_recipe(**options, **remedy), roomy, gpu).shortfalls
+    assert plan_for(sd35_recipe(**options, max_batch=3), roomy, gpu).shortfalls
 
 
 def test_streamed_weights_take_the_room_that_is_left(sd35_recipe, roomy):
     options = BuildOptions(precision="bf16", weight_streaming=True)
-    assert not plan_of(sd35_recipe(backend="tensorrt", options=options, max_batch=1), roomy, gpu_named("l4")).shortfalls
-    (tight,) = plan_of(sd35_recipe(backend="tensorrt", options=options), roomy, gpu_named("l4")).shortfalls
+    assert not plan_for(
+        sd35_recipe(backend="tensorrt", options=options, max_batch=1), roomy, gpu_named("l4")
+    ).shortfalls
+    (tight,) = plan_for(sd35_recipe(backend="tensorrt", options=options), roomy, gpu_named("l4")).shortfalls
     assert "--max-batch 1" in tight.remedies
     assert not [remedy for remedy in tight.remedies if "streaming" in remedy]
 
@@ -175,37 +181,37 @@ def test_a_build_without_disk_is_refused_unless_the_cache_holds_it(sd35_recipe, 
     with pytest.raises(
         RoomError, match=r"the cache needs 32.\d GB, 1.0 GB are there; free some space or name another --cache"
     ):
-        check_room(plan_of(recipe, cramped))
-    check_room(plan_of(recipe, replace(cramped, held_bytes=40 * 10**9)))
+        check_room(plan_for(recipe, cramped))
+    check_room(plan_for(recipe, replace(cramped, held_bytes=40 * 10**9)))
 
 
 def test_a_bundle_on_another_disk_needs_room_there(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="ort-cuda", precision="bf16")
     elsewhere = replace(roomy, one_disk=False, out_free_bytes=10**9)
     with pytest.raises(RoomError, match=r"the bundle needs 31.\d GB, 1.0 GB are there; .* --out"):
-        check_room(plan_of(recipe, elsewhere))
-    check_room(plan_of(recipe, replace(roomy, out_free_bytes=10**9)))
+        check_room(plan_for(recipe, elsewhere))
+    check_room(plan_for(recipe, replace(roomy, out_free_bytes=10**9)))
 
 
 def test_memory_refuses_only_what_needs_it_for_certain(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt", precision="bf16")
-    modest = plan_of(recipe, replace(roomy, memory_bytes=8 * 10**9))
+    modest = plan_for(recipe, replace(roomy, memory_bytes=8 * 10**9))
     assert [shortfall.what for shortfall in modest.shortfalls] == ["the stage compile", "the stage verify"]
     check_room(modest)
     with pytest.raises(RoomError, match=r"the stage export needs 1.\d GB, 0.5 GB are there"):
-        check_room(plan_of(recipe, replace(roomy, memory_bytes=5 * 10**8)))
+        check_room(plan_for(recipe, replace(roomy, memory_bytes=5 * 10**8)))
 
 
 def test_a_build_that_stops_early_needs_only_what_comes_before(sd35_recipe, roomy):
     cramped = replace(roomy, cache_free_bytes=10**9)
-    plan = plan_of(sd35_recipe(backend="tensorrt", precision="bf16", stop_after="optimise"), cramped)
+    plan = plan_for(sd35_recipe(backend="tensorrt", precision="bf16", stop_after="optimise"), cramped)
     assert [each.name for each in plan.stages] == ["export", "optimise"]
     check_room(plan)
 
 
 def test_a_checkpoint_on_another_disk_is_copied(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt", precision="bf16")
-    copied = stage(plan_of(recipe, replace(roomy, checkpoint_beside_cache=False)), "optimise")
+    copied = stage(plan_for(recipe, replace(roomy, checkpoint_beside_cache=False)), "optimise")
     assert copied.disk_bytes == pytest.approx(31.9 * GB, rel=0.01)
 
 
