@@ -100,6 +100,7 @@ def asan_service(library, tmp_path_factory) -> Path:
     return built_service(checked, folder / "service", flags)
 
 
+@pytest.mark.slow
 def test_address_sanitizer_finds_nothing(asan_service, tiny_bundle, tmp_path):
     done = run(
         asan_service, tiny_bundle, "--out", tmp_path, "--threads", "4", "--pictures", "12",

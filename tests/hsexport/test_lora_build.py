@@ -32,6 +32,7 @@ def lora(tiny_pair_dirs, tmp_path_factory):
     return root / "style.safetensors", merged
 
 
+@pytest.mark.slow
 def test_lora_bundle_holds_the_weights_of_the_fused_checkpoint(hsexport, lora, tiny_pair_dirs, tiny_cache, tmp_path):
     style, merged = lora
     common = ["--small", tiny_pair_dirs[1], "--cache", tiny_cache]

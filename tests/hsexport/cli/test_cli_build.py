@@ -45,6 +45,7 @@ def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs
     assert first == second
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     for entry in (tiny_cache / "onnx").iterdir():  # what takes long is there already
         if any((entry / f"{name}.onnx").exists() for name in ("large", "small", "text_encoder")):
@@ -172,6 +173,7 @@ def test_the_smallest_profile_builds_and_verifies(hsexport, tiny_pair_dirs, tiny
     assert made.returncode == 0, made.stderr
 
 
+@pytest.mark.slow
 def test_bundle_without_t5_verifies_and_runs(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--without-t5")
     assert done.returncode == 0, done.stderr
@@ -193,6 +195,7 @@ def test_another_maximum_size_exports_another_position_table(hsexport, tiny_pair
     assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "tall.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_builds_at_once_make_each_engine_once(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     """Both begin with exports and graphs in place and no engine."""
     cache = tmp_path / "cache"
