@@ -6,6 +6,7 @@ from hsengines.backend import get_backend
 from hsengines.store import Store
 from hsexport.compile import compile_all
 from hsexport.export.stage import export_all
+from hsexport.memory import return_what_is_freed
 from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
@@ -22,6 +23,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
 
     Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
     """
+    return_what_is_freed()
     backend, options = get_backend(request.backend), request.options
     backend.check_options(options)
     reporter.stage("load", 1)

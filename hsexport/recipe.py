@@ -29,6 +29,7 @@ from hsruntime.manifest import (
     Sizes,
     TextEncoder,
     Transformer,
+    size_text,
 )
 from hsruntime.presets import resolve_schedule
 
@@ -210,7 +211,7 @@ def _sizes(pair: Pair, latent: Latent, request: BuildRequest) -> Sizes:
     for name, size in (("--size", default), ("--min-size", low), ("--max-size", high)):
         _check_size(name, size, unit, reach)
     if not all(a <= b <= c for a, b, c in zip(low, default, high, strict=True)):
-        shown = [f"{w}x{h}" for w, h in (low, default, high)]
+        shown = list(map(size_text, (low, default, high)))
         raise RecipeError(f"sizes {shown[0]} (minimum), {shown[1]} and {shown[2]} (maximum) are not in ascending order")
     if request.max_batch < 1:
         raise RecipeError(f"--max-batch {request.max_batch} is too small", "ask for 1 or more")
@@ -220,10 +221,10 @@ def _sizes(pair: Pair, latent: Latent, request: BuildRequest) -> Sizes:
 def _check_size(name: str, size: tuple[int, ...], unit: int, reach: int) -> None:
     for side in size:
         if side < unit or side % unit:
-            raise RecipeError(f"{name} {size[0]}x{size[1]}: {side} is not a multiple of {unit} pixels")
+            raise RecipeError(f"{name} {size_text(size)}: {side} is not a multiple of {unit} pixels")
         if side > reach:
             raise RecipeError(
-                f"{name} {size[0]}x{size[1]}: {side} is beyond the {reach} pixels that the pair's position tables reach"
+                f"{name} {size_text(size)}: {side} is beyond the {reach} pixels that the pair's position tables reach"
             )
 
 

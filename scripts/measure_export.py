@@ -38,6 +38,7 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     """The build's stages export and optimise over large alone: golden, parity's input and all."""
     from hsengines.store import Store
     from hsexport.export.stage import export_all
+    from hsexport.memory import return_what_is_freed
     from hsexport.mmdit.networks import large_network
     from hsexport.optimise import optimise_all
     from hsexport.passes.load import load_graph
@@ -45,6 +46,7 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.recipe import BuildRequest, recipe_for
 
     start = time.perf_counter()
+    return_what_is_freed()
     request = BuildRequest(*pair, out=out / "bundle", cache=out)
     store = Store(out)
     exported = export_all([large_network(recipe_for(request))], store, Silent())

@@ -21,11 +21,13 @@ def exported(layers: int) -> tuple[int, int]:
 
     from hsengines.store import Store
     from hsexport.export.stage import export_all
+    from hsexport.memory import return_what_is_freed
     from hsexport.networks import networks_of
     from hsexport.plan.networks import holding_of
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest, recipe_for
 
+    return_what_is_freed()
     with TemporaryDirectory() as folder:
         root = Path(folder)
         large, small = map(str, make_pair(root / "pair", layers=layers))

@@ -55,11 +55,13 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     from hsengines.store import Store
     from hsexport.compile import compile_all
     from hsexport.export.stage import export_all
+    from hsexport.memory import return_what_is_freed
     from hsexport.mmdit.networks import large_network
     from hsexport.optimise import optimise_all
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest, recipe_for
 
+    return_what_is_freed()
     options = BuildOptions(precision=precision, architectures=(arch,))
     large, small = str(root / "large"), str(root / "small")
     request = BuildRequest(

@@ -16,6 +16,7 @@ from hsexport.bench.headline import headline
 from hsexport.bench.pareto import STYLES, front, points_by
 from hsexport.bench.report import Report
 from hsexport.bench.scores import Score
+from hsruntime.manifest import size_text
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 NO_STYLE = "#9aa0a8"
@@ -124,7 +125,7 @@ def _facts(report: Report) -> dict[str, str]:
     b, machine = report.bundle, report.hardware
     return {
         "hardware": f"{machine.processor}, {machine.threads} of {machine.cores} cores",
-        "bundle": f"{b.path}: {b.backend}, {b.precision}, {b.size[0]}x{b.size[1]} pixels, {b.steps} steps, "
+        "bundle": f"{b.path}: {b.backend}, {b.precision}, {size_text(b.size)} pixels, {b.steps} steps, "
         f"guidance {b.guidance_scale:g}",
         "pair": f"large {b.large}, small {b.small}",
         "manifest": b.manifest_sha256,

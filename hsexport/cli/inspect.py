@@ -13,7 +13,7 @@ from rich.table import Table
 from hsengines.dtypes import FLOATS
 from hsruntime.arithmetic import bundle_speedup
 from hsruntime.bundle import Bundle, open_bundle
-from hsruntime.manifest import EngineRecord, Manifest, Transformer, manifest_bytes
+from hsruntime.manifest import EngineRecord, Manifest, Transformer, manifest_bytes, size_text
 from hsruntime.presets import resolve_schedule
 
 LOG_WIDTH = 150  # where no terminal tells its own
@@ -38,7 +38,7 @@ def inspect(
 
 def _print_facts(console: Console, bundle: Bundle) -> None:
     m = bundle.manifest
-    sizes = [f"{w}x{h}" for w, h in (m.sizes.minimum, m.sizes.default, m.sizes.maximum)]
+    sizes = list(map(size_text, (m.sizes.minimum, m.sizes.default, m.sizes.maximum)))
     total_mb = sum(f.size_bytes for f in m.files) / 1e6
     schedule = resolve_schedule(m.defaults.schedule, None, m.defaults.steps)
     side = m.latent.pixels_per_token

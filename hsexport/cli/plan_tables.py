@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hsexport.plan.plan import Plan
+from hsruntime.manifest import size_text
 
 GB, TERA = 1e9, 1e12
 
@@ -28,7 +29,7 @@ def told(value: Any) -> Any:
 def print_plan(console: Console, plan: Plan) -> None:
     """Facts first, then what will not fit."""
     sizes = plan.sizes
-    default, largest = (f"{w}x{h}" for w, h in (sizes.default, sizes.maximum))
+    default, largest = map(size_text, (sizes.default, sizes.maximum))
     console.print(f"{plan.backend} {plan.precision}, {default} to {largest}, up to {sizes.max_batch} at once")
     for table in (_networks(plan), _stages(plan), _memory(plan), _work(plan)):
         console.print()
@@ -85,7 +86,7 @@ def _memory(plan: Plan) -> Table:
             case.decoder_bytes,
             case.total_bytes,
         )
-        table.add_row(f"{case.pictures} of {case.size[0]}x{case.size[1]}", *map(_gb, parts))
+        table.add_row(f"{case.pictures} of {size_text(case.size)}", *map(_gb, parts))
     return table
 
 

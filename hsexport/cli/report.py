@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -34,7 +35,7 @@ class BuildReport:
         self._stage, self._begun, self._last_line = "", 0.0, perf_counter()
         self._phase, self._phase_begun, self._phase_done = ("", ""), 0.0, 0
 
-    def __enter__(self) -> BuildReport:
+    def __enter__(self) -> Self:
         if self._live:
             self._progress.start()
         return self

@@ -9,7 +9,7 @@ from hsexport.plan.gpus import GPUS, Gpu
 from hsexport.plan.machine import Machine
 from hsexport.plan.memory import RunMemory
 from hsexport.plan.stages import StagePlan
-from hsruntime.manifest import Size, Sizes
+from hsruntime.manifest import Size, Sizes, size_text
 
 GB = 1e9
 
@@ -67,7 +67,7 @@ def device_shortfall(what: str, room_bytes: int, choices: Choices) -> Shortfall 
     if worst.total_bytes <= room_bytes:
         return None
     size, pictures = worst.size, worst.pictures
-    at = f"{pictures} of {size[0]}x{size[1]} at once" if pictures > 1 else f"{size[0]}x{size[1]}"
+    at = f"{pictures} of {size_text(size)} at once" if pictures > 1 else size_text(size)
     return Shortfall(f"{at} on {what}", worst.total_bytes, room_bytes, tuple(_remedies(worst, room_bytes, choices)))
 
 
@@ -78,7 +78,7 @@ def _remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
     if single:
         return
     least = choices.memory(choices.sizes.default, 1)
-    fewest = f"--max-batch 1 --max-size {_text(choices.sizes.default)}"
+    fewest = f"--max-batch 1 --max-size {size_text(choices.sizes.default)}"
     together = ((0, fewest), *((saved, f"{fewest} and {words}") for saved, words in _savings(least, choices)))
     fitting = (words for saved, words in together if least.total_bytes - saved <= room)
     yield next(fitting, None) or _larger_gpu(least.total_bytes)
@@ -90,7 +90,7 @@ def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[
         yield f"--max-batch {fits[-1]}"
     default = choices.sizes.default
     if default != worst.size and choices.memory(default, worst.pictures).total_bytes <= room:
-        yield f"--max-size {_text(default)}"
+        yield f"--max-size {size_text(default)}"
     for saved, words in _savings(worst, choices):
         if worst.total_bytes - saved <= room:
             yield words
@@ -114,7 +114,3 @@ def _larger_gpu(needed: int) -> str:
 def gpu_room_bytes(gpu: Gpu) -> int:
     """What a process can have of it."""
     return int(gpu.memory_gb * GB)
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -28,6 +28,7 @@ from hsexport.serve.images import answer_of, drawn, orders_of
 from hsexport.serve.limits import BodyLimits
 from hsexport.serve.measured import Measured
 from hsexport.serve.service import Service
+from hsruntime.manifest import size_text
 from hsruntime.presets import PRESETS
 
 GENERATIONS = "/v1/images/generations"
@@ -139,19 +140,15 @@ def _facts(service: Service) -> BundleFacts:
     return BundleFacts(
         backend=manifest.backend,
         precision=manifest.precision,
-        default_size=_size_text(manifest.sizes.default),
-        smallest_size=_size_text(manifest.sizes.minimum),
-        largest_size=_size_text(manifest.sizes.maximum),
+        default_size=size_text(manifest.sizes.default),
+        smallest_size=size_text(manifest.sizes.minimum),
+        largest_size=size_text(manifest.sizes.maximum),
         multiple=manifest.latent.pixels_per_token,
         schedule=manifest.defaults.schedule,
         steps=manifest.defaults.steps,
         guidance_scale=manifest.defaults.guidance_scale,
         presets=sorted(PRESETS),
     )
-
-
-def _size_text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _faults(*statuses: int) -> dict[int | str, dict[str, object]]:

@@ -17,6 +17,7 @@ from hsexport.serve.api import ImagesRequest, ImagesResponse, Picture, SegmentSe
 from hsexport.serve.order import Drawn, Job, Order
 from hsexport.serve.service import Service
 from hsexport.serve.worker import AbandonedError
+from hsruntime.manifest import size_text
 from hsruntime.picture import region_overlay
 
 CLIENT_GONE = 499
@@ -86,7 +87,7 @@ def answer_of(
     return ImagesResponse(
         created=int(time.time()),
         data=[_picture(asked, order, drawn) for order, drawn in zip(orders, pictures, strict=True)],
-        size=f"{width}x{height}",
+        size=size_text((width, height)),
         output_format=asked.output_format,
         hsexport=Story(
             schedule=str(last.result.schedule),

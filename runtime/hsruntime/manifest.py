@@ -18,6 +18,11 @@ Size = tuple[Count, Count]
 """Width and height in pixels."""
 
 
+def size_text(size: tuple[int, ...]) -> str:
+    """A size as people write it: `1024x768`."""
+    return f"{size[0]}x{size[1]}"
+
+
 class BundleError(HSError):
     """A bundle that cannot be trusted: broken, incomplete, foreign, or too new."""
 

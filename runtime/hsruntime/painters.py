@@ -14,7 +14,7 @@ from hsruntime.embeddings import TextEmbeddings
 from hsruntime.encode import TextSide
 from hsruntime.flow import latents_from_tokens
 from hsruntime.loop import Loop
-from hsruntime.manifest import Manifest
+from hsruntime.manifest import Manifest, size_text
 
 MOST_KEPT = 4
 
@@ -135,5 +135,5 @@ _SHRINKS = "ask for fewer pictures at once, a smaller size, a lower region ratio
 def _told(err: DeviceMemoryError, manifest: Manifest, shape: LoopShape) -> DeviceMemoryError:
     needed = loop_bytes(manifest, shape)
     side = manifest.latent.pixels_per_token
-    what = f"{shape.pictures} of {shape.grid[1] * side}x{shape.grid[0] * side} pixels"
+    what = f"{shape.pictures} of {size_text((shape.grid[1] * side, shape.grid[0] * side))} pixels"
     return DeviceMemoryError(f"the loop for {what} needs {needed / 2**20:.0f} MiB: {err.message}", _SHRINKS, needed)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from capi_builds import Library, built_service, run
+from tools import needs
 
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory) -> Library:
     """Built by `hsexport embed --build`."""
+    needs("cmake", "g++")
     prefix = tmp_path_factory.mktemp("capi")
     told = run(sys.executable, "-m", "hsexport.cli.main", "embed", "--build", prefix, "--json").stdout
     facts = json.loads(told)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +13,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from tools import needs
 
 ROOT = Path(__file__).parents[2]
 DEMO_FILES = ("large/model_index.json", "large/transformer/config.json", "small/transformer/config.json")
@@ -121,8 +121,7 @@ def test_picture_without_torch_is_the_same_byte_for_byte(bare_python, tiny_bundl
 
 
 def test_wheel_carries_the_c_library_for_this_platform(wheel):
-    for program in ("cmake", "c++"):
-        assert shutil.which(program), f"{program} is missing; on Debian, apt-get install cmake g++"
+    needs("cmake", "g++")
     names = set(ZipFile(wheel).namelist())
     assert {f"hsruntime/capi/{name}" for name in LIBRARY_FILES} <= names
     assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}.whl")
@@ -130,6 +129,7 @@ def test_wheel_carries_the_c_library_for_this_platform(wheel):
 
 def test_installed_library_is_linked_and_finds_its_own_environment(bare_python, tiny_bundle, tmp_path):
     """The wheel's own library, without a word about Python: it lies in the environment that it hosts."""
+    needs("cmake", "g++")
     source = tmp_path / "open.c"
     source.write_text(OPEN_IN_C)
     embed = (
