@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
-from onnx_ir.passes import common
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hsengines.errors import HSError
 from hsengines.spec import TensorSpec
 from hsexport.export.hollow import made_fake
+from hsexport.export.simplify import simplify
 from hsexport.network import Network
 from hsexport.passes.attach import detach_weights, place_weights
 from hsexport.passes.name_by_module import name_by_module
@@ -78,23 +77,11 @@ def _traced(network: Network, module: torch.nn.Module) -> torch.onnx.ONNXProgram
 def _optimised(program: torch.onnx.ONNXProgram, weights: Collection[str]) -> ir.Model:
     """The graph folded and fused, its nodes named; weights keep their names, for none of them was looked at."""
     detach_weights(program.model, weights)
-    _thin(program.model)
-    program.optimize()
+    simplify(program.model)
     place_weights(program.model)
     name_by_module(program.model)
     strip_metadata(program.model)
     return program.model
-
-
-def _thin(model: ir.Model) -> None:
-    """Folds what is constant and drops what is there twice: seven tenths of what the exporter wrote.
-
-    Ahead of torch's own optimiser, which does as much, but only after it has held every node against every rewriting
-    rule: over SD3.5-Large's 17,000 nodes that took more than five minutes, over what is left of them 28 seconds.
-    """
-    ir.passes.Sequential(common.InlinePass(), common.IdentityEliminationPass())(model)
-    onnxscript.optimizer.fold_constants(model)
-    ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass())(model)
 
 
 def dynamic_shapes(network: Network, module: torch.nn.Module) -> tuple[Any, ...]:
