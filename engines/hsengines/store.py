@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from hsengines.errors import HSError
 from hsengines.key import BuildKey, file_digest
-from hsengines.process import is_other_process
+from hsengines.process import left_behind
 
 FACTS = "key.json"
 CONTENTS = "contents.json"
@@ -111,10 +111,8 @@ class Store:
     @staticmethod
     def _sweep(folder: Path) -> None:
         """Removes what killed builders left behind; a process makes one entry of a kind at a time."""
-        for leftover in folder.glob(f"{_UNFINISHED}*"):
-            pid = leftover.name.removeprefix(_UNFINISHED).split("-")[0]
-            if pid.isdecimal() and not is_other_process(int(pid)):
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in left_behind(folder, _UNFINISHED):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager

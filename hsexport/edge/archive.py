@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import hashlib
 import io
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from hsengines.errors import HSError
-from hsengines.process import is_other_process
 from hsexport.progress import Reporter, bytes_told
 
 SUMS = "SHA256SUMS"
@@ -47,22 +45,6 @@ def checked_name(out: Path) -> str:
         if out.name.endswith(suffix) and out.name != suffix:
             return out.name.removesuffix(suffix)
     raise HSError(f"'{out}' does not end in {' or '.join(SUFFIXES)}", "name the archive so")
-
-
-@contextmanager
-def workplace(out: Path) -> Iterator[Path]:
-    """An empty folder on `out`'s disk, gone afterwards whatever happens; so is what killed processes left there."""
-    prefix = f".{out.name}.partial-"
-    for left in out.parent.glob(f"{glob.escape(prefix)}*"):
-        pid = left.name.removeprefix(prefix)
-        if pid.isdecimal() and not is_other_process(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    place = out.with_name(f"{prefix}{os.getpid()}")
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def check_room(folder: Path, members: Sequence[Member]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsengines.errors import HSError
-from hsexport.edge.archive import Member, checked_name, workplace, write_archive
+from hsengines.process import workplace
+from hsexport.edge.archive import Member, checked_name, write_archive
 from hsexport.edge.own_wheel import own_wheel, requirements_of
 from hsexport.edge.pins import pins_of
 from hsexport.edge.target import Target
@@ -46,7 +47,7 @@ def ship(path: Path, out: Path, runtime: RuntimeOptions | None, reporter: Report
     """
     bundle = open_bundle(path, hashes=False)
     _check_out(out, bundle)
-    with workplace(out) as place:
+    with workplace(out.parent, out.name) as place:
         members = _bundle_members(bundle)
         pins: list[str] = []
         wheels: list[Path] = []

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from hsengines.errors import HSError
 from hsengines.link import link_or_copy
+from hsengines.process import workplace
 from hsexport.triton.config import BUNDLE_FOLDER, MARK, TritonOptions, config_text
 from hsruntime.bundle import MANIFEST_NAME, Bundle, open_bundle
 
@@ -77,11 +77,8 @@ def _workshop(repo: Path) -> Iterator[Path]:
     """A folder on the repository's disk, beside it where possible: Triton takes every folder inside for a model."""
     beside = repo.resolve().parent
     on_one_disk = beside.stat().st_dev == repo.stat().st_dev and os.access(beside, os.W_OK)
-    shop = Path(mkdtemp(prefix=f".{repo.resolve().name}.partial-", dir=beside if on_one_disk else repo))
-    try:
+    with workplace(beside if on_one_disk else repo, repo.resolve().name) as shop:
         yield shop
-    finally:
-        shutil.rmtree(shop, ignore_errors=True)
 
 
 def _place_bundle(bundle: Bundle, target: Path, link: bool) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from hsengines.errors import HSError
 from hsengines.link import link_or_copy
-from hsengines.process import is_other_process
+from hsengines.process import left_behind
 from hsruntime.bundle import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
 from hsruntime.manifest import BundleError, Defaults, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
 
@@ -144,9 +144,7 @@ def _clear_leftovers(out: Path) -> None:
 
 
 def _leftovers(out: Path, role: str) -> list[Path]:
-    prefix = _sibling(out, role, "").name
-    pids = [p.name.removeprefix(prefix) for p in out.parent.iterdir() if p.name.startswith(prefix)]
-    return [_sibling(out, role, pid) for pid in pids if pid.isdecimal() and not is_other_process(int(pid))]
+    return left_behind(out.parent, _sibling(out, role, "").name)
 
 
 def _check_replaceable(out: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from google.protobuf import text_format
@@ -82,6 +84,15 @@ def test_writing_again_replaces_the_model_and_leaves_nothing_behind(tiny_bundle,
     assert config_of(model).dynamic_batching.max_queue_delay_microseconds == 2
     assert [p.name for p in tmp_path.iterdir()] == ["repo"]
     assert [p.name for p in (tmp_path / "repo").iterdir()] == ["x"]
+
+
+def test_what_a_killed_write_left_goes_with_the_next(tiny_bundle, tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    left = tmp_path / f".repo.partial-{child.pid}"
+    (left / "new" / "1").mkdir(parents=True)
+    write_repository(tiny_bundle, tmp_path / "repo", TritonOptions(), name="tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
 
 
 def test_a_failed_write_keeps_the_old_model(tiny_bundle, tmp_path, monkeypatch):
