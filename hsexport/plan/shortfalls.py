@@ -99,7 +99,7 @@ def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[
 def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
     """Bytes and how they are saved; the first is the mildest."""
     if choices.t5_bytes:
-        yield choices.t5_bytes, f"leaving out T5 (null in model_index.json, {choices.t5_bytes / GB:.1f} GB)"
+        yield choices.t5_bytes, f"--without-t5 ({choices.t5_bytes / GB:.1f} GB)"
     if choices.halves:
         yield memory.weights_bytes // 2 + memory.cache_bytes // 2, "--precision bf16 on a GPU backend"
     if choices.streams_weights:
