@@ -31,7 +31,8 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     recipe = recipe_for(request)
     check_tokenizers(recipe)
     networks, checkpoint = networks_of(recipe), recipe.pair.large.directory.transformer
-    check_room(plan_of(recipe, networks, machine_at(request.out, request.cache, checkpoint)))
+    for doubt in check_room(plan_of(recipe, networks, machine_at(request.out, request.cache, checkpoint))):
+        reporter.warn(doubt)
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks, store, reporter)

@@ -22,6 +22,9 @@ class Reporter(Protocol):
     def advance(self, item: str, phase: str, done: int, total: int) -> None:
         """`done` of `total` steps of a phase of the item are over."""
 
+    def warn(self, text: str) -> None:
+        """Something may go wrong later on; the work goes on."""
+
     def wait(self, item: str) -> None:
         """Another process is making the item; this one waits for it."""
 
@@ -44,6 +47,9 @@ class Silent:
         """Nothing."""
 
     def advance(self, item: str, phase: str, done: int, total: int) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
         """Nothing."""
 
     def wait(self, item: str) -> None:

@@ -22,11 +22,16 @@ from rich.table import Table
 from contact_sheet import write_report
 from hsexport.bench.hardware import hardware
 from hsexport.plan.machine import available_memory
+from hsexport.plan.stages import building_bytes
 from new_process import in_new_process, private_peak
 from random_pairs.pairs import make_pair
 from random_pairs.shapes import SD35_LARGE, SD35_MEDIUM, PairShape
 
 WORK = Path("build")
+GB = 1e9
+SERIES = (2, 6, 12, 20, 38)
+"""Layers; SD3.5-Large has 38."""
+COLUMNS = ("layers", "weights GB", "engine GB", "private GB", "planned GB", "over weights", "resident GB", "build s")
 SHAPE = PairShape("slices", SD35_LARGE, SD35_MEDIUM)
 
 
@@ -39,6 +44,8 @@ class Slice:
     engine_gb: float
     private_gb: float
     """The most memory its process held that the system cannot take back, Python and torch included."""
+    planned_gb: float
+    """What `hsexport plan` says of it."""
     resident_gb: float
     """The same with the pages of mapped files, the weights' own among them."""
     seconds: float
@@ -91,7 +98,15 @@ def slice_of(layers: int, precision: str, arch: int) -> Slice:
         root = Path(folder) / "pair"
         make_pair(root, SHAPE.cut(layers), torch.bfloat16, lambda _: None)
         (seconds, weights, engine, private), resident = in_new_process(build_large, root, precision, arch)
-    return Slice(layers, weights / 1e9, engine / 1e9, private / 1e9, resident / 1e9, seconds)
+    return Slice(
+        layers=layers,
+        weights_gb=weights / GB,
+        engine_gb=engine / GB,
+        private_gb=private / GB,
+        planned_gb=building_bytes(weights, "tensorrt-rtx") / GB,
+        resident_gb=resident / GB,
+        seconds=seconds,
+    )
 
 
 def main(
@@ -103,8 +118,8 @@ def main(
     """Build slices until one is too large for this machine."""
     built: list[Slice] = []
     ended = ""
-    for count in layers or (2, 6, 12, 18, 24, 38):
-        free = available_memory() / 1e9
+    for count in layers or SERIES:
+        free = available_memory() / GB
         if built and (needed := built[-1].private_gb / built[-1].layers * count) > free:
             ended = f"{count} layers would need {needed:.1f} GB of memory, {free:.1f} are available"
             break
@@ -114,9 +129,10 @@ def main(
         except BrokenProcessPool:
             ended = f"the build of {count} layers was killed, as happens for want of memory"
             break
-    table = Table("layers", "weights GB", "engine GB", "private GB", "over weights", "resident GB", "build s")
+    table = Table(*COLUMNS)
     for row in built:
-        numbers = (row.weights_gb, row.engine_gb, row.private_gb, row.copies, row.resident_gb, row.seconds)
+        sizes = row.weights_gb, row.engine_gb, row.private_gb, row.planned_gb
+        numbers = *sizes, row.copies, row.resident_gb, row.seconds
         table.add_row(str(row.layers), *(f"{number:.2f}" for number in numbers))
     Console().print(table)
     Console().print(ended or "all were built")

@@ -88,6 +88,10 @@ class BuildReport:
         rate = (done - self._phase_done) / seconds
         return f", {rate:.{0 if rate >= 10 else 1}f} a second, {(total - done) / rate:.0f} s left"
 
+    def warn(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(f"hsexport: warning: {text}", soft_wrap=True, markup=False)
+
     def wait(self, item: str) -> None:
         """Says that another build is at it."""
         if self._task is not None:

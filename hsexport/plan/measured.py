@@ -18,9 +18,9 @@ tiny pair of the script has 600."""
 RUNNER_PROCESS = 80_000_000
 """A process that runs pictures on the CPU, before it loads an engine: numpy, tokenizers, ONNX Runtime."""
 
-BUILDER_COPIES = 2
+BUILDER_COPIES = 2.1
 """How often a TensorRT builder holds a network's weights at once, beside the mapped file: laid out for the engine, and
-in the plan. `scripts/measure_slices.py` measured 2.04 with TensorRT-RTX 1.7.1 and six layers of SD3.5-Large."""
+in the plan. From `scripts/measure_slices.py` with TensorRT-RTX 1.7.1 and 2 to 20 layers of SD3.5-Large."""
 
 DEVICE_PROCESS = 600_000_000
 """A CUDA context and the libraries' own memory on a GPU. An estimate: no GPU has run this yet."""

@@ -95,11 +95,12 @@ def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: 
     )
 
 
-def check_room(plan: Plan) -> None:
-    """Raises RoomError where disk or memory cannot suffice, whatever a library may save."""
+def check_room(plan: Plan) -> list[str]:
+    """Raises RoomError where disk or memory cannot suffice, whatever a library may save; tells where they may not."""
     for shortfall in plan.shortfalls:
         if shortfall.certain:
             raise RoomError(str(shortfall), " or ".join(shortfall.remedies))
+    return [f"{shortfall}; {' or '.join(shortfall.remedies)}" for shortfall in plan.shortfalls]
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,11 @@ def stage_plans(
     if _takes_shards(backend) and machine.checkpoint_beside_cache:
         copied -= sum(network.unchanged_bytes for network in networks)
     compiled, compile_why = _compiled(networks, backend, stripped)
+    largest = max(network.bundle_bytes for network in networks)
     return (
         StagePlan("export", graphs + goldens, host, "graphs without weights"),
         StagePlan("optimise", graphs + copied, host, _weights_why(backend, machine)),
-        StagePlan("compile", compiled, _building(networks, backend), compile_why, certain=False),
+        StagePlan("compile", compiled, building_bytes(largest, backend), compile_why, certain=False),
         StagePlan("verify", 0, _running(networks), "the largest engine, run once on the host", certain=False),
         _pack(compiled if _takes_shards(backend) else copied, one_disk=machine.one_disk),
     )
@@ -72,9 +73,10 @@ def _compiled(networks: Sequence[NetworkPlan], backend: str, stripped: bool) -> 
     return sum(network.bundle_bytes for network in networks), why
 
 
-def _building(networks: Sequence[NetworkPlan], backend: str) -> int:
+def building_bytes(weights_bytes: int, backend: str) -> int:
+    """Memory of compiling a network of so many bytes: in the process that exported it, torch and all."""
     copies = BUILDER_COPIES if _takes_shards(backend) else 1
-    return RUNNER_PROCESS + copies * max(network.bundle_bytes for network in networks)
+    return EXPORT_PROCESS + int(copies * weights_bytes)
 
 
 def _running(networks: Sequence[NetworkPlan]) -> int:
