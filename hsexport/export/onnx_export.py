@@ -7,7 +7,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,19 @@ from hsexport.passes.strip_metadata import strip_metadata
 from hsexport.weights.streamed import shapes_of
 
 OPSET = 23  # the first with Attention
+STEPS = TRACE, SIMPLIFY = "tracing", "simplifying"
+"""Of an export, the longest first."""
 
 
 class ExportError(HSError):
     """A network that torch could not turn into ONNX."""
 
 
-def export_onnx(network: Network, out: Path) -> Path:
+def export_onnx(network: Network, out: Path, on_step: Callable[[str], None] = lambda _: None) -> Path:
     """Writes `<name>.onnx` into `out` and returns it; every weight in it is a placeholder (hsexport.passes.attach).
 
-    The network is traced over fake tensors, so that memory holds its graph and nothing else. Raises PairError for a
-    checkpoint that does not fit, ExportError with the exporter's own first line.
+    The network is traced over fake tensors, so that memory holds its graph and nothing else. `on_step` hears which of
+    STEPS begins. Raises PairError for a checkpoint that does not fit, ExportError with the exporter's own first line.
     """
     path = out / f"{network.name}.onnx"
     module = network.skeleton()
@@ -46,7 +48,10 @@ def export_onnx(network: Network, out: Path) -> Path:
         network.weights.check_fits(shapes)
     try:
         with _quiet():
-            model = _optimised(_traced(network, module), shapes)
+            on_step(TRACE)
+            program = _traced(network, module)
+            on_step(SIMPLIFY)
+            model = _optimised(program, shapes)
     except Exception as err:
         if isinstance(err, OSError):
             raise

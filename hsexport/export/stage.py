@@ -61,7 +61,9 @@ def _export(network: Network, store: Store, reporter: Reporter) -> ExportedNetwo
     key = export_key(network)
     found = store.find(key)
     reporter.begin(network.name, "" if found else store.why_missing(key))
-    entry = found or store.make(key, lambda folder: _trace(network, folder), lambda: reporter.wait(network.name))
+    entry = found or store.make(
+        key, lambda folder: _trace(network, folder, reporter), lambda: reporter.wait(network.name)
+    )
     if network.weights:
         network.weights.hashed(bytes_told(reporter, network.name, "hashed"))
     golden = golden_key(network)
@@ -73,10 +75,13 @@ def _export(network: Network, store: Store, reporter: Reporter) -> ExportedNetwo
     return ExportedNetwork(network, entry / f"{network.name}.onnx", answered / GOLDEN)
 
 
-def _trace(network: Network, folder: Path) -> None:
-    from hsexport.export.onnx_export import export_onnx
+def _trace(network: Network, folder: Path, reporter: Reporter) -> None:
+    from hsexport.export.onnx_export import STEPS, export_onnx
 
-    export_onnx(network, folder)
+    def told(step: str) -> None:
+        reporter.advance(network.name, f"steps: {step}", STEPS.index(step), len(STEPS))
+
+    export_onnx(network, folder, told)
 
 
 def _answer(network: Network, folder: Path, reporter: Reporter) -> None:

@@ -23,13 +23,12 @@ def hsexport():
 def tiny_networks(tiny_pair_dirs, tmp_path_factory):
     """Networks of the tiny pair by name."""
     from hsexport.networks import networks_of
-    from hsexport.pair import load_pair
-    from hsexport.recipe import BuildRequest, recipe_from_pair
+    from hsexport.recipe import BuildRequest, recipe_for
 
     large, small = map(str, tiny_pair_dirs)
     nowhere = tmp_path_factory.mktemp("nowhere")
     request = BuildRequest(large=large, small=small, out=nowhere / "bundle", cache=nowhere / "cache")
-    return {network.name: network for network in networks_of(recipe_from_pair(load_pair(large, small), request))}
+    return {network.name: network for network in networks_of(recipe_for(request))}
 
 
 @pytest.fixture(scope="session")
