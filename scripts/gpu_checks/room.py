@@ -38,7 +38,7 @@ def needed(shape: PairShape, targets: list[Target]) -> tuple[int, int]:
     count, widest = parameters(shape), max(DISK_BYTES[target.precision] for target in targets)
     both = sum(count.values())
     per_number = 2 + sum(2 * DISK_BYTES[target.precision] for target in targets)
-    return BUILDER_COPIES * widest * max(count.values()) + GIB, both * per_number + GIB
+    return int(BUILDER_COPIES * widest * max(count.values())) + GIB, both * per_number + GIB
 
 
 def refuse_if_too_small(shape: PairShape, targets: list[Target], out: Path) -> None:
