@@ -39,10 +39,10 @@ def test_stopped_early_there_are_graphs_and_no_bundle(hsexport, tiny_pair_dirs, 
 
 def test_what_may_not_fit_is_told_and_the_build_goes_on(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache)
-    done = hsexport(*arguments, "--max-batch", 50_000, "--stop-after", "export")
+    done = hsexport(*arguments, "--max-batch", 1_000_000, "--stop-after", "export")
     assert done.returncode == 0, done.stderr
     assert re.search(
-        r"^hsexport: warning: 50000 of \w+ at once on this machine needs .* GB are there; --max-batch",
+        r"^hsexport: warning: 1000000 of \w+ at once on this machine needs .* GB are there; --max-batch",
         done.stderr,
         re.M,
     )
