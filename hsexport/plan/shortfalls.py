@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -85,9 +86,9 @@ def _remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
 
 
 def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
-    fits = [n for n in range(1, worst.pictures) if choices.memory(worst.size, n).total_bytes <= room]
-    if fits:
-        yield f"--max-batch {fits[-1]}"
+    fewer = range(1, worst.pictures)
+    if fits := bisect_right(fewer, room, key=lambda pictures: choices.memory(worst.size, pictures).total_bytes):
+        yield f"--max-batch {fewer[fits - 1]}"
     default = choices.sizes.default
     if default != worst.size and choices.memory(default, worst.pictures).total_bytes <= room:
         yield f"--max-size {size_text(default)}"
