@@ -10,9 +10,10 @@ from hsexport.memory import return_what_is_freed
 from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
+from hsexport.pair.same_weights import check_same_weights
 from hsexport.plan.machine import machine_at
 from hsexport.plan.plan import check_room, plan_of
-from hsexport.progress import Reporter
+from hsexport.progress import Reporter, bytes_told
 from hsexport.recipe import BuildRequest, check_tokenizers, recipe_for
 from hsexport.verify.stage import verify_all
 from hsruntime.bundle import Bundle
@@ -33,6 +34,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     networks, checkpoint = networks_of(recipe), recipe.pair.large.directory.transformer
     for doubt in check_room(plan_of(recipe, networks, machine_at(request.out, request.cache, checkpoint))):
         reporter.warn(doubt)
+    check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)
     exported = export_all(networks, store, reporter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from .agreement import check_config_agrees, check_schedulers_agree, check_vaes_agree, check_weights_agree
+from .agreement import check_config_agrees, check_schedulers_agree, check_tensors_agree, check_vaes_agree
 from .config import scheduler_config_from, vae_config_from
 from .documents import setting_of
 from .errors import PairError
@@ -15,6 +15,7 @@ from .parts import check_parts_whole
 from .tokenizer import check_tokenizers_agree
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+WEIGHED_PARTS = ("vae", *TEXT_ENCODERS)
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 # Not the third encoder and its tokenizer: SD3 puts zeros for the T5's tokens where it is left out.
 REQUIRED = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -27,7 +28,7 @@ SAME_IN_BOTH = {
 
 
 def check_pair(large: Member, small: Member, without: Collection[str] = ()) -> None:
-    """Raises PairError for the first thing that keeps the two apart; hashing weights comes last.
+    """Raises PairError for the first thing that keeps the two apart, as far as configurations and headers tell.
 
     Of the parts in `without` only configurations are looked at.
     """
@@ -113,7 +114,7 @@ def parts_of_both(large: Member, small: Member) -> dict[str, tuple[Path, Path]]:
 
 
 def check_parts_agree(large: Member, small: Member, without: Collection[str] = ()) -> None:
-    """Compares each part that both members bring: configurations first, weights last for they take long to hash."""
+    """Compares each part that both members bring: configurations first, then headers."""
     both = parts_of_both(large, small)
     if "scheduler" in both:
         check_schedulers_agree(*both["scheduler"])
@@ -123,6 +124,6 @@ def check_parts_agree(large: Member, small: Member, without: Collection[str] = (
         check_tokenizers_agree(name, *both[name])
     for name in filter(both.__contains__, TEXT_ENCODERS):
         check_config_agrees(name, *both[name])
-    for name in filter(both.__contains__, ("vae", *TEXT_ENCODERS)):
+    for name in filter(both.__contains__, WEIGHED_PARTS):
         if name not in without:
-            check_weights_agree(name, *both[name])
+            check_tensors_agree(name, *both[name])

@@ -25,7 +25,8 @@ class Pair:
 def load_pair(large: str, small: str, without: Collection[str] = ()) -> Pair:
     """Finds both members (a directory, a hub id or `demo`) and checks that they belong together.
 
-    Reads configurations and safetensors headers; weights only to compare a part that both members bring.
+    Reads configurations and safetensors headers alone: whether a part that both members bring holds the same numbers,
+    check_same_weights tells.
     Weights of the parts in `without` are neither downloaded nor looked at: nobody will read them.
     """
     members = read_member("large", large, without), read_member("small", small, without)

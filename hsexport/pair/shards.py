@@ -160,11 +160,6 @@ def check_size(file: Path, expected: int) -> None:
         raise PairError(f"{file} is truncated: expected at least {expected} bytes, found {found}", AGAIN)
 
 
-def weights_digest(component: Path) -> str:
-    """The sha256 of a component's weights by name, dtype, shape and data, whatever files they are cut into."""
-    return digest_of(read_headers(component))
-
-
 def digest_of(headers: Mapping[str, TensorHeader], on_bytes: OnBytes | None = None) -> str:
     """The sha256 of tensors by name, dtype, shape and data; every byte is read."""
     digest, done, total = hashlib.sha256(), 0, sum(header.size_bytes for header in headers.values())

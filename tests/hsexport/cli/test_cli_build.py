@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from interruptible import listen_to_ctrl_c
 from one_line import told_in_one_line
+from tiny_pair import make_pipeline
 
 from hsruntime.bundle import open_bundle
 
@@ -171,6 +172,15 @@ def test_a_pair_of_strangers_is_refused(hsexport, tiny_pair_dirs, tmp_path):
     config["pooled_projection_dim"] = 999
     (other / "transformer" / "config.json").write_text(json.dumps(config))
     told_in_one_line(hsexport(*build_arguments((tiny_pair_dirs[0], other), tmp_path / "b", tmp_path / "c")), "999")
+
+
+def test_a_small_member_with_parts_of_another_model_is_refused_before_anything_is_traced(
+    hsexport, tiny_pair_dirs, tmp_path
+):
+    other = make_pipeline(tmp_path / "small", layers=2, dual_layers=(0,), seed=1, text_seed=7)
+    done = hsexport(*build_arguments((tiny_pair_dirs[0], other), tmp_path / "b", tmp_path / "c"))
+    told_in_one_line(done, "holds other numbers in each", f"--small {other}/transformer")
+    assert "\nexport" not in done.stderr and not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from hsexport.pair import PairError
-from hsexport.pair.shards import find_weights, read_headers, weights_digest
+from hsexport.pair.shards import digest_of, find_weights, read_headers
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.zeros(0)}
 SINGLE = "diffusion_pytorch_model.safetensors"
@@ -64,6 +64,10 @@ def test_shards_read_as_one(single, sharded):
     assert {name: header.shape for name, header in read_headers(sharded).items()} == {
         name: header.shape for name, header in read_headers(single).items()
     }
+
+
+def weights_digest(component):
+    return digest_of(read_headers(component))
 
 
 def test_digest_ignores_sharding_and_metadata(single, sharded):
