@@ -11,8 +11,7 @@ from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
 from hsexport.pair.same_weights import check_same_weights
-from hsexport.plan.machine import machine_at
-from hsexport.plan.plan import check_room, plan_of
+from hsexport.plan.plan import check_room, plan_for
 from hsexport.progress import Reporter, bytes_told
 from hsexport.recipe import BuildRequest, check_tokenizers, recipe_for
 from hsexport.verify.stage import verify_all
@@ -29,11 +28,11 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     backend.check_options(options)
     reporter.stage("load", 1)
     reporter.begin("pair")
-    recipe = recipe_for(request)
-    check_tokenizers(recipe)
-    networks, checkpoint = networks_of(recipe), recipe.pair.large.directory.transformer
-    for doubt in check_room(plan_of(recipe, networks, machine_at(request.out, request.cache, checkpoint))):
+    for doubt in check_room(plan_for(request)):
         reporter.warn(doubt)
+    recipe = recipe_for(request)
+    networks = networks_of(recipe)
+    check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
     store = Store(request.cache)

@@ -90,14 +90,9 @@ def request_for(pair: Path, cache: Path) -> Any:
 
 def planned(pair: Path, cache: Path) -> tuple[int, int]:
     """Bytes of memory at the peak, and of disk in all, that `plan` names."""
-    from hsexport.networks import networks_of
-    from hsexport.plan.machine import machine_at
-    from hsexport.plan.plan import plan_of
-    from hsexport.recipe import recipe_for
+    from hsexport.plan.plan import plan_for
 
-    recipe = recipe_for(request_for(pair, cache))
-    machine = machine_at(cache, cache, recipe.pair.large.directory.transformer)
-    stages = plan_of(recipe, networks_of(recipe), machine).stages
+    stages = plan_for(request_for(pair, cache)).stages
     return max(stage.host_bytes for stage in stages), sum(stage.disk_bytes for stage in stages)
 
 

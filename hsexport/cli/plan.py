@@ -19,7 +19,7 @@ LOG_WIDTH = 150  # where no terminal tells its own
 
 
 def plan(
-    large: Annotated[str, typer.Option(help="diffusers directory, hub id, or 'demo'")],
+    large: Annotated[str, typer.Option(help="diffusers directory, single-file checkpoint, hub id, or 'demo'")],
     small: Annotated[str, typer.Option(help="the same; a transformer alone is enough if the other is whole")],
     out: Annotated[Path, typer.Option(help="where the bundle would go")] = Path("bundle"),
     backend: Annotated[str, typer.Option(help=f"one of {', '.join(backend_names())}")] = "ort-cpu",
@@ -46,22 +46,18 @@ def plan(
 ) -> None:
     """Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time.
 
-    A hub id is downloaded first.
+    Of a hub id configurations and headers alone are downloaded.
     """
     from hsexport.cli.plan_tables import print_plan, told
-    from hsexport.networks import networks_of
     from hsexport.plan.gpus import gpu_named
-    from hsexport.plan.machine import machine_at
-    from hsexport.plan.plan import plan_of
-    from hsexport.recipe import recipe_for
+    from hsexport.plan.plan import plan_for
 
     on_gpu = gpu_named(gpu) if gpu else None
-    kept = cache or default_cache()
     request = BuildRequest(
         large=large,
         small=small,
         out=out,
-        cache=kept,
+        cache=cache or default_cache(),
         backend=backend,
         options=BuildOptions(precision=_precision(backend, precision), weight_streaming=weight_streaming),
         fp32=tuple(fp32 or ()),
@@ -74,9 +70,7 @@ def plan(
         guidance_scale=guidance_scale,
         without_t5=without_t5,
     )
-    recipe = recipe_for(request)
-    machine = machine_at(out, kept, recipe.pair.large.directory.transformer)
-    made = plan_of(recipe, networks_of(recipe), machine, on_gpu)
+    made = plan_for(request, on_gpu)
     if as_json:
         typer.echo(json.dumps(told(made), indent=2))
         return

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from .errors import PairError
 from .layout import PART_NAMES
+from .previews import Previews
 from .shards import VARIANTS
 
 # The repository's root may hold a transformer alone; single-file checkpoints there match none of these.
@@ -47,16 +48,25 @@ def weights_among(files: list[str], folder: str) -> list[str]:
     return next(filter(None, found), [])
 
 
-def downloaded(hub_id: str, role: str, without: Collection[str] = ()) -> Path:
-    """The local snapshot of `hub_id`; without a network the one already in the hub's cache, if there is one."""
+def downloaded(hub_id: str, role: str, without: Collection[str] = (), previews: Previews | None = None) -> Path:
+    """The local snapshot of `hub_id`; without a network the one already in the hub's cache, if there is one.
+
+    With `previews` a folder of theirs, and no weights are downloaded.
+    """
     try:
-        from huggingface_hub.errors import GatedRepoError, HFValidationError, HTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HFValidationError,
+            HTTPError,
+            RepositoryNotFoundError,
+            SafetensorsParsingError,
+        )
     except ImportError as err:
         raise PairError(
             f"{role} '{hub_id}' is a hub id, but huggingface_hub is not installed", "pip install 'hsexport[build]'"
         ) from err
     try:
-        return snapshot(hub_id, without)
+        return snapshot(hub_id, without, previews)
     except GatedRepoError as err:
         raise PairError(
             f"{role} '{hub_id}' is gated on the hub, and this account has no access to it",
@@ -67,33 +77,46 @@ def downloaded(hub_id: str, role: str, without: Collection[str] = ()) -> Path:
             f"{role} '{hub_id}' is neither a local directory nor a repository of the hub that this account can see",
             f"check the name, run hf auth login for a private one, or give a directory: --{role} PATH",
         ) from err
-    except (HTTPError, HFValidationError, OSError) as err:
+    except (HTTPError, HFValidationError, SafetensorsParsingError, OSError) as err:
         raise PairError(
             f"{role} '{hub_id}' could not be downloaded: {first_line(err)}",
             f"check the network, or give a directory that is already here: --{role} PATH",
         ) from err
 
 
-def snapshot(hub_id: str, without: Collection[str] = ()) -> Path:
-    """Downloads what is wanted of `hub_id`, or raises the hub's own errors."""
+def snapshot(hub_id: str, without: Collection[str] = (), previews: Previews | None = None) -> Path:
+    """Downloads or previews what is wanted of `hub_id`, or raises the hub's own errors."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:
         wanted = wanted_files(HfApi().list_repo_files(hub_id), without)
     except HfHubHTTPError:  # the hub answered, and refused
         raise
-    except (HTTPError, OSError) as unreachable:
-        try:
-            return Path(snapshot_download(hub_id, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise unreachable from None
+    except (HTTPError, OSError):
+        if found := cached(hub_id):
+            return found
+        raise
     if not wanted:
         raise PairError(
             f"'{hub_id}' holds no model_index.json, transformer or safetensors in diffusers' layout",
             "hsexport reads repositories that StableDiffusion3Pipeline.from_pretrained reads",
         )
-    return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    return previews.preview(hub_id, wanted) if previews else Path(snapshot_download(hub_id, allow_patterns=wanted))
+
+
+def cached(hub_id: str) -> Path | None:
+    """The last snapshot in the hub's cache, whole or not: what is missing, its reader will name.
+
+    The client's own answer without a network is that every file of the repository must be there.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for document in ("model_index.json", "config.json", "transformer/config.json"):
+        found = try_to_load_from_cache(hub_id, document)
+        if isinstance(found, str):
+            return Path(found.removesuffix(document))
+    return None
 
 
 def first_line(err: Exception) -> str:

@@ -140,6 +140,13 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
+def header_bytes(entries: Mapping[str, Any]) -> bytes:
+    """What stands before the numbers in a file; padded, for data begins at a multiple of 8."""
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def tensor_header(file: Path, start: int, name: str, entry: Any) -> TensorHeader:
     """One entry of a file's header, checked for contradictions."""
     try:

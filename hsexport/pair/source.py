@@ -9,6 +9,7 @@ from typing import Literal
 
 from .errors import PairError
 from .hub import downloaded
+from .previews import Previews
 
 Role = Literal["large", "small"]
 
@@ -16,17 +17,17 @@ DEMO = Path(__file__).parent.parent / "demo"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve_source(source: str, role: Role, without: Collection[str] = ()) -> Path:
+def resolve_source(source: str, role: Role, without: Collection[str] = (), previews: Previews | None = None) -> Path:
     """The directory or single file behind `source`; a hub id is downloaded into the hub's own cache.
 
-    But for the weights of the parts in `without`.
+    But for the weights of the parts in `without`; and with `previews` for all weights that are not there yet.
     """
     if source == "demo":
         return demo_directory(role)
     if is_local(source):
         return Path(source).expanduser()
     if HUB_ID.fullmatch(source):
-        return downloaded(source, role, without)
+        return downloaded(source, role, without, previews)
     raise PairError(
         f"{role} '{source}' is neither a directory, a file, a hub id (org/name), nor 'demo'",
         f"check the path given to --{role}",

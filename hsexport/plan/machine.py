@@ -7,6 +7,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsexport.pair.previews import Previews
+
+
+@dataclass(frozen=True)
+class Download:
+    """Weights that the hub's cache lacks, in bytes, and what is free where they go."""
+
+    size_bytes: int
+    free_bytes: int
+    beside_cache: bool
+    """Whether the build's own cache lies on the same file system."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -20,10 +32,14 @@ class Machine:
     """Whether cache and bundle lie on one file system, where a bundle's files are second names of the cache's."""
     checkpoint_beside_cache: bool
     """Whether a graph in the cache may name the checkpoint's own files: they lie on one file system, too."""
+    download: Download | None = None
 
 
-def machine_at(out: Path, cache: Path, checkpoint: Path) -> Machine:
-    """What is free here, for a build from `checkpoint`, a folder of weights, by way of `cache` to `out`."""
+def machine_at(out: Path, cache: Path, checkpoint: Path, previews: Previews | None = None) -> Machine:
+    """What is free here, for a build from `checkpoint`, a folder of weights, by way of `cache` to `out`.
+
+    Weights that are in `previews` by their headers alone are still to be downloaded.
+    """
     places = existing(out), existing(cache)
     weights = next((file.resolve() for file in checkpoint.glob("*.safetensors")), checkpoint.resolve())
     return Machine(
@@ -33,6 +49,17 @@ def machine_at(out: Path, cache: Path, checkpoint: Path) -> Machine:
         out_free_bytes=shutil.disk_usage(places[0]).free,
         one_disk=places[0].stat().st_dev == places[1].stat().st_dev,
         checkpoint_beside_cache=weights.stat().st_dev == places[1].stat().st_dev,
+        download=_download(previews, places[1]) if previews else None,
+    )
+
+
+def _download(previews: Previews, cache: Path) -> Download | None:
+    if not (previews.root and previews.missing_bytes):
+        return None
+    return Download(
+        previews.missing_bytes,
+        shutil.disk_usage(previews.root).free,
+        beside_cache=previews.root.stat().st_dev == cache.stat().st_dev,
     )
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from hsengines.errors import HSError
 from hsexport.network import Network
+from hsexport.networks import networks_of
 from hsexport.outline import manifest_outline
+from hsexport.pair.previews import Previews
 from hsexport.plan.gpus import Gpu
-from hsexport.plan.machine import Machine
+from hsexport.plan.machine import Machine, machine_at
 from hsexport.plan.memory import RunMemory, run_memory
 from hsexport.plan.networks import NetworkPlan, holding_of, network_plan
 from hsexport.plan.shortfalls import (
@@ -22,7 +24,7 @@ from hsexport.plan.shortfalls import (
 )
 from hsexport.plan.stages import StagePlan, stage_plans
 from hsexport.plan.work import Roofline, Work, roofline, work_of
-from hsexport.recipe import Recipe
+from hsexport.recipe import BuildRequest, Recipe, recipe_for
 from hsruntime.manifest import Manifest, Size, Sizes
 from hsruntime.presets import resolve_schedule
 from hsruntime.schedule import Schedule
@@ -55,6 +57,14 @@ class Plan:
     def bundle_bytes(self) -> int:
         """Weights of all engines."""
         return sum(network.bundle_bytes for network in self.networks)
+
+
+def plan_for(request: BuildRequest, gpu: Gpu | None = None) -> Plan:
+    """Of what is asked for here, before a byte of weights is read or downloaded. Raises what recipe_for raises."""
+    with Previews() as previews:
+        recipe = recipe_for(request, previews)
+        machine = machine_at(request.out, request.cache, recipe.pair.large.directory.transformer, previews)
+        return plan_of(recipe, networks_of(recipe), machine, gpu)
 
 
 def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: Gpu | None = None) -> Plan:

@@ -30,12 +30,19 @@ class Shortfall:
 
 
 def disk_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
-    """Of the cache, what it holds counted as free, for it may be just this; and of the bundle's disk, if another."""
-    needed = sum(stage.disk_bytes for stage in stages if stage.name != "pack")
-    bundle = sum(stage.disk_bytes for stage in stages if stage.name == "pack")
+    """Of the cache, what it holds counted as free, for it may be just this; of two more disks, if they are others."""
+    needed = {stage.name: stage.disk_bytes for stage in stages}
+    bundle, download = needed.pop("pack", 0), machine.download
+    if download and not download.beside_cache:
+        del needed["download"]
+        if download.size_bytes > download.free_bytes:
+            remedies = ("free some space", "set HF_HUB_CACHE to a folder on another disk")
+            yield Shortfall("the download", download.size_bytes, download.free_bytes, remedies, certain=True)
     free = machine.cache_free_bytes + machine.held_bytes
-    if needed > free:
-        yield Shortfall("the cache", needed, free, ("free some space", "name another --cache"), certain=True)
+    if sum(needed.values()) > free:
+        what = "the download with the cache" if "download" in needed else "the cache"
+        remedies = ("free some space", "name another --cache")
+        yield Shortfall(what, sum(needed.values()), free, remedies, certain=True)
     if bundle > machine.out_free_bytes:
         remedies = ("free some space", "name another --out")
         yield Shortfall("the bundle", bundle, machine.out_free_bytes, remedies, certain=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hsexport.plan.machine import Machine
@@ -46,12 +46,19 @@ def stage_plans(
     compiled, compile_why = _compiled(networks, backend, stripped)
     largest = max(network.bundle_bytes for network in networks)
     return (
+        *_download(machine),
         StagePlan("export", graphs + goldens, host, "graphs without weights"),
         StagePlan("optimise", graphs + copied, host, _weights_why(backend, machine)),
         StagePlan("compile", compiled, building_bytes(largest, backend), compile_why, certain=False),
         StagePlan("verify", 0, _running(networks), "the largest engine, run once on the host", certain=False),
         _pack(compiled if _takes_shards(backend) else copied, one_disk=machine.one_disk),
     )
+
+
+def _download(machine: Machine) -> Iterator[StagePlan]:
+    if machine.download:
+        why = "weights that the hub's cache lacks"
+        yield StagePlan("download", machine.download.size_bytes, RUNNER_PROCESS, why)
 
 
 def _takes_shards(backend: str) -> bool:

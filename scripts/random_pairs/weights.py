@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hsexport.pair.shards import header_bytes
 from random_pairs.noise import pieces_of
 
 SHARD_BYTES = 2**30
@@ -72,22 +73,20 @@ def write_shards(shards: list[Shard], shapes: Shapes, dtype: torch.dtype, on_sha
 def _write_file(path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
     """A safetensors file, piece by piece: the library's own writer holds every tensor twice."""
     with path.open("wb") as stream:
-        stream.write(header_bytes(shapes, dtype))
+        stream.write(head_of(shapes, dtype))
         for name, shape in shapes.items():
             for piece in pieces_of(name, shape, dtype):
                 stream.write(memoryview(piece.view(torch.uint8).numpy()))
 
 
-def header_bytes(shapes: Shapes, dtype: torch.dtype) -> bytes:
+def head_of(shapes: Shapes, dtype: torch.dtype) -> bytes:
     """What stands before the numbers in a safetensors file."""
     header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
         begin, end = end, end + _bytes(shape, dtype)
         header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the format's data begins at a multiple of 8
-    return len(text).to_bytes(8, "little") + text
+    return header_bytes(header)
 
 
 def _cuts(shapes: Shapes, dtype: torch.dtype, limit: int) -> Iterator[list[str]]:

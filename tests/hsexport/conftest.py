@@ -38,7 +38,7 @@ def sd35_dirs(tmp_path_factory):
 
     from random_pairs.pairs import pair_files, write_pair
     from random_pairs.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM, PairShape
-    from random_pairs.weights import header_bytes
+    from random_pairs.weights import head_of
 
     shape = PairShape("real", SD35_LARGE, SD35_MEDIUM, REAL_TEXT)
     files = pair_files(tmp_path_factory.mktemp("sd35") / "pair", shape, torch.bfloat16)
@@ -47,7 +47,7 @@ def sd35_dirs(tmp_path_factory):
     for part in files.parts:
         part.folder.mkdir(parents=True)
         for shard in part.shards:
-            header = header_bytes({name: part.shapes[name] for name in shard.names}, part.dtype)
+            header = head_of({name: part.shapes[name] for name in shard.names}, part.dtype)
             with shard.file.open("wb") as stream:
                 stream.write(header)
                 stream.truncate(len(header) + shard.size_bytes)

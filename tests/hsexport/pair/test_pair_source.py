@@ -1,8 +1,6 @@
-from types import SimpleNamespace
-
 import pytest
 
-from hsexport.pair import PairError, hub, source
+from hsexport.pair import PairError, source
 from hsexport.pair.hub import wanted_files
 from hsexport.pair.source import resolve_source
 
@@ -47,11 +45,6 @@ def test_single_file_is_itself(tmp_path):
     assert resolve_source(str(file), "large") == file
 
 
-def test_hub_id_is_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "snapshot", lambda hub_id, without: tmp_path / hub_id)
-    assert resolve_source("org/name-3.5", "large") == tmp_path / "org/name-3.5"
-
-
 def test_local_directory_wins_over_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
@@ -93,34 +86,6 @@ def test_wanted_files_of_a_lone_transformer():
     assert wanted_files(names) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
-def response(status):
-    """As much of an HTTP answer as the hub's errors look at."""
-    return SimpleNamespace(status_code=status, headers={}, request=None)
-
-
-def raising(error):
-    def snapshot(hub_id, without):
-        raise error
-
-    return snapshot
-
-
-def test_gated_repository_is_told_to_log_in(monkeypatch):
-    from huggingface_hub.errors import GatedRepoError
-
-    monkeypatch.setattr(hub, "snapshot", raising(GatedRepoError("403", response=response(403))))
-    with pytest.raises(PairError, match=r"large 'org/name' is gated.*https://huggingface.co/org/name.*hf auth login"):
-        resolve_source("org/name", "large")
-
-
-def test_unknown_repository_is_told_to_give_a_path(monkeypatch):
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    monkeypatch.setattr(hub, "snapshot", raising(RepositoryNotFoundError("404", response=response(404))))
-    with pytest.raises(PairError, match=r"neither a local directory nor a repository of the hub.*--small PATH"):
-        resolve_source("org/name", "small")
-
-
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
     """A hub client that reaches nobody, over an empty cache."""
@@ -142,27 +107,6 @@ def test_no_network_and_no_cache_is_told(no_network):
 def test_malformed_hub_id_is_told_not_traced(no_network):
     with pytest.raises(PairError, match=r"large 'org/a--b' could not be downloaded"):
         resolve_source("org/a--b", "large")
-
-
-def test_no_network_takes_the_cached_snapshot(monkeypatch, tmp_path, no_network):
-    import huggingface_hub
-
-    def cached(hub_id, *, local_files_only):
-        assert local_files_only
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
-    assert resolve_source("org/name", "large") == tmp_path
-
-
-def test_only_wanted_files_are_downloaded(monkeypatch, tmp_path):
-    import huggingface_hub
-
-    asked = {}
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, hub_id: SD35)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda hub_id, **kw: asked.update(kw) or str(tmp_path))
-    assert resolve_source("org/name", "large") == tmp_path
-    assert asked["allow_patterns"] == wanted_files(SD35)
 
 
 def test_repository_of_another_kind_is_told(monkeypatch):

@@ -10,7 +10,7 @@ from hsexport.cli.plan import _precision
 from hsexport.networks import networks_of
 from hsexport.outline import manifest_outline
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
-from hsexport.plan.machine import machine_at
+from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
 from hsruntime.buffers import LoopShape, loop_bytes
 from hsruntime.bundle import open_bundle
@@ -217,12 +217,28 @@ def test_a_checkpoint_on_another_disk_is_copied(sd35_recipe, roomy):
     assert copied.disk_bytes == pytest.approx(31.9 * GB, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("beside_cache", "free", "words"),
+    [
+        (False, 10 * GB, "the download needs 20.0 GB, 10.0 GB are there; free some space or set HF_HUB_CACHE"),
+        (True, 20 * GB, "the download with the cache needs 20.0 GB, 20.0 GB are there; free some"),
+    ],
+)
+def test_a_download_needs_room_too(tiny_recipe, roomy, beside_cache, free, words):
+    download = Download(int(20 * GB), int(free), beside_cache=beside_cache)
+    machine = replace(roomy, download=download, cache_free_bytes=int(20 * GB))
+    with pytest.raises(RoomError, match=words):
+        check_room(plan_for(tiny_recipe(), machine))
+    check_room(plan_for(tiny_recipe(), replace(roomy, download=replace(download, free_bytes=int(21 * GB)))))
+
+
 def test_a_build_asks_before_it_starts(tiny_pair_dirs, tmp_path, monkeypatch, roomy):
     from hsexport import build
+    from hsexport.plan import plan
     from hsexport.progress import Silent
     from hsexport.recipe import BuildRequest
 
-    monkeypatch.setattr(build, "machine_at", lambda *_: replace(roomy, cache_free_bytes=0))
+    monkeypatch.setattr(plan, "machine_at", lambda *_: replace(roomy, cache_free_bytes=0))
     request = BuildRequest(*map(str, tiny_pair_dirs), out=tmp_path / "bundle", cache=tmp_path / "cache")
     with pytest.raises(RoomError, match="the cache needs"):
         build.build(request, Silent())

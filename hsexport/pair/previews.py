@@ -1,0 +1,83 @@
+"""Repositories of the hub as a plan reads them: their documents, and of all weights the headers, each before a hole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hsengines.process import workplace
+
+from .shards import header_bytes
+
+AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the way
+
+
+class Previews:
+    """Folders that stand for repositories while a plan is made, and are gone when it is left.
+
+    They lie on the disk that downloads go to. What the hub's cache holds already is in them itself.
+    """
+
+    def __init__(self) -> None:
+        self.root: Path | None = None
+        """Where they lie; None as long as nobody asked for one."""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Previews:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+    @property
+    def missing_bytes(self) -> int:
+        """Of weights that a build would have to download."""
+        files = self.root.rglob("*.safetensors") if self.root else ()
+        return sum(file.stat().st_size for file in files if not file.is_symlink())
+
+    def preview(self, hub_id: str, wanted: Sequence[str]) -> Path:
+        """The folder for `hub_id`, of whose files those in `wanted` count. Raises the hub's own errors."""
+        from huggingface_hub import snapshot_download
+
+        documents = [name for name in wanted if not name.endswith(".safetensors")]
+        found = Path(snapshot_download(hub_id, allow_patterns=documents))
+        folder = self._make_root() / hub_id
+        here = [name for name in wanted if (found / name).is_file()]
+        away = [name for name in wanted if name not in here]
+        for name in wanted:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for name in here:
+            (folder / name).symlink_to(found / name)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for name, entries in zip(away, pool.map(lambda name: _header(hub_id, name), away), strict=True):
+                _write_hollow(folder / name, entries)
+        return folder
+
+    def _make_root(self) -> Path:
+        from huggingface_hub import constants
+
+        if self.root is None:
+            self.root = self._stack.enter_context(workplace(Path(constants.HF_HUB_CACHE), "hsexport-plan"))
+        return self.root
+
+
+def _header(hub_id: str, name: str) -> dict[str, Any]:
+    """A file's tensors, by a request for its first bytes alone."""
+    from huggingface_hub import HfApi
+
+    tensors = HfApi().parse_safetensors_file_metadata(hub_id, name).tensors
+    return {
+        tensor: {"dtype": each.dtype, "shape": each.shape, "data_offsets": each.data_offsets}
+        for tensor, each in tensors.items()
+    }
+
+
+def _write_hollow(file: Path, entries: Mapping[str, Any]) -> None:
+    """As long as the file with its numbers, and next to nothing on the disk."""
+    header = header_bytes(entries)
+    with file.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + max((entry["data_offsets"][1] for entry in entries.values()), default=0))

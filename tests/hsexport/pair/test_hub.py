@@ -1,0 +1,94 @@
+"""Pairs of a hub, through the hub's own client."""
+
+import json
+import shutil
+
+import pytest
+from model_hub import model_hub
+from one_line import told_in_one_line
+
+HEADERS_BYTES = 20_000_000  # of all weights' headers, with what the client reads behind them
+
+
+def hub_of(large, small):
+    return model_hub({"org/large": large, "org/small": small})
+
+
+@pytest.fixture(scope="module")
+def real_hub(sd35_dirs):
+    """SD3.5's pair on a hub."""
+    with hub_of(*sd35_dirs) as hub:
+        yield hub
+
+
+@pytest.fixture
+def tiny_hub(tiny_pair_dirs, tmp_path):
+    """The tiny pair on a hub, with files beside it that nobody wants."""
+    large = shutil.copytree(tiny_pair_dirs[0], tmp_path / "large")
+    (large / "README.md").write_text("A pair.")
+    (large / "sd3.5_large.safetensors").write_bytes(bytes(1000))
+    with hub_of(large, tiny_pair_dirs[1]) as hub:
+        yield hub
+
+
+def plan_of(hsexport, large, small, env=None, *options):
+    done = hsexport("plan", "--large", large, "--small", small, "--backend", "tensorrt", "--json", *options, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def download_of(plan):
+    return sum(stage["disk_bytes"] for stage in plan["stages"] if stage["name"] == "download")
+
+
+def test_a_plan_of_the_real_pair_reads_headers_and_says_what_a_build_would_download(
+    hsexport, real_hub, sd35_dirs, tmp_path
+):
+    told = plan_of(hsexport, "org/large", "org/small", real_hub.environment(tmp_path))
+    here = plan_of(hsexport, *sd35_dirs)
+    assert 0 < real_hub.weights_read() < HEADERS_BYTES
+    weights = [file for root in sd35_dirs for file in root.rglob("*.safetensors")]
+    assert download_of(told) == pytest.approx(sum(file.stat().st_size for file in weights), rel=1e-6)
+    assert [told[part] for part in ("networks", "memory", "work")] == [
+        here[part] for part in ("networks", "memory", "work")
+    ]
+    assert not list(tmp_path.glob("*plan*"))
+
+
+def test_what_is_left_out_is_no_part_of_the_download(hsexport, real_hub, sd35_dirs, tmp_path):
+    told = plan_of(hsexport, "org/large", "org/small", real_hub.environment(tmp_path), "--without-t5")
+    left_out = [file for root in sd35_dirs for file in (root / "text_encoder_3").glob("*.safetensors")]
+    whole = sum(file.stat().st_size for root in sd35_dirs for file in root.rglob("*.safetensors"))
+    wanted = whole - sum(file.stat().st_size for file in left_out)
+    assert download_of(told) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, tiny_hub, tiny_cache, tmp_path):
+    pair = ["--large", "org/large", "--small", "org/small"]
+    build = ["build", *pair, "--stop-after", "export", "--out", tmp_path / "bundle", "--cache", tiny_cache]
+    env = tiny_hub.environment(tmp_path / "hub")
+    done = hsexport(*build, env=env)
+    assert done.returncode == 0, done.stderr
+    assert not {"README.md", "sd3.5_large.safetensors"} & tiny_hub.read.keys()
+    read = tiny_hub.weights_read()
+    assert download_of(plan_of(hsexport, "org/large", "org/small", env)) == 0
+    assert hsexport(*build, env=env | {"HF_HUB_OFFLINE": "1"}).returncode == 0
+    assert tiny_hub.weights_read() == read
+
+
+def test_a_repository_that_is_not_there_is_told(hsexport, tiny_hub, tmp_path):
+    done = hsexport("plan", "--large", "org/none", "--small", "org/small", env=tiny_hub.environment(tmp_path))
+    told_in_one_line(done, "large 'org/none' is neither a local directory nor a repository of the hub")
+
+
+def test_a_gated_repository_is_told_to_log_in(hsexport, tiny_hub, tmp_path):
+    tiny_hub.gated.add("org/small")
+    done = hsexport("plan", "--large", "org/large", "--small", "org/small", env=tiny_hub.environment(tmp_path))
+    told_in_one_line(done, "small 'org/small' is gated", "https://huggingface.co/org/small", "hf auth login")
+
+
+def test_a_file_that_is_no_safetensors_file_is_told(hsexport, tiny_hub, tmp_path):
+    (file,) = (tiny_hub.repositories["org/large"] / "vae").glob("*.safetensors")
+    file.write_bytes(bytes(100))
+    done = hsexport("plan", "--large", "org/large", "--small", "org/small", env=tiny_hub.environment(tmp_path / "hub"))
+    told_in_one_line(done, "large 'org/large' could not be downloaded")
