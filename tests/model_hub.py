@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+SEEN_BYTES = 1 << 20
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -47,12 +48,7 @@ class ModelHub:
         """All files of it."""
         root = self.root(request)
         files = sorted(file for file in root.rglob("*") if file.is_file())
-        return JSONResponse(
-            [
-                {"type": "file", "path": f.relative_to(root).as_posix(), "size": f.stat().st_size, "oid": oid_of(f)}
-                for f in files
-            ]
-        )
+        return JSONResponse([described(file, file.relative_to(root).as_posix()) for file in files])
 
     def file(self, request: Request) -> Response:
         """One of them."""
@@ -79,6 +75,17 @@ class ModelHub:
 def refusal(status: int, code: str) -> HTTPException:
     """As the hub says no."""
     return HTTPException(status, code, {"X-Error-Code": code})
+
+
+def described(file: Path, path: str) -> dict[str, object]:
+    """One entry of a tree; weights are kept as large files."""
+    size = file.stat().st_size
+    told: dict[str, object] = {"type": "file", "path": path, "size": size, "oid": oid_of(file)}
+    if file.suffix == ".safetensors":
+        with file.open("rb") as stream:  # what is behind the first bytes is holes, or follows a header of its own
+            sha = hashlib.sha256(stream.read(SEEN_BYTES))
+        told["lfs"] = {"oid": sha.hexdigest(), "size": size, "pointerSize": 130}
+    return told
 
 
 def oid_of(file: Path) -> str:

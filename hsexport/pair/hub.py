@@ -86,23 +86,35 @@ def downloaded(hub_id: str, role: str, without: Collection[str] = (), previews: 
 
 def snapshot(hub_id: str, without: Collection[str] = (), previews: Previews | None = None) -> Path:
     """Downloads or previews what is wanted of `hub_id`, or raises the hub's own errors."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:
-        wanted = wanted_files(HfApi().list_repo_files(hub_id), without)
+        files = listed(hub_id)
     except HfHubHTTPError:  # the hub answered, and refused
         raise
     except (HTTPError, OSError):
         if found := cached(hub_id):
             return found
         raise
+    wanted = wanted_files(files, without)
     if not wanted:
         raise PairError(
             f"'{hub_id}' holds no model_index.json, transformer or safetensors in diffusers' layout",
             "hsexport reads repositories that StableDiffusion3Pipeline.from_pretrained reads",
         )
-    return previews.preview(hub_id, wanted) if previews else Path(snapshot_download(hub_id, allow_patterns=wanted))
+    if previews:
+        return previews.preview(hub_id, {name: files[name] for name in wanted})
+    return Path(snapshot_download(hub_id, allow_patterns=wanted))
+
+
+def listed(hub_id: str) -> dict[str, str | None]:
+    """The repository's files, and of the large ones their sha256."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = HfApi().list_repo_tree(hub_id, recursive=True)
+    return {each.path: each.lfs.sha256 if each.lfs else None for each in entries if isinstance(each, RepoFile)}
 
 
 def cached(hub_id: str) -> Path | None:

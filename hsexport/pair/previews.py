@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,13 +18,15 @@ AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the
 class Previews:
     """Folders that stand for repositories while a plan is made, and are gone when it is left.
 
-    They lie on the disk that downloads go to. What the hub's cache holds already is in them itself.
+    They lie on the disk that downloads go to. What the hub's cache holds already is in them itself, and what two
+    repositories hold alike is there once, as the hub's client keeps it, too.
     """
 
     def __init__(self) -> None:
         self.root: Path | None = None
         """Where they lie; None as long as nobody asked for one."""
         self._stack = ExitStack()
+        self._known: dict[str, Path] = {}  # by sha256
 
     def __enter__(self) -> Previews:
         return self
@@ -38,22 +40,26 @@ class Previews:
         files = self.root.rglob("*.safetensors") if self.root else ()
         return sum(file.stat().st_size for file in files if not file.is_symlink())
 
-    def preview(self, hub_id: str, wanted: Sequence[str]) -> Path:
-        """The folder for `hub_id`, of whose files those in `wanted` count. Raises the hub's own errors."""
+    def preview(self, hub_id: str, wanted: Mapping[str, str | None]) -> Path:
+        """The folder for `hub_id`, of whose files those in `wanted` count: names, and sha256 where the hub has it.
+
+        Raises the hub's own errors.
+        """
         from huggingface_hub import snapshot_download
 
         documents = [name for name in wanted if not name.endswith(".safetensors")]
-        found = Path(snapshot_download(hub_id, allow_patterns=documents))
-        folder = self._make_root() / hub_id
-        here = [name for name in wanted if (found / name).is_file()]
+        found, folder = Path(snapshot_download(hub_id, allow_patterns=documents)), self._make_root() / hub_id
+        here = {name: found / name for name in wanted if (found / name).is_file()}
+        here |= {name: self._known[sha] for name, sha in wanted.items() if sha in self._known and name not in here}
         away = [name for name in wanted if name not in here]
         for name in wanted:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        for name in here:
-            (folder / name).symlink_to(found / name)
+        for name, file in here.items():
+            (folder / name).symlink_to(file)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for name, entries in zip(away, pool.map(lambda name: _header(hub_id, name), away), strict=True):
                 _write_hollow(folder / name, entries)
+        self._known |= {sha: folder / name for name, sha in wanted.items() if sha}
         return folder
 
     def _make_root(self) -> Path:

@@ -1,6 +1,7 @@
 """Pairs of a hub, through the hub's own client."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -63,6 +64,17 @@ def test_what_is_left_out_is_no_part_of_the_download(hsexport, real_hub, sd35_di
     assert download_of(told) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_what_both_members_hold_alike_is_downloaded_once(hsexport, sd35_dirs, tmp_path):
+    whole = tmp_path / "small"
+    shutil.copytree(sd35_dirs[0], whole, copy_function=os.symlink)
+    shutil.rmtree(whole / "transformer")
+    shutil.copytree(sd35_dirs[1] / "transformer", whole / "transformer", copy_function=os.symlink)
+    with hub_of(sd35_dirs[0], whole) as hub:
+        told = plan_of(hsexport, "org/large", "org/small", hub.environment(tmp_path / "hub"))
+    weights = sum(file.stat().st_size for root in sd35_dirs for file in root.rglob("*.safetensors"))
+    assert download_of(told) == pytest.approx(weights, rel=1e-6)
+
+
 def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, tiny_hub, tiny_cache, tmp_path):
     pair = ["--large", "org/large", "--small", "org/small"]
     build = ["build", *pair, "--stop-after", "export", "--out", tmp_path / "bundle", "--cache", tiny_cache]
@@ -79,6 +91,14 @@ def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, ti
 def test_a_repository_that_is_not_there_is_told(hsexport, tiny_hub, tmp_path):
     done = hsexport("plan", "--large", "org/none", "--small", "org/small", env=tiny_hub.environment(tmp_path))
     told_in_one_line(done, "large 'org/none' is neither a local directory nor a repository of the hub")
+
+
+def test_a_repository_of_another_kind_is_told(hsexport, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.gguf").touch()
+    with hub_of(tmp_path / "other", tmp_path) as hub:
+        done = hsexport("plan", "--large", "org/large", "--small", "demo", env=hub.environment(tmp_path / "hub"))
+    told_in_one_line(done, "'org/large' holds no model_index.json")
 
 
 def test_a_gated_repository_is_told_to_log_in(hsexport, tiny_hub, tmp_path):

@@ -94,7 +94,7 @@ def no_network(monkeypatch, tmp_path):
     def refused(*args, **kwargs):
         raise ConnectionError("Name or service not known\nsecond line")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refused)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", refused)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -107,11 +107,3 @@ def test_no_network_and_no_cache_is_told(no_network):
 def test_malformed_hub_id_is_told_not_traced(no_network):
     with pytest.raises(PairError, match=r"large 'org/a--b' could not be downloaded"):
         resolve_source("org/a--b", "large")
-
-
-def test_repository_of_another_kind_is_told(monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, hub_id: ["README.md", "x.gguf"])
-    with pytest.raises(PairError, match=r"'org/name' holds no model_index.json"):
-        resolve_source("org/name", "large")
