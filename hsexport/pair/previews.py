@@ -48,7 +48,10 @@ class Previews:
         from huggingface_hub import snapshot_download
 
         documents = [name for name in wanted if not name.endswith(".safetensors")]
-        found, folder = Path(snapshot_download(hub_id, allow_patterns=documents)), self._make_root() / hub_id
+        found = Path(snapshot_download(hub_id, allow_patterns=documents)).absolute()
+        folder = self._make_root() / hub_id
+        if folder.is_dir():  # one model in both places
+            return folder
         here = {name: found / name for name in wanted if (found / name).is_file()}
         here |= {name: self._known[sha] for name, sha in wanted.items() if sha in self._known and name not in here}
         away = [name for name in wanted if name not in here]
@@ -66,7 +69,7 @@ class Previews:
         from huggingface_hub import constants
 
         if self.root is None:
-            self.root = self._stack.enter_context(workplace(Path(constants.HF_HUB_CACHE), "hsexport-plan"))
+            self.root = self._stack.enter_context(workplace(Path(constants.HF_HUB_CACHE).absolute(), "hsexport-plan"))
         return self.root
 
 

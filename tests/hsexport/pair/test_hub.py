@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from model_hub import model_hub
@@ -73,6 +74,14 @@ def test_what_both_members_hold_alike_is_downloaded_once(hsexport, sd35_dirs, tm
         told = plan_of(hsexport, "org/large", "org/small", hub.environment(tmp_path / "hub"))
     weights = sum(file.stat().st_size for root in sd35_dirs for file in root.rglob("*.safetensors"))
     assert download_of(told) == pytest.approx(weights, rel=1e-6)
+
+
+def test_one_model_may_take_both_places_and_the_cache_a_relative_path(hsexport, tiny_hub, tmp_path):
+    env = tiny_hub.environment(Path("hub"))
+    done = hsexport("plan", "--large", "org/large", "--small", "org/large", "--json", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    large, small = json.loads(done.stdout)["networks"][:2]
+    assert large["parameters"] == small["parameters"]
 
 
 def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, tiny_hub, tiny_cache, tmp_path):
