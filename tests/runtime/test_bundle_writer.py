@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 import pytest
+from small_disk import small_disk
 from test_bundle import GOLDEN, golden_contents, golden_manifest, tree_of
 
 from hsengines.errors import HSError
@@ -311,22 +312,15 @@ def test_refused_write_names_the_file_and_the_bytes_to_free(out: Path, old: dict
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB in 4 KiB pages."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if not shutil.which("mount") or os.name != "posix" or os.getuid() != 0:
-        pytest.skip("needs root, to mount a small disk")
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"this machine mounts no tmpfs: {mount.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """64 KiB."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        yield disk
 
 
-def test_disk_that_fills_up_midway_keeps_the_old_bundle(small_disk: Path) -> None:
+def test_disk_that_fills_up_midway_keeps_the_old_bundle(disk: Path) -> None:
     # Fifteen small files and a manifest take 16 pages or more, though their bytes fit: the check beforehand passes.
-    out = small_disk / "bundle"
+    out = disk / "bundle"
     out.mkdir()
     (out / "manifest.json").write_bytes(b'{"format_version": 0}')
     with pytest.raises(HSError, match=r"could not be written: .*No space left on device.*; free [0-9]+ bytes on"):
@@ -335,11 +329,11 @@ def test_disk_that_fills_up_midway_keeps_the_old_bundle(small_disk: Path) -> Non
     assert neighbours(out) == []
 
 
-def test_bundle_larger_than_the_disk_is_refused_beforehand(small_disk: Path) -> None:
+def test_bundle_larger_than_the_disk_is_refused_beforehand(disk: Path) -> None:
     contents = golden_contents() | {"weights/large.bin": bytes(100_000)}
     with pytest.raises(HSError, match=r"the bundle needs 10[0-9]{4} bytes, .* has 65536 free"):
-        write_bundle(small_disk / "bundle", golden_manifest(), contents)
-    assert list(small_disk.iterdir()) == []
+        write_bundle(disk / "bundle", golden_manifest(), contents)
+    assert list(disk.iterdir()) == []
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from interruptible import listen_to_ctrl_c
 from one_line import told_in_one_line
+from small_disk import small_disk
 from tiny_pair import make_pipeline
 
 from hsruntime.bundle import open_bundle
@@ -128,20 +129,13 @@ def test_ctrl_c_leaves_no_bundle_and_one_line(tiny_pair_dirs, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_full_disk_is_told_and_leaves_nothing(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "200k") as disk:
         told_in_one_line(hsexport(*build_arguments(tiny_pair_dirs, disk / "b", tiny_cache)), "b", "free")
         assert not list(disk.iterdir())
         crowded = build_arguments(tiny_pair_dirs, tmp_path / "b", disk / "c")
         told_in_one_line(hsexport(*crowded), "cache", "free some space")
         assert not (tmp_path / "b").exists() and not list(disk.rglob("*.onnx"))
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from model_hub import model_hub
 from one_line import told_in_one_line
+from small_disk import small_disk
 
 HEADERS_BYTES = 20_000_000  # of all weights' headers, with what the client reads behind them
 
@@ -95,6 +96,17 @@ def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, ti
     assert download_of(plan_of(hsexport, "org/large", "org/small", env)) == 0
     assert hsexport(*build, env=env | {"HF_HUB_OFFLINE": "1"}).returncode == 0
     assert tiny_hub.weights_read() == read
+
+
+def test_a_download_that_finds_no_room_is_refused_before_it_begins(hsexport, real_hub, tmp_path):
+    build = ["build", "--large", "org/large", "--small", "org/small", "--stop-after", "export"]
+    read = real_hub.weights_read()
+    with small_disk(tmp_path / "hub", "64m") as disk:
+        env = real_hub.environment(disk)
+        done = hsexport(*build, "--out", tmp_path / "bundle", "--cache", tmp_path / "cache", env=env)
+        told_in_one_line(done, "the download needs 32.6 GB, 0.1 GB are there", "HF_HUB_CACHE")
+    assert real_hub.weights_read() - read < HEADERS_BYTES
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_repository_that_is_not_there_is_told(hsexport, tiny_hub, tmp_path):
