@@ -50,7 +50,9 @@ def write_and_die(out: Path, how: str) -> None:
 
 
 def run_write_and_die(out: Path, how: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, __file__, str(out), how], capture_output=True, text=True, timeout=60)
+    tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, str(out), how]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=tests)
 
 
 @pytest.fixture
