@@ -10,6 +10,7 @@ from hsexport.memory import return_what_is_freed
 from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
+from hsexport.pair.downloads import Downloads
 from hsexport.pair.same_weights import check_same_weights
 from hsexport.plan.plan import check_room, plan_for
 from hsexport.progress import Reporter, bytes_told
@@ -30,7 +31,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     reporter.begin("pair")
     for doubt in check_room(plan_for(request)):
         reporter.warn(doubt)
-    recipe = recipe_for(request)
+    recipe = recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))
     networks = networks_of(recipe)
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))

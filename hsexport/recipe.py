@@ -13,11 +13,11 @@ from hsengines.errors import HSError
 from hsengines.spec import DimRange
 from hsexport.padding import stated_pad_id
 from hsexport.pair.documents import read_document, setting_of
+from hsexport.pair.downloads import DOWNLOADS, Fetcher
 from hsexport.pair.errors import PairError
 from hsexport.pair.loading import load_tokenizer
 from hsexport.pair.member import Member
 from hsexport.pair.pair import Pair, load_pair
-from hsexport.pair.previews import Previews
 from hsexport.pair.source import Role
 from hsexport.weights.adapter import Adapter, AdapterRequest, read_adapter
 from hsruntime.manifest import (
@@ -142,12 +142,12 @@ class Recipe:
         }
 
 
-def recipe_for(request: BuildRequest, previews: Previews | None = None) -> Recipe:
+def recipe_for(request: BuildRequest, fetcher: Fetcher = DOWNLOADS) -> Recipe:
     """The recipe of the pair that is asked for, found and checked. Raises PairError, RecipeError or ScheduleError.
 
-    With `previews` nothing is downloaded but documents, and the recipe is good for a plan as long as they are open.
+    With Previews for a `fetcher` it is good for a plan, as long as they are open.
     """
-    return recipe_from_pair(load_pair(request.large, request.small, request.parts_left_out, previews), request)
+    return recipe_from_pair(load_pair(request.large, request.small, request.parts_left_out, fetcher), request)
 
 
 def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:

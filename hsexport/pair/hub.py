@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from .downloads import Fetcher
 from .errors import PairError
 from .layout import PART_NAMES
-from .previews import Previews
 from .shards import VARIANTS
 
 # The repository's root may hold a transformer alone; single-file checkpoints there match none of these.
@@ -48,11 +48,8 @@ def weights_among(files: list[str], folder: str) -> list[str]:
     return next(filter(None, found), [])
 
 
-def downloaded(hub_id: str, role: str, without: Collection[str] = (), previews: Previews | None = None) -> Path:
-    """The local snapshot of `hub_id`; without a network the one already in the hub's cache, if there is one.
-
-    With `previews` a folder of theirs, and no weights are downloaded.
-    """
+def fetched(hub_id: str, role: str, without: Collection[str], fetcher: Fetcher) -> Path:
+    """A folder for `hub_id`; without a network the one already in the hub's cache, if there is one."""
     try:
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -66,7 +63,7 @@ def downloaded(hub_id: str, role: str, without: Collection[str] = (), previews: 
             f"{role} '{hub_id}' is a hub id, but huggingface_hub is not installed", "pip install 'hsexport[build]'"
         ) from err
     try:
-        return snapshot(hub_id, without, previews)
+        return snapshot(hub_id, without, fetcher)
     except GatedRepoError as err:
         raise PairError(
             f"{role} '{hub_id}' is gated on the hub, and this account has no access to it",
@@ -84,9 +81,8 @@ def downloaded(hub_id: str, role: str, without: Collection[str] = (), previews: 
         ) from err
 
 
-def snapshot(hub_id: str, without: Collection[str] = (), previews: Previews | None = None) -> Path:
-    """Downloads or previews what is wanted of `hub_id`, or raises the hub's own errors."""
-    from huggingface_hub import snapshot_download
+def snapshot(hub_id: str, without: Collection[str], fetcher: Fetcher) -> Path:
+    """Fetches what is wanted of `hub_id`, or raises the hub's own errors."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:
@@ -103,9 +99,7 @@ def snapshot(hub_id: str, without: Collection[str] = (), previews: Previews | No
             f"'{hub_id}' holds no model_index.json, transformer or safetensors in diffusers' layout",
             "hsexport reads repositories that StableDiffusion3Pipeline.from_pretrained reads",
         )
-    if previews:
-        return previews.preview(hub_id, {name: files[name] for name in wanted})
-    return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    return fetcher.fetch(hub_id, {name: files[name] for name in wanted})
 
 
 def listed(hub_id: str) -> dict[str, str | None]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from .checkpoint import check_checkpoint, parameters_in
 from .config import TransformerConfig, transformer_config_from
+from .downloads import DOWNLOADS, Fetcher
 from .layout import ModelDirectory, find_model
 from .mark import mark_of
-from .previews import Previews
 from .shards import TensorHeader, read_headers
 from .single_file import read_single_file
 from .source import Role, is_local, resolve_source
@@ -38,9 +38,9 @@ class Member:
         return mark_of(self.tensors) if is_local(self.source) else self.source
 
 
-def read_member(role: Role, source: str, without: Collection[str] = (), previews: Previews | None = None) -> Member:
+def read_member(role: Role, source: str, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Member:
     """The member behind `source`, its weights set beside its configuration; those of `without` need not be there."""
-    directory = find_model(resolve_source(source, role, without, previews))
+    directory = find_model(resolve_source(source, role, without, fetcher))
     config, tensors = read_transformer(directory.transformer)
     return Member(role, source, directory, config, parameters_in(tensors), tensors)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .check import check_pair, shared_parts
 from .config import SchedulerConfig, VaeConfig, scheduler_config_from, vae_config_from
+from .downloads import DOWNLOADS, Fetcher
 from .member import Member, read_member
-from .previews import Previews
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Pair:
     vae: VaeConfig
 
 
-def load_pair(large: str, small: str, without: Collection[str] = (), previews: Previews | None = None) -> Pair:
+def load_pair(large: str, small: str, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Pair:
     """Finds both members (a directory, a hub id or `demo`) and checks that they belong together.
 
     Reads configurations and safetensors headers alone: whether a part that both members bring holds the same numbers,
     check_same_weights tells.
-    Weights of the parts in `without` are neither downloaded nor looked at: nobody will read them. With `previews` no
-    weights are downloaded, and the pair holds as long as they are open.
+    Weights of the parts in `without` are neither downloaded nor looked at: nobody will read them. What is
+    fetched of a hub id, `fetcher` decides.
     """
-    members = read_member("large", large, without, previews), read_member("small", small, without, previews)
+    members = read_member("large", large, without, fetcher), read_member("small", small, without, fetcher)
     check_pair(*members, without)
     shared = shared_parts(*members)
     return Pair(*members, shared, scheduler_config_from(shared["scheduler"]), vae_config_from(shared["vae"]))

@@ -16,7 +16,7 @@ AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the
 
 
 class Previews:
-    """Folders that stand for repositories while a plan is made, and are gone when it is left.
+    """A Fetcher of folders that stand for repositories while a plan is made, and are gone when it is left.
 
     They lie on the disk that downloads go to. What the hub's cache holds already is in them itself, and what two
     repositories hold alike is there once, as the hub's client keeps it, too.
@@ -40,11 +40,8 @@ class Previews:
         files = self.root.rglob("*.safetensors") if self.root else ()
         return sum(file.stat().st_size for file in files if not file.is_symlink())
 
-    def preview(self, hub_id: str, wanted: Mapping[str, str | None]) -> Path:
-        """The folder for `hub_id`, of whose files those in `wanted` count: names, and sha256 where the hub has it.
-
-        Raises the hub's own errors.
-        """
+    def fetch(self, hub_id: str, wanted: Mapping[str, str | None]) -> Path:
+        """The folder for `hub_id`."""
         from huggingface_hub import snapshot_download
 
         documents = [name for name in wanted if not name.endswith(".safetensors")]

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,27 @@ def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, ti
     assert download_of(plan_of(hsexport, "org/large", "org/small", env)) == 0
     assert hsexport(*build, env=env | {"HF_HUB_OFFLINE": "1"}).returncode == 0
     assert tiny_hub.weights_read() == read
+
+
+FETCH = """
+import json, sys
+from hsexport.pair.downloads import Downloads
+told = []
+Downloads(lambda *bytes_: told.append(bytes_)).fetch("org/large", dict.fromkeys(sys.argv[1:]))
+print(json.dumps(told))
+"""
+
+
+def test_a_download_tells_of_its_bytes_and_draws_nothing(tiny_hub, tmp_path):
+    root = tiny_hub.repositories["org/large"]
+    names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    env = os.environ | tiny_hub.environment(tmp_path / "hub")
+    done = subprocess.run([sys.executable, "-c", FETCH, *names], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    size = sum((root / name).stat().st_size for name in names)
+    assert told[-1] == [size, size]
+    assert len(told) > 1 and [each[0] for each in told] == sorted(each[0] for each in told)
 
 
 def test_a_download_that_finds_no_room_is_refused_before_it_begins(hsexport, real_hub, tmp_path):
