@@ -11,11 +11,19 @@ from typing import Any, Protocol
 from hsexport.progress import OnBytes
 
 
+@dataclass(frozen=True)
+class HubFile:
+    """What the hub tells of a file; the sha256 of large ones alone."""
+
+    size_bytes: int
+    sha256: str | None
+
+
 class Fetcher(Protocol):
     """Brings what is wanted of a repository."""
 
-    def fetch(self, hub_id: str, wanted: Mapping[str, str | None]) -> Path:
-        """A folder with the files in `wanted`: names, and sha256 where the hub has it. Raises the hub's own errors."""
+    def fetch(self, hub_id: str, wanted: Mapping[str, HubFile]) -> Path:
+        """A folder with the files in `wanted`, by name. Raises the hub's own errors."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +32,23 @@ class Downloads:
 
     on_bytes: OnBytes | None = None
 
-    def fetch(self, hub_id: str, wanted: Mapping[str, str | None]) -> Path:
+    def fetch(self, hub_id: str, wanted: Mapping[str, HubFile]) -> Path:
         """The local snapshot."""
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-        bars = silent_bars(self.on_bytes) if self.on_bytes else None
+        away = [file for name, file in wanted.items() if not isinstance(try_to_load_from_cache(hub_id, name), str)]
+        bars = silent_bars(self.on_bytes, sum(file.size_bytes for file in away)) if self.on_bytes else None
         return Path(snapshot_download(hub_id, allow_patterns=list(wanted), tqdm_class=bars))
 
 
 DOWNLOADS = Downloads()
 
 
-def silent_bars(on_bytes: OnBytes) -> type[Any]:
+def silent_bars(on_bytes: OnBytes, expected_bytes: int) -> type[Any]:
     """A class of tqdm's that draws no bar and tells of bytes; what `on_bytes` raises ends the download.
 
     The client has one for bytes from the network and one for bytes on the disk, of which some downloads move one only.
+    Each counts in its total what has begun.
     """
     from tqdm import tqdm
 
@@ -57,7 +67,7 @@ def silent_bars(on_bytes: OnBytes) -> type[Any]:
             with lock:
                 self.n += n or 0
                 if self.counts_bytes and self.total:
-                    told[id(self)] = int(self.n), int(self.total)
+                    told[id(self)] = int(self.n), max(expected_bytes, int(self.total))
                 furthest = max(told.values(), default=None)
             if furthest:
                 on_bytes(*furthest)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from .downloads import Fetcher
+from .downloads import Fetcher, HubFile
 from .errors import PairError
 from .layout import PART_NAMES
 from .shards import VARIANTS
@@ -102,13 +102,14 @@ def snapshot(hub_id: str, without: Collection[str], fetcher: Fetcher) -> Path:
     return fetcher.fetch(hub_id, {name: files[name] for name in wanted})
 
 
-def listed(hub_id: str) -> dict[str, str | None]:
-    """The repository's files, and of the large ones their sha256."""
+def listed(hub_id: str) -> dict[str, HubFile]:
+    """The repository's files by name."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     entries = HfApi().list_repo_tree(hub_id, recursive=True)
-    return {each.path: each.lfs.sha256 if each.lfs else None for each in entries if isinstance(each, RepoFile)}
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    return {file.path: HubFile(file.size, file.lfs.sha256 if file.lfs else None) for file in files}
 
 
 def cached(hub_id: str) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hsengines.process import workplace
 
+from .downloads import HubFile
 from .shards import header_bytes
 
 AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the way
@@ -40,7 +41,7 @@ class Previews:
         files = self.root.rglob("*.safetensors") if self.root else ()
         return sum(file.stat().st_size for file in files if not file.is_symlink())
 
-    def fetch(self, hub_id: str, wanted: Mapping[str, str | None]) -> Path:
+    def fetch(self, hub_id: str, wanted: Mapping[str, HubFile]) -> Path:
         """The folder for `hub_id`."""
         from huggingface_hub import snapshot_download
 
@@ -50,7 +51,8 @@ class Previews:
         if folder.is_dir():  # one model in both places
             return folder
         here = {name: found / name for name in wanted if (found / name).is_file()}
-        here |= {name: self._known[sha] for name, sha in wanted.items() if sha in self._known and name not in here}
+        known = {name: self._known.get(file.sha256 or "") for name, file in wanted.items() if name not in here}
+        here |= {name: file for name, file in known.items() if file}
         away = [name for name in wanted if name not in here]
         for name in wanted:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ class Previews:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for name, entries in zip(away, pool.map(lambda name: _header(hub_id, name), away), strict=True):
                 _write_hollow(folder / name, entries)
-        self._known |= {sha: folder / name for name, sha in wanted.items() if sha}
+        self._known |= {file.sha256: folder / name for name, file in wanted.items() if file.sha256}
         return folder
 
     def _make_root(self) -> Path:

@@ -101,24 +101,24 @@ def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, ti
 
 
 FETCH = """
-import json, sys
+import json
 from hsexport.pair.downloads import Downloads
+from hsexport.pair.hub import listed
 told = []
-Downloads(lambda *bytes_: told.append(bytes_)).fetch("org/large", dict.fromkeys(sys.argv[1:]))
+Downloads(lambda *bytes_: told.append(bytes_)).fetch("org/large", listed("org/large"))
 print(json.dumps(told))
 """
 
 
 def test_a_download_tells_of_its_bytes_and_draws_nothing(tiny_hub, tmp_path):
     root = tiny_hub.repositories["org/large"]
-    names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
     env = os.environ | tiny_hub.environment(tmp_path / "hub")
-    done = subprocess.run([sys.executable, "-c", FETCH, *names], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FETCH], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
-    size = sum((root / name).stat().st_size for name in names)
-    assert told[-1] == [size, size]
-    assert len(told) > 1 and [each[0] for each in told] == sorted(each[0] for each in told)
+    size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+    assert told[-1] == [size, size] and {total for _, total in told} == {size}
+    assert len(told) > 1 and told == sorted(told)
 
 
 def test_a_download_that_finds_no_room_is_refused_before_it_begins(hsexport, real_hub, tmp_path):
