@@ -11,10 +11,11 @@ from hsexport.networks import networks_of
 from hsexport.optimise import optimise_all
 from hsexport.pack import pack
 from hsexport.pair.downloads import Downloads
+from hsexport.pair.previews import Previews
 from hsexport.pair.same_weights import check_same_weights
-from hsexport.plan.plan import check_room, plan_for
+from hsexport.plan.plan import check_room, plan_here
 from hsexport.progress import Reporter, bytes_told
-from hsexport.recipe import BuildRequest, check_tokenizers, recipe_for
+from hsexport.recipe import BuildRequest, Recipe, check_tokenizers, recipe_for
 from hsexport.verify.stage import verify_all
 from hsruntime.bundle import Bundle
 
@@ -29,9 +30,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     backend.check_options(options)
     reporter.stage("load", 1)
     reporter.begin("pair")
-    for doubt in check_room(plan_for(request)):
-        reporter.warn(doubt)
-    recipe = recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))
+    recipe = _recipe_with_room(request, reporter)
     networks = networks_of(recipe)
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
@@ -46,3 +45,14 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     engines = compile_all(graphs, backend, options, store, reporter)
     parity = verify_all(engines, backend, store, reporter)
     return pack(recipe, engines, parity, backend, options, reporter)
+
+
+def _recipe_with_room(request: BuildRequest, reporter: Reporter) -> Recipe:
+    """Asks for room before anything is downloaded; a pair that is here already is read once."""
+    with Previews() as previews:
+        recipe = recipe_for(request, previews)
+        for doubt in check_room(plan_here(recipe, previews)):
+            reporter.warn(doubt)
+    if previews.root is None:
+        return recipe
+    return recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))

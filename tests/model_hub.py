@@ -30,9 +30,9 @@ class ModelHub:
     gated: set[str] = field(default_factory=set)
     read: dict[str, int] = field(default_factory=dict)
 
-    def environment(self, cache: Path, **more: str) -> dict[str, str]:
+    def environment(self, cache: Path) -> dict[str, str]:
         """For a process that shall take this hub for the hub, and `cache` for its cache."""
-        return {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_CACHE": str(cache), **more}
+        return {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_CACHE": str(cache)}
 
     def weights_read(self) -> int:
         """Bytes of safetensors files."""

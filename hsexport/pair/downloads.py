@@ -52,7 +52,7 @@ def silent_bars(on_bytes: OnBytes, expected_bytes: int) -> type[Any]:
     """
     from tqdm import tqdm
 
-    told: dict[int, tuple[int, int]] = {}
+    bars: list[SilentBar] = []
     lock = Lock()
 
     class SilentBar(tqdm):
@@ -60,16 +60,15 @@ def silent_bars(on_bytes: OnBytes, expected_bytes: int) -> type[Any]:
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options | {"disable": True})
-            self.counts_bytes = options.get("unit") == "B"
+            if options.get("unit") == "B":
+                bars.append(self)
 
         def update(self, n: float | None = 1) -> None:
-            """Called by the threads that download."""
+            """Called by the threads that download; who listens hears one after the other, and never of less."""
             with lock:
                 self.n += n or 0
-                if self.counts_bytes and self.total:
-                    told[id(self)] = int(self.n), max(expected_bytes, int(self.total))
-                furthest = max(told.values(), default=None)
-            if furthest:
-                on_bytes(*furthest)
+                if bars:
+                    furthest = max(bars, key=lambda bar: bar.n)
+                    on_bytes(int(furthest.n), max(expected_bytes, int(furthest.total or 0)))
 
     return SilentBar

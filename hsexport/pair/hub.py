@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub: what a pair needs of a repository and no file more."""
+"""What a pair needs of a repository of the Hugging Face hub, and no file more."""
 
 from __future__ import annotations
 

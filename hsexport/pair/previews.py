@@ -60,7 +60,8 @@ class Previews:
             (folder / name).symlink_to(file)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for name, entries in zip(away, pool.map(lambda name: _header(hub_id, name), away), strict=True):
-                _write_hollow(folder / name, entries)
+                numbers = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+                write_hollow(folder / name, header_bytes(entries), numbers)
         self._known |= {file.sha256: folder / name for name, file in wanted.items() if file.sha256}
         return folder
 
@@ -83,9 +84,8 @@ def _header(hub_id: str, name: str) -> dict[str, Any]:
     }
 
 
-def _write_hollow(file: Path, entries: Mapping[str, Any]) -> None:
-    """As long as the file with its numbers, and next to nothing on the disk."""
-    header = header_bytes(entries)
+def write_hollow(file: Path, header: bytes, size_bytes: int) -> None:
+    """A safetensors file as long as with its `size_bytes` of numbers, which takes next to nothing of the disk."""
     with file.open("wb") as stream:
         stream.write(header)
-        stream.truncate(len(header) + max((entry["data_offsets"][1] for entry in entries.values()), default=0))
+        stream.truncate(len(header) + size_bytes)

@@ -54,10 +54,11 @@ def machine_at(out: Path, cache: Path, checkpoint: Path, previews: Previews | No
 
 
 def _download(previews: Previews, cache: Path) -> Download | None:
-    if not (previews.root and previews.missing_bytes):
+    missing = previews.missing_bytes
+    if not (previews.root and missing):
         return None
     return Download(
-        previews.missing_bytes,
+        missing,
         shutil.disk_usage(previews.root).free,
         beside_cache=previews.root.stat().st_dev == cache.stat().st_dev,
     )

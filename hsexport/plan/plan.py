@@ -62,9 +62,13 @@ class Plan:
 def plan_for(request: BuildRequest, gpu: Gpu | None = None) -> Plan:
     """Of what is asked for here, before a byte of weights is read or downloaded. Raises what recipe_for raises."""
     with Previews() as previews:
-        recipe = recipe_for(request, previews)
-        machine = machine_at(request.out, request.cache, recipe.pair.large.directory.transformer, previews)
-        return plan_of(recipe, networks_of(recipe), machine, gpu)
+        return plan_here(recipe_for(request, previews), previews, gpu)
+
+
+def plan_here(recipe: Recipe, previews: Previews, gpu: Gpu | None = None) -> Plan:
+    """On this machine, of a recipe that came by way of `previews`."""
+    request, checkpoint = recipe.request, recipe.pair.large.directory.transformer
+    return plan_of(recipe, networks_of(recipe), machine_at(request.out, request.cache, checkpoint, previews), gpu)
 
 
 def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: Gpu | None = None) -> Plan:

@@ -30,22 +30,25 @@ class Shortfall:
 
 
 def disk_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
-    """Of the cache, what it holds counted as free, for it may be just this; of two more disks, if they are others."""
+    """Of every disk that a build writes to."""
+    for what, needed, free, remedy in _disks(stages, machine):
+        if needed > free:
+            yield Shortfall(what, needed, free, ("free some space", remedy), certain=True)
+
+
+def _disks(stages: Sequence[StagePlan], machine: Machine) -> Iterator[tuple[str, int, int, str]]:
+    """What goes there, bytes needed and free, and what else would help.
+
+    What the cache holds counts as free, for it may be just this. A download beside it takes of the same bytes.
+    """
     needed = {stage.name: stage.disk_bytes for stage in stages}
     bundle, download = needed.pop("pack", 0), machine.download
     if download and not download.beside_cache:
-        del needed["download"]
-        if download.size_bytes > download.free_bytes:
-            remedies = ("free some space", "set HF_HUB_CACHE to a folder on another disk")
-            yield Shortfall("the download", download.size_bytes, download.free_bytes, remedies, certain=True)
-    free = machine.cache_free_bytes + machine.held_bytes
-    if sum(needed.values()) > free:
-        what = "the download with the cache" if "download" in needed else "the cache"
-        remedies = ("free some space", "name another --cache")
-        yield Shortfall(what, sum(needed.values()), free, remedies, certain=True)
-    if bundle > machine.out_free_bytes:
-        remedies = ("free some space", "name another --out")
-        yield Shortfall("the bundle", bundle, machine.out_free_bytes, remedies, certain=True)
+        remedy = "set HF_HUB_CACHE to a folder on another disk"
+        yield "the download", needed.pop("download"), download.free_bytes, remedy
+    what = "the download with the cache" if "download" in needed else "the cache"
+    yield what, sum(needed.values()), machine.cache_free_bytes + machine.held_bytes, "name another --cache"
+    yield "the bundle", bundle, machine.out_free_bytes, "name another --out"
 
 
 def memory_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:

@@ -36,6 +36,7 @@ def sd35_dirs(tmp_path_factory):
     """SD3.5-Large with all text encoders, and SD3.5-Medium, in bf16: headers, and files of holes behind them."""
     import torch
 
+    from hsexport.pair.previews import write_hollow
     from random_pairs.pairs import pair_files, write_pair
     from random_pairs.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM, PairShape
     from random_pairs.weights import head_of
@@ -48,7 +49,5 @@ def sd35_dirs(tmp_path_factory):
         part.folder.mkdir(parents=True)
         for shard in part.shards:
             header = head_of({name: part.shapes[name] for name in shard.names}, part.dtype)
-            with shard.file.open("wb") as stream:
-                stream.write(header)
-                stream.truncate(len(header) + shard.size_bytes)
+            write_hollow(shard.file, header, shard.size_bytes)
     return write_pair(files, lambda _: None)  # what is there, it keeps
