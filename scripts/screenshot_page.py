@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from playwright.sync_api import expect, sync_playwright
 
-from measure_serve import serving
+from hsexport.measure.serve import serving
 
 
 def main(

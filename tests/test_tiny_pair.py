@@ -3,7 +3,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from tiny_pair import make_pair, make_pipeline
 
-from hsexport.pair.shards import digest_of, read_headers
+from hsexport.checkpoints.shards import digest_of, read_headers
 
 
 @pytest.fixture(scope="module")

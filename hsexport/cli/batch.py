@@ -39,7 +39,7 @@ def batch(
 ) -> None:
     """Draw every prompt of a file; the same command goes on after whatever stopped it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    from hsexport.scale.batch import BatchOptions, run_batch
+    from hsexport.deploy.ray.batch import BatchOptions, run_batch
 
     options = BatchOptions(
         seed=seed,

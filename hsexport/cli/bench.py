@@ -19,7 +19,7 @@ from hsengines.errors import HSError
 from hsexport.cli.report import BuildReport
 
 if TYPE_CHECKING:
-    from hsexport.bench.report import Report
+    from hsexport.measure.bench.report import Report
 
 DEFAULTS = "repeat it; default: all presets, large at fewer steps, regions at random and in the middle"
 
@@ -42,12 +42,12 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="print all numbers but each prompt's times")] = False,
 ) -> None:
     """Measure schedules side by side: speed, distance to large's own pictures, fidelity; writes a report."""
-    from hsexport.bench.bench import BenchRequest
-    from hsexport.bench.bench import bench as run_bench
-    from hsexport.bench.report import report_json
-    from hsexport.bench.table import check_readme, splice
-    from hsexport.bench.writing import PLOT, write_report
-    from hsexport.quiet import hush_libraries
+    from hsexport.build.quiet import hush_libraries
+    from hsexport.measure.bench.bench import BenchRequest
+    from hsexport.measure.bench.bench import bench as run_bench
+    from hsexport.measure.bench.report import report_json
+    from hsexport.measure.bench.table import check_readme, splice
+    from hsexport.measure.bench.writing import PLOT, write_report
 
     _check_folder(out)
     if readme:
@@ -90,8 +90,8 @@ def _check_folder(out: Path) -> None:
 
 
 def _print(report: Report, files: list[Path]) -> None:
-    from hsexport.bench.columns import few_columns_of, rows_of
-    from hsexport.bench.headline import headline
+    from hsexport.measure.bench.columns import few_columns_of, rows_of
+    from hsexport.measure.bench.headline import headline
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
     columns = few_columns_of(report)

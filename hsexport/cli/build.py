@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 
 from hsengines.backend import BuildOptions, backend_names, get_backend
+from hsexport.build.recipe import BuildRequest, StopAfter
 from hsexport.cli.options import MaxPixels, MinPixels, Pixels, adapter_from_text, optional_size
 from hsexport.cli.report import BuildReport
-from hsexport.recipe import BuildRequest, StopAfter
-from hsruntime.bundle import Bundle
+from hsruntime.bundle.reader import Bundle
 
 TENSORRT, RTX = "TensorRT", "TensorRT and TensorRT-RTX"
 
@@ -77,8 +77,8 @@ def build(
 
     Killed anywhere, the same command goes on where it was.
     """
-    from hsexport.build import build as build_bundle
-    from hsexport.quiet import hush_libraries
+    from hsexport.build.build import build as build_bundle
+    from hsexport.build.quiet import hush_libraries
 
     kept = cache or default_cache()
     options = BuildOptions(

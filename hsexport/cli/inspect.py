@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hsengines.dtypes import FLOATS
-from hsruntime.arithmetic import bundle_speedup
-from hsruntime.bundle import Bundle, open_bundle
-from hsruntime.manifest import EngineRecord, Manifest, Transformer, manifest_bytes, size_text
-from hsruntime.presets import resolve_schedule
+from hsruntime.bundle.manifest import EngineRecord, Manifest, Transformer, manifest_bytes, size_text
+from hsruntime.bundle.reader import Bundle, open_bundle
+from hsruntime.schedule.arithmetic import bundle_speedup
+from hsruntime.schedule.presets import resolve_schedule
 
 LOG_WIDTH = 150  # where no terminal tells its own
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hsexport.weights.adapter import AdapterRequest
+from hsexport.checkpoints.weights.adapter import AdapterRequest
 
 Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; default: what large was trained at")]
 MinPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")]

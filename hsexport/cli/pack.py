@@ -11,9 +11,9 @@ from rich.console import Console
 
 from hsengines.errors import HSError
 from hsexport.cli.report import BuildReport
-from hsexport.edge.pins import given_versions
-from hsexport.edge.shipment import RuntimeOptions, Shipment, ship
-from hsexport.edge.target import PLATFORMS, Target
+from hsexport.deploy.archive.pins import given_versions
+from hsexport.deploy.archive.shipment import RuntimeOptions, Shipment, ship
+from hsexport.deploy.archive.target import PLATFORMS, Target
 
 
 def pack(

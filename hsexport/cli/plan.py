@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from hsengines.backend import BuildOptions, backend_names
+from hsexport.build.recipe import BuildRequest, RecipeError
 from hsexport.cli.build import default_cache
 from hsexport.cli.options import MaxPixels, MinPixels, Pixels, optional_size
-from hsexport.recipe import BuildRequest, RecipeError
 
 LOG_WIDTH = 150  # where no terminal tells its own
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hsexport.plan.plan import Plan
-from hsruntime.manifest import size_text
+from hsruntime.bundle.manifest import size_text
 
 GB, TERA = 1e9, 1e12
 

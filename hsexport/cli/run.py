@@ -87,7 +87,7 @@ def run(
 
 
 def _asked(session: Any, schedule: str | None, steps: int | None) -> Any:
-    from hsruntime.presets import resolve_schedule
+    from hsruntime.schedule.presets import resolve_schedule
 
     defaults = session.manifest.defaults
     return resolve_schedule(schedule or defaults.schedule, steps, defaults.steps)
@@ -121,7 +121,7 @@ def _step_shower(progress: Progress) -> Callable[[Any], None]:
 def _save(
     result: Any, prompts: list[str], seed: int, recipe: dict[str, str], out: Path, region: Path | None
 ) -> list[str]:
-    from hsruntime.picture import region_overlay, save_png
+    from hsruntime.picture.picture import region_overlay, save_png
 
     written = []
     for i, (prompt, picture) in enumerate(zip(prompts, result.images, strict=True)):

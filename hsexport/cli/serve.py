@@ -48,10 +48,10 @@ def serve(
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="what is told")] = "info",
 ) -> None:
     """Answer OpenAI's images API over HTTP, with a page to try it, health and metrics."""
-    from hsexport.serve.app import HttpOptions
-    from hsexport.serve.server import listen
-    from hsexport.serve.server import serve as serve_until_told
-    from hsexport.serve.service import Service, ServiceOptions
+    from hsexport.deploy.serve.app import HttpOptions
+    from hsexport.deploy.serve.server import listen
+    from hsexport.deploy.serve.server import serve as serve_until_told
+    from hsexport.deploy.serve.service import Service, ServiceOptions
 
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
     with listen(host, port) as sock:

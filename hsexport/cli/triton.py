@@ -31,8 +31,8 @@ def triton(
     as_json: Annotated[bool, typer.Option("--json", help="print what was written for scripts")] = False,
 ) -> None:
     """Write a model repository for NVIDIA Triton."""
-    from hsexport.triton.config import TritonOptions
-    from hsexport.triton.repository import write_repository
+    from hsexport.deploy.triton.config import TritonOptions
+    from hsexport.deploy.triton.repository import write_repository
 
     options = TritonOptions(
         max_queue_delay_us=max_queue_delay_us,

@@ -15,7 +15,7 @@ from hsengines.errors import HSError
 from hsexport.cli.report import BuildReport
 
 if TYPE_CHECKING:
-    from hsexport.tune.goal import Goal
+    from hsexport.measure.tune.goal import Goal
 
 LOG_WIDTH = 160  # where no terminal tells its own
 
@@ -48,9 +48,9 @@ def tune(
 
     Give --min-speedup or --max-distance. Killed anywhere, the same command goes on where it was.
     """
-    from hsexport.tune.tune import TuneRequest
-    from hsexport.tune.tune import tune as tune_bundle
-    from hsruntime.text import PromptCutWarning
+    from hsexport.measure.tune.tune import TuneRequest
+    from hsexport.measure.tune.tune import tune as tune_bundle
+    from hsruntime.text.tokenize import PromptCutWarning
 
     goal = goal_from(min_speedup, max_distance, metric)
     kept = work or bundle.resolve().with_name(f"{bundle.resolve().name}.tune")
@@ -71,7 +71,7 @@ def tune(
         warnings.simplefilter("ignore", PromptCutWarning)  # all schedules get the same, cut or not
         outcome = tune_bundle(request, report)
     if as_json:
-        from hsexport.tune.report import summary
+        from hsexport.measure.tune.report import summary
 
         typer.echo(json.dumps(summary(outcome, kept)))
     else:
@@ -80,7 +80,7 @@ def tune(
 
 def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any) -> Goal:
     """The one constraint. Raises HSError for none, both, or a number that means nothing."""
-    from hsexport.tune.goal import AtLeastAsClose, AtLeastAsFast
+    from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast
 
     if (min_speedup is None) == (max_distance is None):
         found = "both --min-speedup and --max-distance" if min_speedup is not None else "no constraint"
@@ -97,7 +97,7 @@ def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any
 
 
 def _print(outcome: Any, goal: Goal, bundle: Path) -> None:
-    from hsexport.tune.report import measured_table, unmeasured_table
+    from hsexport.measure.tune.report import measured_table, unmeasured_table
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
     console.print(measured_table(outcome, goal))

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hsengines.errors import HSError
+from hsexport.build.quiet import hush_libraries
+from hsexport.build.verify.bundle import Verification, verify_bundle
+from hsexport.build.verify.compare import Comparison
+from hsexport.build.verify.origin import NamedPair
 from hsexport.cli.options import adapter_from_text
 from hsexport.cli.report import BuildReport
-from hsexport.quiet import hush_libraries
-from hsexport.verify.bundle import Verification, verify_bundle
-from hsexport.verify.compare import Comparison
-from hsexport.verify.origin import NamedPair
-from hsruntime.bundle import open_bundle
+from hsruntime.bundle.reader import open_bundle
 
 
 def verify(

@@ -1,7 +1,7 @@
 """All products of a network, counted from shapes: what a FLOP counter finds in the exported graph, to the last one.
 
-hsruntime.arithmetic counts the layers alone, which is all that a schedule's speedup depends on, and needs nothing but a
-manifest. Its count is the first of the parts here; the others are what surrounds the layers.
+hsruntime.schedule.arithmetic counts the layers alone, which is all that a schedule's speedup depends on, and needs
+nothing but a manifest. Its count is the first of the parts here; the others are what surrounds the layers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hsruntime.arithmetic import step_flops
-from hsruntime.manifest import Latent, Transformer
+from hsruntime.bundle.manifest import Latent, Transformer
+from hsruntime.schedule.arithmetic import step_flops
 
 TIMESTEP_WIDTH = 256  # diffusers' CombinedTimestepTextProjEmbeddings
 Shapes = Mapping[str, tuple[int, ...]]

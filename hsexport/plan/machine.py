@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsexport.pair.previews import Previews
+from hsexport.checkpoints.previews import Previews
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the predictions rest on and cannot be counted: bytes of resident memory and of disk.
 
-`scripts/measure_plan.py` measures the first four again and prints them beside these.
+`scripts/measure plan` measures the first four again and prints them beside these.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RUNNER_PROCESS = 80_000_000
 
 BUILDER_COPIES = 2.1
 """How often a TensorRT builder holds a network's weights at once, beside the mapped file: laid out for the engine, and
-in the plan. From `scripts/measure_slices.py` with TensorRT-RTX 1.7.1 and 2 to 20 layers of SD3.5-Large."""
+in the plan. From `scripts/measure slices` with TensorRT-RTX 1.7.1 and 2 to 20 layers of SD3.5-Large."""
 
 DEVICE_PROCESS = 600_000_000
 """A CUDA context and the libraries' own memory on a GPU. An estimate: no GPU has run this yet."""

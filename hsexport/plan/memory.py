@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hsengines.dtypes import FLOATS, numpy_dtype
+from hsexport.build.recipe import Recipe
 from hsexport.plan.flops import Extent
 from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
-from hsexport.recipe import Recipe
-from hsruntime.buffers import LoopShape, cache_bytes, loop_bytes, text_tokens
-from hsruntime.manifest import Manifest, Size, Transformer
-from hsruntime.schedule import Schedule
+from hsruntime.bundle.manifest import Manifest, Size, Transformer
+from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes, text_tokens
+from hsruntime.schedule.schedule import Schedule
 
 FUSED = ("tensorrt", "tensorrt-rtx")
 """Backends whose attention never writes its scores out; ONNX Runtime's may."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hsengines.dtypes import FLOATS, numpy_dtype
-from hsexport.network import Network
-from hsexport.recipe import Recipe
-from hsexport.weights import Stored, Weight, Weights
-from hsexport.weights.weight import DTYPES
+from hsexport.build.recipe import Recipe
+from hsexport.checkpoints.weights import Stored, Weight, Weights
+from hsexport.checkpoints.weights.weight import DTYPES
+from hsexport.networks.network import Network
 
 STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 """A precision as safetensors calls it."""
@@ -124,7 +124,7 @@ def _fp32_modules(network: Network, recipe: Recipe, precision: str) -> tuple[str
     """Patterns of modules whose weights stay fp32; islands of single operators hold norms: next to nothing."""
     if precision == "fp32":
         return ()
-    from hsexport.passes.islands import default_islands, islands_from_text
+    from hsexport.onnx.passes.islands import default_islands, islands_from_text
 
     islands = default_islands(network.name, network.layers, precision)
     islands += islands_from_text(recipe.request.fp32, network.name)

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hsengines.errors import HSError
-from hsexport.network import Network
-from hsexport.networks import networks_of
-from hsexport.outline import manifest_outline
-from hsexport.pair.previews import Previews
+from hsexport.build.networks import networks_of
+from hsexport.build.outline import manifest_outline
+from hsexport.build.recipe import BuildRequest, Recipe, recipe_for
+from hsexport.checkpoints.previews import Previews
+from hsexport.networks.network import Network
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine, machine_at
 from hsexport.plan.memory import RunMemory, run_memory
@@ -24,10 +25,9 @@ from hsexport.plan.shortfalls import (
 )
 from hsexport.plan.stages import StagePlan, stage_plans
 from hsexport.plan.work import Roofline, Work, roofline, work_of
-from hsexport.recipe import BuildRequest, Recipe, recipe_for
-from hsruntime.manifest import Manifest, Size, Sizes
-from hsruntime.presets import resolve_schedule
-from hsruntime.schedule import Schedule
+from hsruntime.bundle.manifest import Manifest, Size, Sizes
+from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.schedule import Schedule
 
 
 class RoomError(HSError):

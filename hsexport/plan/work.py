@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hsexport.build.recipe import Recipe
 from hsexport.plan.flops import Extent, PassFlops, decoder_flops, encoder_flops, pass_flops
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.networks import Holding
-from hsexport.recipe import Recipe
-from hsruntime.arithmetic import Kind, Pass, passes, predicted_speedup
-from hsruntime.buffers import LoopShape, cache_bytes, text_tokens
-from hsruntime.manifest import Manifest
-from hsruntime.schedule import Schedule
+from hsruntime.bundle.manifest import Manifest
+from hsruntime.loop.buffers import LoopShape, cache_bytes, text_tokens
+from hsruntime.schedule.arithmetic import Kind, Pass, passes, predicted_speedup
+from hsruntime.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Work:
     reference: tuple[Run, ...]
     """Large alone in as many steps."""
     speedup: float
-    """Over large alone, transformers only, by hsruntime.arithmetic."""
+    """Over large alone, transformers only, by hsruntime.schedule.arithmetic."""
 
     @property
     def flops(self) -> int:

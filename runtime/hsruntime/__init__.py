@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hsruntime.embeddings import TextEmbeddings as TextEmbeddings
     from hsruntime.session import Result as Result
     from hsruntime.session import Session as Session
+    from hsruntime.text.embeddings import TextEmbeddings as TextEmbeddings
 
 __all__ = ["Result", "Session", "TextEmbeddings"]
 

@@ -8,10 +8,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from hsruntime.manifest import Manifest
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.request import Callback, Request
 from hsruntime.result import Result
-from hsruntime.schedule import schedule_json
+from hsruntime.schedule.schedule import schedule_json
 
 
 def kind_of(request: Request) -> Hashable:

@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 
 from hsengines.errors import BackendUnavailable, DeviceError, DeviceMemoryError, EngineLoadError, HSError, ShapeError
-from hsruntime.buffers import text_tokens
-from hsruntime.embeddings import TextEmbeddings
-from hsruntime.manifest import BundleError
+from hsruntime.bundle.manifest import BundleError
+from hsruntime.loop.buffers import text_tokens
 from hsruntime.request import Progress, RequestError
-from hsruntime.schedule import ScheduleError
+from hsruntime.schedule.schedule import ScheduleError
 from hsruntime.session import Session
+from hsruntime.text.embeddings import TextEmbeddings
 
 OK, CANCELLED, OTHER, INTERNAL = 0, 8, 9, 10
 CODES = {

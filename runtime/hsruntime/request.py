@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.errors import HSError, ShapeError
-from hsruntime.buffers import text_tokens
-from hsruntime.embeddings import TextEmbeddings
-from hsruntime.flow import seeded_noise
-from hsruntime.manifest import Manifest
-from hsruntime.presets import resolve_schedule
-from hsruntime.schedule import Schedule, ScheduleError
+from hsruntime.bundle.manifest import Manifest
+from hsruntime.loop.buffers import text_tokens
+from hsruntime.loop.flow import seeded_noise
+from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.schedule import Schedule, ScheduleError
+from hsruntime.text.embeddings import TextEmbeddings
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 

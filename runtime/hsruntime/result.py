@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hsruntime.region import Region
-from hsruntime.schedule import Schedule
+from hsruntime.loop.region import Region
+from hsruntime.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)

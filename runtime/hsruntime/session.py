@@ -12,21 +12,21 @@ import numpy as np
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
-from hsruntime.buffers import Conditioning, LoopShape
-from hsruntime.bundle import Bundle, open_bundle
-from hsruntime.denoise import denoise
-from hsruntime.embeddings import TextEmbeddings
-from hsruntime.encode import BoundText, tokenizers_of
-from hsruntime.flow import sigmas_for, solver_coefficients, tokens_from_latents
-from hsruntime.loop import Loop
-from hsruntime.manifest import engine_spec
-from hsruntime.on_demand import TextOnDemand
-from hsruntime.painters import MOST_KEPT, Painters
+from hsruntime.bundle.manifest import engine_spec
+from hsruntime.bundle.reader import Bundle, open_bundle
+from hsruntime.loop.buffers import Conditioning, LoopShape
+from hsruntime.loop.denoise import denoise
+from hsruntime.loop.executors import MOST_KEPT, Painters
+from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
+from hsruntime.loop.loop import Loop
+from hsruntime.picture.tiles import tile_side
 from hsruntime.request import Callback, Request, check_batch, complete_request, negative_list, prompt_list
 from hsruntime.result import Result
-from hsruntime.schedule import Schedule
-from hsruntime.text import cuts_of
-from hsruntime.tiles import tile_side
+from hsruntime.schedule.schedule import Schedule
+from hsruntime.text.embeddings import TextEmbeddings
+from hsruntime.text.encode import BoundText, tokenizers_of
+from hsruntime.text.on_demand import TextOnDemand
+from hsruntime.text.tokenize import cuts_of
 
 
 class Session:

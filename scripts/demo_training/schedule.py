@@ -22,7 +22,7 @@ def generator_at(seed: int, step: int) -> torch.Generator:
 def batch_at(seed: int, step: int, size: int, count: int) -> torch.Tensor:
     """Indices of one batch: consecutive slices of a fresh permutation per pass over the corpus."""
     first = step * size
-    picks = []
+    picks: list[int] = []
     while len(picks) < size:
         at, offset = divmod(first + len(picks), count)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + at))

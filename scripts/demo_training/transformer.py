@@ -99,7 +99,8 @@ def new_small() -> SD3Transformer2DModel:
 
 def new_optimisers(trained: nn.ModuleDict) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer's blocks, AdamW for everything else."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in trained.named_parameters():
         inside = name.startswith("transformer.transformer_blocks") and parameter.ndim == 2
         (matrices if inside else others).append(parameter)

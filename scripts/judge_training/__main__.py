@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from demo_training.corpus import PICTURE_SIZE, load_corpus
 from demo_training.progress import progress_bar
-from hsexport.quiet import hush_libraries
+from hsexport.build.quiet import hush_libraries
 
 from .augmentation import Strengths
 from .network import ink_from_pictures

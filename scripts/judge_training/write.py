@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from onnxruntime import InferenceSession
 
-from hsexport.passes.strip_metadata import strip_metadata
+from hsexport.onnx.passes.strip_metadata import strip_metadata
 
 from .network import Judge, PictureJudge
 

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from hsengines.errors import HSError
-from hsexport.quiet import hush_libraries
+from hsexport.build.quiet import hush_libraries
 from random_pairs.pairs import MADE_FROM, PairFiles, pair_files, write_pair
 from random_pairs.shapes import REAL_TEXT, TINY_TEXT, TRANSFORMERS, PairShape
 from random_pairs.weights import Shard

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hsexport.pair.shards import header_bytes
+from hsexport.checkpoints.shards import header_bytes
 from random_pairs.noise import pieces_of
 
 SHARD_BYTES = 2**30

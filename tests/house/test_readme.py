@@ -65,7 +65,7 @@ def test_shell_command_exists(words):
     check_command(words)
 
 
-@pytest.mark.filterwarnings("ignore::hsruntime.text.PromptCutWarning")  # the tiny pair reads ten tokens
+@pytest.mark.filterwarnings("ignore::hsruntime.text.tokenize.PromptCutWarning")  # the tiny pair reads ten tokens
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[0])
 def test_python_block_runs(block, tiny_bundle, tmp_path, monkeypatch):
     assert BUNDLE_IN_README in block

@@ -22,8 +22,8 @@ def hsexport():
 @pytest.fixture(scope="session")
 def tiny_networks(tiny_pair_dirs, tmp_path_factory):
     """Networks of the tiny pair by name."""
-    from hsexport.networks import networks_of
-    from hsexport.recipe import BuildRequest, recipe_for
+    from hsexport.build.networks import networks_of
+    from hsexport.build.recipe import BuildRequest, recipe_for
 
     large, small = map(str, tiny_pair_dirs)
     nowhere = tmp_path_factory.mktemp("nowhere")
@@ -36,7 +36,7 @@ def sd35_dirs(tmp_path_factory):
     """SD3.5-Large with all text encoders, and SD3.5-Medium, in bf16: headers, and files of holes behind them."""
     import torch
 
-    from hsexport.pair.previews import write_hollow
+    from hsexport.checkpoints.previews import write_hollow
     from random_pairs.pairs import pair_files, write_pair
     from random_pairs.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM, PairShape
     from random_pairs.weights import head_of

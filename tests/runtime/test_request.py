@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from hsengines.errors import ShapeError
-from hsruntime.bundle import open_bundle
-from hsruntime.flow import seeded_noise
+from hsruntime.bundle.reader import open_bundle
+from hsruntime.loop.flow import seeded_noise
 from hsruntime.request import RequestError, complete_request
-from hsruntime.schedule import ScheduleError
+from hsruntime.schedule.schedule import ScheduleError
 
 
 @pytest.fixture(scope="module")
 def manifest():
     """The golden bundle's: 64x64 pixels, sides from 32 to 128, multiples of 16, two prompts at once."""
-    return open_bundle(Path(__file__).parent / "golden_bundle").manifest
+    return open_bundle(Path(__file__).parent / "bundle" / "golden_bundle").manifest
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pytest
 
 from hsengines.errors import HSError
 from hsruntime import Session
-from hsruntime.flow import seeded_noise
-from hsruntime.region import active_count
-from hsruntime.text import PromptCutWarning
+from hsruntime.loop.flow import seeded_noise
+from hsruntime.loop.region import active_count
+from hsruntime.text.tokenize import PromptCutWarning
 
 HYBRID = "large:2,hybrid:2,small:1"
 PROMPTS = ["red", "green", "blue"]

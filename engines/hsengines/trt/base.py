@@ -9,12 +9,12 @@ from typing import Any
 from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles, Layer
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.spec import EngineSpec
-from hsengines.trt.building import Job, build_plan
-from hsengines.trt.contexts import Contexts
-from hsengines.trt.engine import TrtEngine
-from hsengines.trt.gpu import why_no_gpu
-from hsengines.trt.loading import open_plan
-from hsengines.trt.streaming import set_up_streaming
+from hsengines.trt.build.building import Job, build_plan
+from hsengines.trt.run.contexts import Contexts
+from hsengines.trt.run.engine import TrtEngine
+from hsengines.trt.run.gpu import why_no_gpu
+from hsengines.trt.run.loading import open_plan
+from hsengines.trt.run.streaming import set_up_streaming
 
 
 class TrtBackend(Backend):

@@ -11,12 +11,12 @@ from hsengines.backend import BuildOptions, Layer
 from hsengines.errors import EngineBuildError
 from hsengines.options import refuse_precision
 from hsengines.trt.base import TrtBackend
-from hsengines.trt.contexts import Contexts
-from hsengines.trt.gpu import gpu_at_hand
-from hsengines.trt.layers import engine_layers
-from hsengines.trt.log import listening, logger_of
-from hsengines.trt.refit import keep_graph, put_weights_back
-from hsengines.trt.timing_cache import attach_timing_cache, save_timing_cache
+from hsengines.trt.build.layers import engine_layers
+from hsengines.trt.build.log import listening, logger_of
+from hsengines.trt.build.timing_cache import attach_timing_cache, save_timing_cache
+from hsengines.trt.run.contexts import Contexts
+from hsengines.trt.run.gpu import gpu_at_hand
+from hsengines.trt.run.refit import keep_graph, put_weights_back
 
 # The option's word, TensorRT's, and which GPUs the engine then serves.
 _HARDWARE = {

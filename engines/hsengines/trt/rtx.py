@@ -10,9 +10,9 @@ import tensorrt_rtx
 from hsengines.backend import BuildOptions, Layer
 from hsengines.errors import EngineBuildError
 from hsengines.options import flag_of, refuse_foreign_options, refuse_precision
-from hsengines.trt.architectures import check_architectures, chosen_architectures
 from hsengines.trt.base import TrtBackend
-from hsengines.trt.contexts import CompilingContexts, Contexts, runtime_cache_path
+from hsengines.trt.build.architectures import check_architectures, chosen_architectures
+from hsengines.trt.run.contexts import CompilingContexts, Contexts, runtime_cache_path
 
 # Options that tensorrt has, and why this builder has not.
 _REASONS = {

@@ -14,7 +14,7 @@ from one_line import told_in_one_line
 from small_disk import small_disk
 from tiny_pair import make_pipeline
 
-from hsruntime.bundle import open_bundle
+from hsruntime.bundle.reader import open_bundle
 
 
 def build_arguments(pair, out, cache):

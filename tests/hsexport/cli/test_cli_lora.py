@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.options import adapter_from_text
-from hsexport.weights.adapter import AdapterRequest
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from one_line import told_in_one_line
 
-from hsruntime.bundle import open_bundle
+from hsruntime.bundle.reader import open_bundle
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ def test_verify_finds_an_engine_that_computes_something_else(hsexport, tiny_bund
     import msgspec
     import numpy as np
 
-    from hsruntime.bundle import sha256_of
-    from hsruntime.manifest import manifest_bytes, manifest_from_bytes
+    from hsruntime.bundle.manifest import manifest_bytes, manifest_from_bytes
+    from hsruntime.bundle.reader import sha256_of
 
     broken = tmp_path / "broken"
     shutil.copytree(tiny_bundle, broken)
@@ -80,7 +80,7 @@ def test_verify_against_a_path_that_is_none_is_told(hsexport, tiny_bundle, tiny_
 def test_verify_without_the_pair_uses_goldens_and_says_so(hsexport, tiny_bundle, tmp_path):
     import msgspec
 
-    from hsruntime.manifest import manifest_bytes, manifest_from_bytes
+    from hsruntime.bundle.manifest import manifest_bytes, manifest_from_bytes
 
     moved = tmp_path / "moved"
     shutil.copytree(tiny_bundle, moved)

@@ -28,7 +28,7 @@ def sd35_recipe(sd35_dirs):
 def recipe_of(large, small, *, precision="fp32", options=None, **request):
     """The recipe of a pair."""
     from hsengines.backend import BuildOptions
-    from hsexport.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import BuildRequest, recipe_for
 
     options = options or BuildOptions(precision=precision)
     asked = BuildRequest(str(large), str(small), Path("bundle"), Path("cache"), options=options, **request)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hsexport.networks import networks_of
+from hsexport.build.networks import networks_of
 from hsexport.plan.plan import plan_of
 from hsexport.plan.stages import building_bytes
 

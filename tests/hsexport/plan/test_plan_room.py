@@ -6,15 +6,15 @@ import onnx_ir as ir
 import pytest
 
 from hsengines.backend import BuildOptions, get_backend
+from hsexport.build.networks import networks_of
+from hsexport.build.outline import manifest_outline
 from hsexport.cli.plan import _precision
-from hsexport.networks import networks_of
-from hsexport.outline import manifest_outline
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
-from hsruntime.buffers import LoopShape, loop_bytes
-from hsruntime.bundle import open_bundle
-from hsruntime.manifest import tensor_record
+from hsruntime.bundle.manifest import tensor_record
+from hsruntime.bundle.reader import open_bundle
+from hsruntime.loop.buffers import LoopShape, loop_bytes
 
 GB = 1e9
 
@@ -233,10 +233,10 @@ def test_a_download_needs_room_too(tiny_recipe, roomy, beside_cache, free, words
 
 
 def test_a_build_asks_before_it_starts(tiny_pair_dirs, tmp_path, monkeypatch, roomy):
-    from hsexport import build
+    from hsexport.build import build
+    from hsexport.build.progress import Silent
+    from hsexport.build.recipe import BuildRequest
     from hsexport.plan import plan
-    from hsexport.progress import Silent
-    from hsexport.recipe import BuildRequest
 
     monkeypatch.setattr(plan, "machine_at", lambda *_: replace(roomy, cache_free_bytes=0))
     request = BuildRequest(*map(str, tiny_pair_dirs), out=tmp_path / "bundle", cache=tmp_path / "cache")

@@ -80,7 +80,7 @@ def pictures(pair):
 @pytest.fixture
 def ours(session, monkeypatch):
     """What our runtime makes of the same noise: `ours(schedule, steps, seed)`; the result and every region chosen."""
-    import hsruntime.chooser as chooser
+    import hsruntime.loop.chooser as chooser
 
     regions, choose = [], chooser.region_from_scores
 

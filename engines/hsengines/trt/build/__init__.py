@@ -1,0 +1,1 @@
+"""Graphs to TensorRT engines; a driver is needed by the classic one alone."""

@@ -1,0 +1,96 @@
+"""From an ONNX file to a plan: parse, configure, build, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hsengines.backend import BuildProgress, Layer
+from hsengines.errors import EngineBuildError
+from hsengines.spec import EngineSpec
+from hsengines.trt.build.layers import network_layers
+from hsengines.trt.build.log import Log, listening, logger_of
+from hsengines.trt.build.outside import difference, outside_of_network, outside_of_spec
+from hsengines.trt.build.profiles import add_profiles
+from hsengines.trt.build.progress import Watch, monitor_of
+from hsengines.trt.build.refusals import build_refusal, parse_refusal
+
+Configure = Callable[[Any], None]
+"""Sets what a backend wants on an IBuilderConfig."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to be built: by which library, named how in messages, from which file."""
+
+    library: Any
+    title: str
+    onnx: Path
+    spec: EngineSpec
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of it: the network's layers as parsed, and all that TensorRT said."""
+
+    layers: tuple[Layer, ...]
+    log: str
+
+
+def build_plan(
+    job: Job, plan: Path, configure: Configure, done: Configure, progress: BuildProgress | None = None
+) -> Built:
+    """Writes the plan of `job` to `plan`.
+
+    `configure` sets the builder's config up, `done` sees it again after a success. Raises EngineBuildError, and
+    KeyboardInterrupt after Ctrl-C; nothing is written then.
+    """
+    with listening(job.library) as log:
+        builder = _builder(job)
+        network, parser = _parsed(job, builder, log)
+        config = builder.create_builder_config()
+        configure(config)
+        add_profiles(builder, config, job.spec)
+        watch = Watch(progress)
+        config.progress_monitor = monitor = monitor_of(job.library, watch)
+        memory = watch.run(partial(_serialize, builder, network, config, parser, monitor))
+        if memory is None:
+            raise build_refusal(job.title, job.spec.name, network, log)
+        # The stream writer of the Python binding is handed the whole plan as bytes, a second copy: the buffer is not.
+        with plan.open("wb") as file:
+            file.write(memory)
+        done(config)
+        return Built(network_layers(network), log.text())
+
+
+def _serialize(builder: Any, network: Any, config: Any, *kept: Any) -> Any:
+    """The plan or None. What is `kept` must outlive the build: the weights belong to the parser."""
+    del kept
+    return builder.build_serialized_network(network, config)
+
+
+def _builder(job: Job) -> Any:
+    try:
+        return job.library.Builder(logger_of(job.library))
+    except TypeError as err:  # what the binding makes of a null pointer
+        raise EngineBuildError(
+            f"{job.title} cannot make a builder here", "it needs an NVIDIA GPU and its driver; tensorrt-rtx does not"
+        ) from err
+
+
+def _parsed(job: Job, builder: Any, log: Log) -> tuple[Any, Any]:
+    """The network of the ONNX file, and its parser.
+
+    Raises EngineBuildError where it does not parse, or is not what the spec says.
+    """
+    network = builder.create_network(1 << int(job.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network.name = job.spec.name
+    parser = job.library.OnnxParser(network, logger_of(job.library))
+    if not parser.parse_from_file(str(job.onnx)):
+        raise parse_refusal(job.title, job.spec.name, parser, log)
+    if wrong := difference(outside_of_network(network), outside_of_spec(job.spec)):
+        raise EngineBuildError(f"network '{job.spec.name}' has {wrong}", "export the network again", log.text())
+    return network, parser

@@ -1,0 +1,111 @@
+"""From a plan to an engine on the GPU, and why not."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsengines.errors import DeviceMemoryError, EngineLoadError, HSError
+from hsengines.spec import EngineSpec
+from hsengines.trt.build.log import Log, is_noise, listening, logger_of
+from hsengines.trt.build.outside import difference, outside_of_engine, outside_of_spec
+from hsengines.trt.build.remedies import in_short, is_out_of_memory
+
+if TYPE_CHECKING:
+    from hsengines.cuda.device import CudaDevice
+
+_HEADER_BYTES = 4096  # TensorRT-RTX reads 64 so far
+
+AGAIN = "build the bundle again"
+
+# In the order in which they are told; the values belong to the library.
+_DIAGNOSES = {
+    "MALFORMED_ENGINE": ("is damaged, or no plan of this builder", AGAIN),
+    "VERSION_MISMATCH": ("was built by another version than {version}", "build it again, or install that version"),
+    "UNSUPPORTED_CC": ("was not built for this GPU, {gpu}", "name it with --arch, or build for tensorrt or ort-cuda"),
+    "OLD_CUDA_DRIVER": ("needs a newer NVIDIA driver", "update the driver"),
+    "OLD_CUDA_RUNTIME": ("needs a newer CUDA runtime", "update CUDA"),
+    "INSUFFICIENT_GPU_MEMORY": ("needs more memory than {gpu} has", "build it with weight streaming"),
+    "CUDA_ERROR": ("cannot be opened, for CUDA does not work here", "see what nvidia-smi says"),
+}
+
+
+class OpenPlan:
+    """An engine and the runtime it belongs to."""
+
+    def __init__(self, runtime: Any, engine: Any) -> None:
+        self._runtime = runtime
+        self.engine = engine
+
+    def close(self) -> None:
+        """Frees the engine's weights; its contexts must be gone."""
+        self.engine = None
+        self._runtime = None
+
+
+def open_plan(library: Any, title: str, plan: Path, spec: EngineSpec, device: CudaDevice) -> OpenPlan:
+    """Deserialises `plan`. Raises EngineLoadError, and DeviceMemoryError if the GPU has no room for the weights."""
+    runtime = library.Runtime(logger_of(library))
+    gpu = f"{device.name} (sm_{device.compute_capability})"
+    with listening(library) as log:
+        engine = _deserialised(library, title, runtime, plan, gpu)
+        if engine is None:
+            raise _refusal(library, title, plan, gpu, log)
+    opened = OpenPlan(runtime, engine)
+    _check(library, plan, spec, engine)
+    return opened
+
+
+def _deserialised(library: Any, title: str, runtime: Any, plan: Path, gpu: str) -> Any:
+    """The engine or None. The file is mapped, so that host memory holds no copy of it."""
+    try:
+        with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            # Only TensorRT-RTX can say from the header alone whether a plan will do.
+            if hasattr(library.Runtime, "get_engine_validity"):
+                validity, diagnostics = runtime.get_engine_validity(mapped[:_HEADER_BYTES])
+                if validity == library.EngineValidity.INVALID:
+                    _raise_diagnosed(library, title, plan, gpu, int(diagnostics))
+            return runtime.deserialize_cuda_engine(mapped)
+    except (OSError, ValueError) as err:  # ValueError: an empty file cannot be mapped
+        raise EngineLoadError(f"{plan.name} cannot be read: {err}", AGAIN) from err
+
+
+def _raise_diagnosed(library: Any, title: str, plan: Path, gpu: str, diagnostics: int) -> None:
+    """Raises EngineLoadError for the first diagnosis that is set; none leaves it to deserialising to say why."""
+    for name, (words, hint) in _DIAGNOSES.items():
+        if diagnostics & int(getattr(library.EngineInvalidityDiagnostics, name)):
+            told = words.format(version=f"{title} {library.__version__}", gpu=gpu)
+            raise EngineLoadError(f"{plan.name} {told}", hint)
+
+
+def _refusal(library: Any, title: str, plan: Path, gpu: str, log: Log) -> HSError:
+    """The error for a plan that could not be deserialised, from what was logged."""
+    errors = [text for text in log.errors if not is_noise(text)] or ["it gives no reason"]
+    told = " ".join(errors)
+    if versions := re.search(r"expecting library version (\S+) got\s+(\S+?)[,.]?(?:\s|$)", told):
+        found = f"was built by {title} {versions[2]}, and this is {versions[1]}"
+        return EngineLoadError(f"{plan.name} {found}", "build it again, or install that version")
+    if re.search(r"(?i)magic ?tag|serialization version|version ?tag|corrupt", told):
+        return EngineLoadError(
+            f"{plan.name} is damaged, or was built by another version than {title} {library.__version__}", AGAIN
+        )
+    if re.search(r"(?i)compute capability|different.* device|device model", told):
+        return EngineLoadError(f"{plan.name} was not built for this GPU, {gpu}", "build it on this GPU")
+    if is_out_of_memory(told):
+        return DeviceMemoryError(
+            f"the GPU has no room for the weights of {plan.name}",
+            "free the GPU's memory, or build with weight streaming",
+            needed_bytes=plan.stat().st_size,
+        )
+    return EngineLoadError(f"{title} cannot open {plan.name}: {in_short(errors[0])}", AGAIN)
+
+
+def _check(library: Any, plan: Path, spec: EngineSpec, engine: Any) -> None:
+    """Raises EngineLoadError where tensors or the number of profiles are not the spec's."""
+    if wrong := difference(outside_of_engine(library, engine), outside_of_spec(spec)):
+        raise EngineLoadError(f"{plan.name} has {wrong}", AGAIN)
+    found, expected = engine.num_optimization_profiles, max(1, len(spec.profiles))
+    if found != expected:
+        raise EngineLoadError(f"{plan.name} has {found} profiles, expected {expected}", AGAIN)

@@ -1,0 +1,135 @@
+"""The optimise stage: every graph linted, put through its backend's passes and cast, by way of the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hsengines.errors import HSError
+from hsengines.spec import EngineSpec
+from hsexport.build.key import BuildKey, file_digest
+from hsexport.build.progress import OnBytes, Reporter, bytes_told
+from hsexport.build.source_digest import source_digest
+from hsexport.build.stages.export import ExportedNetwork
+from hsexport.build.store import Store
+from hsexport.networks.network import Network
+from hsexport.onnx.passes.islands import Island, default_islands, islands_from_text
+from hsruntime.bundle.manifest import IslandRecord
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as its backend takes it: `spec` carries the dtypes of its precision; `golden` is still fp32.
+
+    `digests` are the sha256 of the graph's file and of each that holds weights of it, as facts of a build key.
+    """
+
+    network: Network
+    spec: EngineSpec
+    precision: str
+    onnx: Path
+    golden: Path
+    islands: tuple[IslandRecord, ...]
+    digests: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self.spec.name
+
+
+class GraphError(HSError):
+    """A graph that its backend would choke on, or an option that touches no graph."""
+
+
+def optimise_all(
+    exported: list[ExportedNetwork],
+    backend: str,
+    precision: str,
+    fp32: Sequence[str],
+    store: Store,
+    reporter: Reporter,
+) -> list[Graph]:
+    """Optimises what the store does not hold yet. `fp32` are the user's own islands.
+
+    Raises GraphError or PassError; the former also for a pattern in `fp32` that holds no node of any graph.
+    """
+    reporter.stage("optimise", len(exported))
+    graphs = [_optimise(each, backend, precision, fp32, store, reporter) for each in exported]
+    matched = {island.name for graph in graphs for island in graph.islands}
+    for pattern in fp32:
+        if pattern not in matched:
+            raise GraphError(
+                f"--fp32 '{pattern}' holds no node of any graph that is cast to {precision}",
+                "write it like large:transformer_blocks.35*; `inspect` shows what the islands hold",
+            )
+    return graphs
+
+
+def _optimise(
+    exported: ExportedNetwork, backend: str, precision: str, fp32: Sequence[str], store: Store, reporter: Reporter
+) -> Graph:
+    network = exported.network
+    own = network.precision_in(precision)
+    islands = default_islands(network.name, network.layers, own) + islands_from_text(fp32, network.name)
+    key = _key(exported, backend, own, islands if own != "fp32" else ())
+    found = store.find(key)
+    reporter.begin(network.name, "" if found else store.why_missing(key))
+
+    def fill(folder: Path) -> None:
+        _fill(exported, backend, own, islands, folder, bytes_told(reporter, network.name, "written"))
+
+    entry = found or store.make(key, fill, lambda: reporter.wait(network.name))
+    records = msgspec.json.decode((entry / REPORT).read_bytes(), type=list[IslandRecord])
+    reporter.end(network.name, "kept from an earlier build" if found else own)
+    digests = store.digests(entry)
+    del digests[REPORT]
+    onnx = entry / exported.onnx.name
+    return Graph(network, network.spec_at(own), own, onnx, exported.golden, tuple(records), digests)
+
+
+def _key(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island]) -> BuildKey:
+    weights = exported.network.weights
+    facts = {
+        "graph": file_digest(exported.onnx),
+        "backend": backend,
+        "precision": precision,
+        "islands": ", ".join(island.name for island in islands),  # what they hold is in the source or in the name
+        "narrow tensors": json.dumps(exported.network.narrow_tensors),
+        "hsexport": source_digest("optimise"),
+    }
+    return BuildKey("graph", exported.network.name, facts | ({"weights": weights.digest} if weights else {}))
+
+
+def _fill(
+    exported: ExportedNetwork,
+    backend: str,
+    precision: str,
+    islands: Sequence[Island],
+    folder: Path,
+    on_bytes: OnBytes,
+) -> None:
+    """Writes the graph with its weights, and what its islands hold."""
+    from hsexport.onnx.lint import lint
+    from hsexport.onnx.passes.attach import attach_weights
+    from hsexport.onnx.passes.load import load_graph
+    from hsexport.onnx.passes.plan import holds_weights, prepare
+    from hsexport.onnx.passes.save import save_graph
+
+    model = load_graph(exported.onnx)
+    attach_weights(model, exported.network.weights)
+    report = prepare(model, backend, precision, exported.network.narrow_tensors, islands)
+    records = [IslandRecord(name=i.name, nodes=i.nodes, reason=i.reason) for i in report.islands if i.nodes]
+    for finding in lint(model, backend, precision):
+        if finding.refused:
+            where = f"node '{finding.node}': " if finding.node else ""
+            raise GraphError(f"network '{exported.network.name}', {where}{finding.said}", finding.remedy)
+    # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
+    save_graph(model, folder / exported.onnx.name, refer=holds_weights(backend), on_bytes=on_bytes)
+    (folder / REPORT).write_bytes(msgspec.json.encode(records))

@@ -1,0 +1,81 @@
+"""The pack stage: engines, goldens and tokenizers into a bundle."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from hsengines.backend import Backend, BuildOptions
+from hsexport import __version__
+from hsexport.build.outline import manifest_outline
+from hsexport.build.progress import Reporter
+from hsexport.build.recipe import Recipe, load_tokenizer
+from hsexport.build.stages.compile import CompiledEngine
+from hsexport.build.stages.export import TOOLS
+from hsruntime.bundle.manifest import EngineRecord, Manifest, ParityRecord, engine_record
+from hsruntime.bundle.reader import Bundle
+from hsruntime.bundle.writer import write_bundle
+
+
+@dataclass
+class _Contents:
+    """Paths in the bundle and where their bytes come from."""
+
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    engines: dict[str, EngineRecord] = field(default_factory=dict)
+
+
+def pack(
+    recipe: Recipe,
+    engines: list[CompiledEngine],
+    parity: Sequence[ParityRecord],
+    backend: Backend,
+    options: BuildOptions,
+    reporter: Reporter,
+) -> Bundle:
+    """Writes the bundle at the recipe's `out`, atomically."""
+    contents = _Contents()
+    for engine, measured in zip(engines, parity, strict=True):
+        _add_engine(contents, engine, measured)
+    for part in recipe.text:
+        contents.files[part.record.tokenizer] = load_tokenizer(part.tokenizer).backend_tokenizer.to_str().encode()
+    reporter.stage("pack", len(contents.files))
+    manifest = _manifest(recipe, contents.engines, backend, options)
+    reporter.begin(str(recipe.request.out))
+    return write_bundle(recipe.request.out, manifest, contents.files, lambda path, _: reporter.end(path))
+
+
+def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecord) -> None:
+    name, folder = engine.name, "engines"
+    file = f"{folder}/{engine.files.engine.name}"
+    weights = [f"{folder}/{path.name}" for path in engine.files.weights]
+    golden = f"goldens/{name}.npz"
+    contents.files |= {file: engine.files.engine, golden: engine.graph.golden}
+    contents.files |= dict(zip(weights, engine.files.weights, strict=True))
+    record = engine_record(
+        engine.graph.spec, file=file, weights=weights, build_key=engine.key, precision=engine.graph.precision
+    )
+    contents.engines[name] = msgspec.structs.replace(
+        record,
+        islands=list(engine.graph.islands),
+        options=engine.options,
+        audit=engine.audit,
+        golden=golden,
+        parity=parity,
+    )
+
+
+def _manifest(recipe: Recipe, engines: dict[str, EngineRecord], backend: Backend, options: BuildOptions) -> Manifest:
+    return msgspec.structs.replace(
+        manifest_outline(recipe, ()),
+        target=backend.target(options),
+        tools={"hsexport": __version__, "builder": backend.version()} | {tool: version(tool) for tool in TOOLS},
+        device=f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        engines=engines,
+    )

@@ -1,0 +1,147 @@
+"""A content-addressed store of build products: whole entries or none, whatever kills the builder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hsengines.errors import HSError
+from hsengines.process import left_behind
+from hsexport.build.key import BuildKey, file_digest
+
+FACTS = "key.json"
+CONTENTS = "contents.json"
+_UNFINISHED = ".unfinished-"
+
+
+class Store:
+    """Entries are folders `<root>/<kind>/<digest>`; once there, an entry is never written again."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, key: BuildKey) -> Path | None:
+        """The entry's folder, or None; an entry with a damaged file counts as missing and is removed.
+
+        Every byte is read: a bundle shares its files with the store, so damage done to one is done to both.
+        """
+        entry = self._entry(key)
+        if not entry.is_dir():
+            return None
+        if _is_whole(entry):
+            return entry
+        shutil.rmtree(entry)
+        return None
+
+    def digests(self, entry: Path) -> dict[str, str]:
+        """sha256 of every file of an entry by its path within, as they were when it was made or last looked at."""
+        contents: dict[str, tuple[int, str]] = json.loads((entry / CONTENTS).read_text())
+        return {name: sha256 for name, (_, sha256) in contents.items()}
+
+    def make(self, key: BuildKey, fill: Callable[[Path], None], on_wait: Callable[[], None] = lambda: None) -> Path:
+        """The entry's folder, filled by `fill` in a temporary place if it is missing, then moved in whole.
+
+        Two builds of one thing make it once: the second waits, after `on_wait`, and takes what the first made. The
+        lock goes with its process, so a killed builder keeps nobody waiting.
+        """
+        if found := self.find(key):
+            return found
+        with _os_errors_told(key.name, self.root), self._alone(key, on_wait):
+            return self.find(key) or self._make(key, fill)
+
+    def why_missing(self, key: BuildKey) -> str:
+        """What changed since the last product of this kind and name was made; "first build" if there was none."""
+        last = self._last(key)
+        if not last.is_file():
+            return "first build"
+        try:
+            return key.changes_since(json.loads(last.read_text())) or "the stored one was gone or broken"
+        except ValueError:
+            return "the record of the last build is unreadable"
+
+    @contextmanager
+    def _alone(self, key: BuildKey, on_wait: Callable[[], None]) -> Iterator[None]:
+        locks = self.root / "locks"
+        for folder in (locks, self._entry(key).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The lock's file stays: removing it would let a third build lock a new one while the second holds the old.
+        lock = FileLock(locks / f"{key.kind}-{key.digest}")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
+        entry = self._entry(key)
+        self._sweep(entry.parent)
+        work = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=entry.parent))
+        try:
+            fill(work)
+            _write_record(work, key)
+            work.rename(entry)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        self._remember(key)
+        return entry
+
+    def _entry(self, key: BuildKey) -> Path:
+        return self.root / key.kind / key.digest
+
+    def _last(self, key: BuildKey) -> Path:
+        return self.root / key.kind / f"{key.name}.last.json"
+
+    def _remember(self, key: BuildKey) -> None:
+        last = self._last(key)
+        beside = last.with_name(f".{last.name}.{os.getpid()}")
+        beside.write_text(json.dumps(dict(key.facts), sort_keys=True))
+        beside.replace(last)
+
+    @staticmethod
+    def _sweep(folder: Path) -> None:
+        """Removes what killed builders left behind; a process makes one entry of a kind at a time."""
+        for leftover in left_behind(folder, _UNFINISHED):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _os_errors_told(name: str, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+        free_mb = shutil.disk_usage(existing).free // 1_000_000
+        raise HSError(
+            f"'{name}' could not be written to the cache {root}: {err.strerror or err} ({free_mb} MB free)",
+            "free some space or name another place with --cache; what is done so far is kept",
+        ) from err
+
+
+def _write_record(folder: Path, key: BuildKey) -> None:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    contents = {path.relative_to(folder).as_posix(): [path.stat().st_size, file_digest(path)] for path in files}
+    (folder / FACTS).write_text(json.dumps(dict(key.facts), sort_keys=True, indent=1))
+    (folder / CONTENTS).write_text(json.dumps(contents, sort_keys=True))
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        contents = json.loads((entry / CONTENTS).read_text())
+        return all(_is_as_recorded(entry / name, *record) for name, record in contents.items())
+    except (OSError, ValueError, TypeError, AttributeError):  # the record itself may be what was damaged
+        return False
+
+
+def _is_as_recorded(file: Path, size_bytes: int, sha256: str) -> bool:
+    return file.stat().st_size == size_bytes and file_digest(file) == sha256

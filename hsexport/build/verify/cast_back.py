@@ -1,0 +1,68 @@
+"""Half-precision graphs on a CPU: what stands in for engines that this machine builds and cannot run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from hsengines.ort.cpu import run_graph
+from hsengines.spec import EngineSpec
+from hsexport.build.stages.optimise import Graph
+from hsexport.onnx.passes.block_outputs import expose_blocks
+from hsexport.onnx.passes.cast_back import cast_back
+from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.passes.load import load_graph
+from hsexport.onnx.passes.save import save_graph
+from hsruntime.bundle.golden import load_golden
+
+
+@contextmanager
+def cast_back_graph(graph: Graph) -> Iterator[tuple[Path, EngineSpec]]:
+    """A file with the graph in fp32, every value rounded to its precision, and that file's outside; gone afterwards.
+
+    An fp32 graph is its own stand-in.
+    """
+    if graph.precision == "fp32":
+        yield graph.onnx, graph.spec
+        return
+    model = load_graph(graph.onnx)
+    cast_back(model, graph.precision)
+    with _saved(model, graph) as file:
+        yield file, graph.network.spec_at("fp32")
+
+
+def block_values(graph: Graph) -> dict[str, np.ndarray]:
+    """What each block hands on over the golden's input, every value rounded to the graph's precision.
+
+    Raises PassError for a network without blocks.
+    """
+    model = load_graph(graph.onnx)
+    blocks = expose_blocks(model)
+    if graph.precision != "fp32":
+        cast_back(model, graph.precision)
+    inputs, _ = load_golden(graph.golden)
+    with _saved(model, graph) as file:
+        found = run_graph(file, inputs)
+    return {block: found[output] for block, output in blocks.items()}
+
+
+def first_infinite_block(graph: Graph) -> str:
+    """The first block that hands on a number that is not finite; "" if none does or there are no blocks."""
+    try:
+        values = block_values(graph)
+    except PassError:
+        return ""
+    return next((name for name, value in values.items() if not np.isfinite(value).all()), "")
+
+
+@contextmanager
+def _saved(model: ir.Model, graph: Graph) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hsexport-") as folder:
+        file = Path(folder) / graph.onnx.name
+        save_graph(model, file)
+        yield file

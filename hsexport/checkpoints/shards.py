@@ -1,0 +1,211 @@
+"""Safetensors by header: the tensors of a component without its weights, and a digest of the weights themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hsexport.build.progress import OnBytes
+
+from .documents import read_document
+from .errors import PairError
+
+DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
+DTYPE_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)} | {"BOOL": 8}
+HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
+CHUNK_BYTES = 1 << 22
+VARIANTS = ("bf16", "fp16")  # bf16 first: what fp32 weights can hold, it can
+AGAIN = "download or save the model again"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor: its bytes are those of `pieces`, one after the other, each an offset in the file and a size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    pieces: tuple[tuple[int, int], ...]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers the tensor holds."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all pieces."""
+        return sum(size for _, size in self.pieces)
+
+    @property
+    def end(self) -> int:
+        """Where the last of its bytes lies in the file, and one more."""
+        return max(offset + size for offset, size in self.pieces)
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Where a component's weights lie: in one file, or in those that an index names."""
+
+    files: tuple[Path, ...]
+    index: Path | None = None
+
+
+def find_weights(component: Path) -> WeightFiles:
+    """The weights of a component directory: full ones if it has them, else a variant's, bf16 before fp16."""
+    for variant in (None, *VARIANTS):
+        mark = f".{variant}" if variant else ""
+        for stem in ("diffusion_pytorch_model", "model"):
+            single = component / f"{stem}{mark}.safetensors"
+            index = component / f"{stem}.safetensors.index{mark}.json"
+            if single.is_file():
+                return WeightFiles((single,))
+            if index.is_file():
+                return WeightFiles(shards_of(index), index)
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in component.glob(pattern))
+    if pickles:
+        raise PairError(
+            f"{component} holds only pickled weights ({pickles[0]}), expected safetensors; pickles are not read",
+            "convert: load it with from_pretrained(..., use_safetensors=False), then save_pretrained(DIR)",
+        )
+    raise PairError(f"{component} holds no weights: found no *.safetensors", AGAIN)
+
+
+def shards_of(index: Path) -> tuple[Path, ...]:
+    """The files an index names, each there."""
+    names = sorted(set(weight_map(index).values()))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise PairError(f"shard {name} is missing from {index.parent}, {index.name} names it", AGAIN)
+    return tuple(index.parent / name for name in names)
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard file name, as the index has it."""
+    mapping = read_document(index).get("weight_map")
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
+        raise PairError(f"{index} has no weight_map of tensor names to files", AGAIN)
+    return mapping
+
+
+def read_headers(component: Path) -> dict[str, TensorHeader]:
+    """Every tensor of a component by name, read from the headers of its files alone."""
+    found = find_weights(component)
+    headers = {header.name: header for file in found.files for header in file_headers(file)}
+    if found.index is not None:
+        check_index(found.index, headers)
+    return headers
+
+
+def check_index(index: Path, headers: Mapping[str, TensorHeader]) -> None:
+    """Refuses an index that names tensors its shards lack."""
+    for name, file in weight_map(index).items():
+        if name not in headers:
+            raise PairError(f"{index} places tensor {name} in {file}, which does not hold it", AGAIN)
+
+
+def file_headers(file: Path) -> Iterable[TensorHeader]:
+    """The tensors of one safetensors file, each inside the file's bytes."""
+    header, start = read_header(file)
+    tensors = [tensor_header(file, start, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    expected = max((tensor.end for tensor in tensors), default=start)
+    check_size(file, expected)
+    return tensors
+
+
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header and the offset at which data starts."""
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        if prefix == b"version ":  # "version https://git-lfs.github.com/spec/v1"
+            raise PairError(f"{file} is a git-lfs pointer, not weights", f"run git lfs pull in {file.parent}")
+        length = int.from_bytes(prefix, "little")
+        check_size(file, 8)
+        if length > HEADER_LIMIT_BYTES:
+            raise PairError(f"{file} is not a safetensors file: its header would be {length} bytes long", AGAIN)
+        check_size(file, 8 + length)
+        raw = stream.read(length)
+    try:
+        header = json.loads(raw)
+    except ValueError as err:
+        raise PairError(f"{file} is not a safetensors file: its header is not JSON ({err})", AGAIN) from err
+    if not isinstance(header, dict):
+        raise PairError(f"{file} is not a safetensors file: its header is not an object", AGAIN)
+    return header, 8 + length
+
+
+def header_bytes(entries: Mapping[str, Any]) -> bytes:
+    """What stands before the numbers in a file; padded, for data begins at a multiple of 8."""
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def tensor_header(file: Path, start: int, name: str, entry: Any) -> TensorHeader:
+    """One entry of a file's header, checked for contradictions."""
+    try:
+        dtype, shape = str(entry["dtype"]), tuple(int(length) for length in entry["shape"])
+        begin, end = (int(offset) for offset in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise PairError(f"{file}: tensor {name} has a broken header entry: {entry!r}", AGAIN) from err
+    expected = math.prod(shape) * DTYPE_BITS.get(dtype, 0) // 8
+    if begin < 0 or end < begin or (dtype in DTYPE_BITS and end - begin != expected):
+        raise PairError(f"{file}: tensor {name} {dtype}{list(shape)} has {end - begin} bytes, not {expected}", AGAIN)
+    return TensorHeader(name, dtype, shape, file, ((start + begin, end - begin),))
+
+
+def check_size(file: Path, expected: int) -> None:
+    """Refuses a file shorter than its own header says."""
+    found = file.stat().st_size
+    if found < expected:
+        raise PairError(f"{file} is truncated: expected at least {expected} bytes, found {found}", AGAIN)
+
+
+def digest_of(headers: Mapping[str, TensorHeader], on_bytes: OnBytes | None = None) -> str:
+    """The sha256 of tensors by name, dtype, shape and data; every byte is read."""
+    digest, done, total = hashlib.sha256(), 0, sum(header.size_bytes for header in headers.values())
+    for name in sorted(headers):
+        header = headers[name]
+        # A JSON line has one reading: no name or shape can run into the data behind it.
+        digest.update(json.dumps([name, header.dtype, header.shape, header.size_bytes]).encode() + b"\n")
+        for chunk in chunks_of(header):
+            digest.update(chunk)
+        done += header.size_bytes
+        if on_bytes:
+            on_bytes(done, total)
+    return digest.hexdigest()
+
+
+def chunks_of(header: TensorHeader) -> Iterable[bytes]:
+    """A tensor's bytes, a few megabytes at a time."""
+    with header.file.open("rb") as stream:
+        for offset, size in header.pieces:
+            stream.seek(offset)
+            for done in range(0, size, CHUNK_BYTES):
+                yield stream.read(min(CHUNK_BYTES, size - done))
+
+
+def first_bytes(header: TensorHeader, limit: int) -> bytes:
+    """As many of a tensor's bytes from its beginning; all of them if it has no more."""
+    begun = b""
+    with header.file.open("rb") as stream:
+        for offset, size in header.pieces:
+            stream.seek(offset)
+            begun += stream.read(min(size, limit - len(begun)))
+    return begun
+
+
+def read_into(buffer: memoryview, header: TensorHeader) -> None:
+    """Fills `buffer`, as long as the tensor, with its bytes."""
+    place = 0
+    with header.file.open("rb") as stream:
+        for offset, size in header.pieces:
+            stream.seek(offset)
+            stream.readinto(buffer[place : place + size])
+            place += size

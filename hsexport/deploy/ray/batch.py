@@ -1,0 +1,194 @@
+"""A picture for every line of a prompt file, drawn by replicas in Ray Data's actor pool; what is there is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from hsengines.backend import get_backend
+from hsengines.errors import BackendUnavailable, HSError
+from hsexport.build.progress import Reporter
+from hsexport.deploy.ray.ledger import Ledger, Task
+from hsexport.deploy.ray.painter import Painter
+from hsexport.deploy.ray.prompt_file import Line, read_prompts
+from hsexport.deploy.ray.replicas import gpus_of_each, threads_of_each
+from hsruntime.batching import most_together
+from hsruntime.bundle.manifest import Manifest, manifest_bytes
+from hsruntime.bundle.reader import open_bundle
+from hsruntime.request import complete_request
+
+_MOST_BLOCKS = 2000  # Ray Data's own cost per block shows beyond some thousand
+_OBJECT_STORE_BYTES = 128 * 2**20  # prompts go through it, pictures do not
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """For every picture, and how they are spread. What is None comes from the bundle."""
+
+    seed: int = 0
+    """Of the first line; line i has seed + i, unless it names its own."""
+    negative_prompt: str = ""
+    schedule: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    size: tuple[int | None, int | None] = (None, None)
+    replicas: int = 1
+    gpus_per_replica: float | None = None
+    """None: 1, or 0 for a bundle that runs on CPUs."""
+    max_batch: int | None = None
+    """None: as the bundle was built on a GPU, 1 on a CPU."""
+    threads: int = 0
+    """CPU threads of each replica; 0 shares the cores out."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a job ended. failed: a line for each picture that is not there."""
+
+    done: int
+    kept: int
+    failed: tuple[str, ...]
+
+
+def run_batch(path: Path, prompts: Path, out: Path, options: BatchOptions, reporter: Reporter) -> Summary:
+    """Draws what `out` lacks; kept pictures are those of the same prompt, seed, options and bundle.
+
+    A prompt that cannot be drawn is recorded as failed and does not end the job. Raises HSError for what concerns the
+    whole job: the bundle, the file, the options, the machine, or another job in `out`.
+    """
+    manifest = open_bundle(path).manifest
+    _check(manifest, options)
+    tasks = tasks_of(read_prompts(prompts), options, manifest)
+    out.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(out)
+    with _alone_in(out):
+        ledger.clear_leftovers()
+        missing = [task for task in tasks if not ledger.has(task)]
+        reporter.stage("batch", len(missing))
+        counts, failed = {"done": 0, "kept": len(tasks) - len(missing)}, []
+        reporter.begin("a picture")
+        for status, error in _outcomes(path, out, missing, manifest, options):
+            reporter.end("a picture", error)
+            reporter.begin("a picture")
+            if status == "failed":
+                failed.append(error)
+            else:
+                counts[status] += 1
+    return Summary(**counts, failed=tuple(failed))
+
+
+def tasks_of(lines: Sequence[Line], options: BatchOptions, manifest: Manifest) -> list[Task]:
+    """A task for each line, those that cannot be drawn included."""
+    digest = hashlib.sha256(manifest_bytes(manifest)).hexdigest()  # it holds every file's
+    return [_task(line, options, digest) for line in lines]
+
+
+def _task(line: Line, options: BatchOptions, digest: str) -> Task:
+    row = line.row
+    own_negative = row.negative_prompt if row else None
+    own_seed = row.seed if row else None
+    return Task(
+        index=line.index,
+        line=line.number,
+        prompt=row.prompt if row else line.text,
+        negative_prompt=options.negative_prompt if own_negative is None else own_negative,
+        seed=options.seed + line.index if own_seed is None else own_seed,
+        schedule=options.schedule,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        size=options.size,
+        bundle=digest,
+        fault=line.fault,
+    )
+
+
+def _check(manifest: Manifest, options: BatchOptions) -> None:
+    """What would fail every picture fails once, before anything starts."""
+    complete_request(
+        manifest,
+        "",
+        negative_prompt=options.negative_prompt,
+        seed=options.seed,
+        size=options.size,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        schedule=options.schedule,
+    )
+    why = get_backend(manifest.backend).why_not_here()
+    if why:
+        raise BackendUnavailable(f"backend '{manifest.backend}' does not run here: {why}", "run the job elsewhere")
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    try:
+        with FileLock(out / ".batch.lock", timeout=0):
+            yield
+    except Timeout:
+        raise HSError(f"another job is writing to '{out}'", "wait for it, or name another --out") from None
+
+
+def _outcomes(
+    path: Path, out: Path, tasks: list[Task], manifest: Manifest, options: BatchOptions
+) -> Iterator[tuple[str, str]]:
+    """Status and error of each task, as they end."""
+    if not tasks:
+        return
+    import ray
+
+    gpus = gpus_of_each(manifest, options.gpus_per_replica)
+    together = most_together(manifest, options.max_batch)
+    threads = threads_of_each(options.replicas, options.threads)
+    with _ray(options.replicas):
+        _check_gpus(ray.cluster_resources().get("GPU", 0), gpus * options.replicas)
+        items = [{"task": json.dumps(msgspec.to_builtins(task))} for task in tasks]
+        blocks = min(-(-len(items) // together), _MOST_BLOCKS)
+        drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+            Painter,
+            fn_constructor_args=(str(path.resolve()), str(out.resolve()), threads),
+            batch_size=together,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=options.replicas, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
+        for row in drawn.iter_rows():
+            yield row["status"], row["error"]
+
+
+@contextmanager
+def _ray(replicas: int) -> Iterator[None]:
+    """Ray on this machine alone, for as long as the job lasts."""
+    import ray
+    import ray.data
+
+    ray.init(
+        address="local",
+        num_cpus=replicas + 1,  # what Ray counts; a replica's threads are its own affair
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    context: Any = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_gpus(found: float, wanted: float) -> None:
+    """Ray would wait for them for ever."""
+    if found < wanted:
+        raise HSError(f"the replicas need {wanted:g} GPUs, this machine has {found:g}", "ask for fewer --replicas")

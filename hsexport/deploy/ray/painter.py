@@ -1,0 +1,85 @@
+"""What a replica of a batch job does: a session, and groups of tasks through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hsengines.errors import HSError
+from hsexport.deploy.ray.ledger import Ledger, Task
+from hsruntime import Session
+from hsruntime.batching import kind_of, merged, parted
+from hsruntime.request import Request, complete_request
+
+Outcome = tuple[int, str, str]
+"""A task's index, "kept", "done" or "failed", and why."""
+
+
+class Painter:
+    """Lives in a Ray actor; draws each task once and writes it down before it tells."""
+
+    def __init__(self, bundle: str, out: str, threads: int) -> None:
+        self._session = Session.open(Path(bundle), threads=threads, hashes=False)  # the job has checked them
+        self._ledger = Ledger(Path(out))
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str | int]]:
+        """Column "task" in; columns "index", "status" and "error" out."""
+        tasks = [msgspec.convert(json.loads(str(text)), Task) for text in batch["task"]]
+        outcomes = list(self._outcomes(tasks))
+        return {
+            "index": [index for index, _, _ in outcomes],
+            "status": [status for _, status, _ in outcomes],
+            "error": [error for _, _, error in outcomes],
+        }
+
+    def _outcomes(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        groups: dict[Hashable, list[tuple[Task, Request]]] = {}
+        for task in tasks:
+            if self._ledger.has(task):  # Ray gives a batch again whose actor died
+                yield task.index, "kept", ""
+                continue
+            try:
+                request = completed(task, self._session)
+            except HSError as err:
+                yield self._failed(task, err)
+                continue
+            kind = kind_of(request)
+            groups.setdefault(task.index if kind is None else kind, []).append((task, request))
+        for group in groups.values():
+            yield from self._drawn([task for task, _ in group], [request for _, request in group])
+
+    def _drawn(self, tasks: list[Task], requests: list[Request]) -> Iterator[Outcome]:
+        try:
+            result = self._session.run(merged(requests))
+        except HSError as err:
+            yield from (self._failed(task, err) for task in tasks)
+            return
+        for task, own in zip(tasks, parted(result, requests), strict=True):
+            self._ledger.write_done(
+                task, own.image, schedule=str(own.schedule), seconds=own.seconds, together=len(tasks)
+            )
+            yield task.index, "done", ""
+
+    def _failed(self, task: Task, err: HSError) -> Outcome:
+        self._ledger.write_failed(task, str(err))
+        return task.index, "failed", f"line {task.line}: {err}"
+
+
+def completed(task: Task, session: Session) -> Request:
+    """Checked against the bundle. Raises HSError."""
+    if task.fault:
+        raise HSError(task.fault)
+    return complete_request(
+        session.manifest,
+        task.prompt,
+        negative_prompt=task.negative_prompt,
+        seed=task.seed,
+        size=task.size,
+        steps=task.steps,
+        guidance_scale=task.guidance_scale,
+        schedule=task.schedule,
+    )

@@ -1,0 +1,155 @@
+"""The ASGI application: routes, and what stands around them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from hsexport import __version__
+from hsexport.deploy.serve import errors
+from hsexport.deploy.serve.api import (
+    BundleFacts,
+    ErrorResponse,
+    Health,
+    ImagesRequest,
+    ImagesResponse,
+    Model,
+    Models,
+)
+from hsexport.deploy.serve.images import answer_of, drawn, orders_of
+from hsexport.deploy.serve.limits import BodyLimits
+from hsexport.deploy.serve.measured import Measured
+from hsexport.deploy.serve.service import Service
+from hsruntime.bundle.manifest import size_text
+from hsruntime.schedule.presets import PRESETS
+
+GENERATIONS = "/v1/images/generations"
+FAULTS = {
+    400: "what was asked for cannot be drawn",
+    401: "the key is missing or wrong",
+    408: "the body did not come in time",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    429: "the queue is full",
+    500: "an error inside the server",
+    503: "the server is shutting down",
+    504: "the pictures took too long",
+}
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """What callers may do."""
+
+    api_key: str | None = None
+    most_body_bytes: int = 256 * 1024
+    header_seconds: float = 10
+    """How long a connection may take to its first request's headers."""
+    body_seconds: float = 10
+    drain_seconds: float = 30
+
+
+def make_app(service: Service, options: HttpOptions) -> FastAPI:
+    """The application over a service, which it starts and closes."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await asyncio.to_thread(service.close, options.drain_seconds)
+
+    app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, redoc_url=None)
+    app.state.service = service
+    app.add_middleware(BodyLimits, most_bytes=options.most_body_bytes, seconds=options.body_seconds)
+    app.add_middleware(Measured, metrics=service.metrics, path=GENERATIONS)
+    errors.register(app)
+    _add_state(app, service)
+    _add_api(app, service, options)
+    _add_page(app)
+    return app
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health", responses=_faults(503))
+    async def health() -> Health:
+        """Whether this process can still draw; if not, start it anew."""
+        if not service.alive:
+            raise HTTPException(503, "the thread that draws has ended")
+        return Health(status="alive")
+
+    @app.get("/ready", responses=_faults(503))
+    async def ready() -> Health:
+        """Whether requests should come here."""
+        if not service.ready:
+            raise HTTPException(503, "shutting down" if service.alive else "the thread that draws has ended")
+        return Health(status="ready")
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
+    def check_key(request: Request) -> None:
+        """Compares in constant time."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if options.api_key and not secrets.compare_digest(given.encode(), options.api_key.encode()):
+            raise HTTPException(401, "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'")
+
+    keyed = [Depends(check_key)]
+
+    @app.post(GENERATIONS, dependencies=keyed, responses=_faults(*FAULTS))
+    async def generate(asked: ImagesRequest, request: Request) -> ImagesResponse:
+        """Draws pictures."""
+        orders = orders_of(asked)
+        pictures = await drawn(service, orders, request)
+        cuts = service.cuts([asked.prompt, asked.negative_prompt])
+        return await asyncio.to_thread(answer_of, asked, orders, pictures, cuts)
+
+    @app.get("/v1/models", dependencies=keyed, responses=_faults(401))
+    async def models() -> Models:
+        """The bundle, as OpenAI's clients list models."""
+        return Models(data=[Model(id=service.path.name)])
+
+    @app.get("/v1/bundle", dependencies=keyed, responses=_faults(401))
+    async def bundle() -> BundleFacts:
+        """Sizes, defaults and presets."""
+        return _facts(service)
+
+
+def _add_page(app: FastAPI) -> None:
+    page = files("hsexport.deploy.serve").joinpath("page.html").read_text("utf-8")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def try_it() -> str:
+        """A page to try it in."""
+        return page
+
+
+def _facts(service: Service) -> BundleFacts:
+    manifest = service.manifest
+    return BundleFacts(
+        backend=manifest.backend,
+        precision=manifest.precision,
+        default_size=size_text(manifest.sizes.default),
+        smallest_size=size_text(manifest.sizes.minimum),
+        largest_size=size_text(manifest.sizes.maximum),
+        multiple=manifest.latent.pixels_per_token,
+        schedule=manifest.defaults.schedule,
+        steps=manifest.defaults.steps,
+        guidance_scale=manifest.defaults.guidance_scale,
+        presets=sorted(PRESETS),
+    )
+
+
+def _faults(*statuses: int) -> dict[int | str, dict[str, object]]:
+    return {status: {"model": ErrorResponse, "description": FAULTS[status]} for status in statuses}

@@ -1,0 +1,114 @@
+"""`/v1/images/generations`: a request to orders, and their pictures to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+
+import numpy as np
+from fastapi import HTTPException, Request
+from PIL import Image
+
+from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, SegmentSeconds, Story
+from hsexport.deploy.serve.order import Drawn, Job, Order
+from hsexport.deploy.serve.service import Service
+from hsexport.deploy.serve.worker import AbandonedError
+from hsruntime.bundle.manifest import size_text
+from hsruntime.picture.picture import region_overlay
+
+CLIENT_GONE = 499
+"""nginx's status for a caller that did not wait; nobody reads it but the metrics."""
+LOOK_FOR_CLIENT_SECONDS = 0.25
+
+
+def orders_of(asked: ImagesRequest) -> list[Order]:
+    """One order for each picture."""
+    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    size = (None, None) if asked.size == "auto" else tuple(map(int, asked.size.split("x")))
+    return [
+        Order(
+            asked.prompt,
+            asked.negative_prompt,
+            seed + i,
+            (size[0], size[1]),
+            asked.steps,
+            asked.guidance_scale,
+            asked.schedule,
+        )
+        for i in range(asked.n)
+    ]
+
+
+async def drawn(service: Service, orders: Sequence[Order], client: Request) -> list[Drawn]:
+    """Waits for all pictures, as long as the caller does.
+
+    Raises what `Service.submit` raises, HTTPException (504, 499), or what drawing failed with.
+    """
+    jobs = await asyncio.to_thread(service.submit, orders)
+    answers = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+    try:
+        while not answers.done():
+            await asyncio.wait([answers], timeout=LOOK_FOR_CLIENT_SECONDS)
+            if answers.done():
+                break
+            if await client.is_disconnected():
+                raise HTTPException(CLIENT_GONE, "the caller is gone")
+            if _late(jobs):
+                raise _too_late(service)
+        return answers.result()
+    except (AbandonedError, asyncio.CancelledError):
+        if _late(jobs):
+            raise _too_late(service) from None
+        raise
+    finally:
+        answers.cancel()
+        service.abandon(jobs)
+
+
+def _late(jobs: list[Job]) -> bool:
+    return any(time.monotonic() > job.deadline for job in jobs)
+
+
+def _too_late(service: Service) -> HTTPException:
+    seconds = service.options.timeout_seconds
+    return HTTPException(504, f"the pictures were not there within {seconds:g} s; ask for fewer, or later")
+
+
+def answer_of(
+    asked: ImagesRequest, orders: Sequence[Order], pictures: Sequence[Drawn], cuts: list[str]
+) -> ImagesResponse:
+    """Encodes; to be called off the event loop."""
+    last = pictures[-1]
+    height, width = last.result.image.shape[:2]
+    return ImagesResponse(
+        created=int(time.time()),
+        data=[_picture(asked, order, drawn) for order, drawn in zip(orders, pictures, strict=True)],
+        size=size_text((width, height)),
+        output_format=asked.output_format,
+        hsexport=Story(
+            schedule=str(last.result.schedule),
+            segments=[SegmentSeconds(mode=s.mode, steps=s.steps, seconds=s.seconds) for s in last.result.segments],
+            waited_seconds=last.waited,
+            batch=last.together,
+            warnings=cuts,
+        ),
+    )
+
+
+def _picture(asked: ImagesRequest, order: Order, drawn: Drawn) -> Picture:
+    result, region = drawn.result, None
+    if asked.region and result.region is not None:
+        region = _encoded(region_overlay(result.image, result.region[0], result.grid), "png", 95)
+    encoded = _encoded(result.image, asked.output_format, asked.output_compression)
+    return Picture(b64_json=encoded, seed=order.seed, region_b64_json=region)
+
+
+def _encoded(picture: np.ndarray, form: str, quality: int) -> str:
+    """(H, W, 3) uint8 as base64 of a file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, form, **({} if form == "png" else {"quality": quality}))
+    return b64encode(file.getvalue()).decode()

@@ -1,0 +1,107 @@
+"""Triton's description of the model: config.pbtxt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import Template
+
+from hsruntime.bundle.manifest import Manifest
+
+MARK = "# Written by `hsexport triton`; it will overwrite this folder when asked again.\n"
+BUNDLE_FOLDER = "bundle"
+
+_CONFIG = Template("""\
+$mark
+name: "$name"
+backend: "python"
+# Pictures at once: what the bundle was built for.
+max_batch_size: $max_batch
+
+$inputs
+$outputs
+# Requests wait this long for company; a client may set its own timeout.
+dynamic_batching {
+  max_queue_delay_microseconds: $max_queue_delay_us
+  default_queue_policy {
+    timeout_action: REJECT
+    default_timeout_microseconds: $queue_timeout_us
+    allow_timeout_override: true
+    max_queue_size: $max_queue_size
+  }
+}
+instance_group [ { count: $instances, $kind } ]
+model_transaction_policy { decoupled: $decoupled }
+
+$parameters""")
+
+# One row a picture: Triton puts the batch's dimension before these.
+_INPUTS = (
+    ("PROMPT", "TYPE_STRING", False),
+    ("NEGATIVE_PROMPT", "TYPE_STRING", True),
+    ("SEED", "TYPE_INT64", True),
+    ("WIDTH", "TYPE_INT32", True),
+    ("HEIGHT", "TYPE_INT32", True),
+    ("STEPS", "TYPE_INT32", True),
+    ("GUIDANCE_SCALE", "TYPE_FP32", True),
+    ("SCHEDULE", "TYPE_STRING", True),
+)
+_OUTPUTS = (
+    ("IMAGE", "TYPE_UINT8", "-1, -1, 3"),  # height, width
+    ("SCHEDULE_USED", "TYPE_STRING", "1"),
+    ("SECONDS", "TYPE_FP32", "1"),
+    ("REGION", "TYPE_BOOL", "-1, -1"),  # height and width in tokens
+)
+_PROGRESS = ("PROGRESS", "TYPE_INT32", "2")  # steps done, steps in all
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """What the person who deploys decides; the rest follows from the bundle."""
+
+    max_queue_delay_us: int = 10_000
+    max_queue_size: int = 256
+    queue_timeout_us: int = 0
+    """0 lets requests wait for ever."""
+    instances: int = 1
+    threads: int = 0
+    """Of each instance's engines on a CPU; 0 means all cores."""
+    progress: bool = False
+    execution_env: str = ""
+    """A packed or plain Python environment for the backend's stub; empty for the stub's own."""
+
+
+def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
+    """The file's text."""
+    outputs = (*_OUTPUTS, _PROGRESS) if options.progress else _OUTPUTS
+    parameters = {"bundle": BUNDLE_FOLDER, "threads": str(options.threads)}
+    if options.execution_env:
+        parameters["EXECUTION_ENV_PATH"] = options.execution_env
+    return _CONFIG.substitute(
+        mark=MARK,
+        name=name,
+        max_batch=manifest.sizes.max_batch,
+        inputs="".join(_input(*row) for row in _INPUTS),
+        outputs="".join(_output(*row) for row in outputs),
+        max_queue_delay_us=options.max_queue_delay_us,
+        queue_timeout_us=options.queue_timeout_us,
+        max_queue_size=options.max_queue_size,
+        instances=options.instances,
+        # hsruntime takes the first GPU that it sees.
+        kind="kind: KIND_CPU" if manifest.on_cpu else "kind: KIND_GPU, gpus: [ 0 ]",
+        decoupled=str(options.progress).lower(),
+        parameters="".join(_parameter(key, value) for key, value in parameters.items()),
+    )
+
+
+def _input(name: str, dtype: str, optional: bool) -> str:
+    tail = ", optional: true" if optional else ""
+    return f'input [ {{ name: "{name}", data_type: {dtype}, dims: [ 1 ]{tail} }} ]\n'
+
+
+def _output(name: str, dtype: str, dims: str) -> str:
+    return f'output [ {{ name: "{name}", data_type: {dtype}, dims: [ {dims} ] }} ]\n'
+
+
+def _parameter(key: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'parameters {{ key: "{key}", value: {{ string_value: "{escaped}" }} }}\n'

@@ -1,0 +1,189 @@
+"""Makes pictures for Triton's python backend, from the bundle beside this file; `hsexport triton` copied it here.
+
+Needs hsruntime in the Python that the backend's stub runs, and Triton 24.12 or later: with an older one, numpy 1.26.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from hsengines.errors import HSError
+from hsruntime.batching import kind_of, merged, parted
+from hsruntime.bundle.manifest import Manifest
+from hsruntime.request import Progress, Request, RequestError, complete_request
+from hsruntime.result import Result
+from hsruntime.session import Session
+
+
+class AllCancelled(Exception):
+    """Nobody waits for the batch any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A request of Triton's, where its answer goes, and what it asks of the session."""
+
+    asked: Any
+    sender: Any
+    request: Request
+
+    @property
+    def rows(self) -> int:
+        """How many pictures it asks for."""
+        return len(self.request.prompts)
+
+    def is_cancelled(self) -> bool:
+        """Whether its client has gone or called it off."""
+        return bool(self.asked.is_cancelled())
+
+
+class TritonPythonModel:
+    """One instance: a session of its own in a process of its own."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Opens the bundle and warms up for one picture and for a full batch. What it raises, Triton logs."""
+        if args["model_instance_kind"] == "GPU" and args["model_instance_device_id"] != "0":
+            raise HSError(
+                f"this instance is for GPU {args['model_instance_device_id']}, hsruntime takes the first one it sees",
+                "start one server for each GPU, each with its own CUDA_VISIBLE_DEVICES",
+            )
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        version = Path(args["model_repository"], args["model_version"])
+        self._session = Session.open(version / parameters["bundle"], threads=int(parameters["threads"]))
+        self._tells_progress = pb_utils.using_decoupled_model_transaction_policy(config)
+        manifest = self._session.manifest
+        for rows in sorted({1, manifest.sizes.max_batch}):
+            self._session.warm_up(complete_request(manifest, [""] * rows))
+
+    def execute(self, asked: list[Any]) -> None:
+        """Answers each request through its sender: pictures, or an error that harms no neighbour."""
+        orders = [order for order in map(self._order, asked) if order is not None]
+        for batch in batches(orders, self._session.manifest.sizes.max_batch):
+            self._serve(batch)
+
+    def finalize(self) -> None:
+        """Frees engines and device."""
+        self._session.close()
+
+    def _order(self, asked: Any) -> Order | None:
+        """The request as an order; None if it was answered with an error already."""
+        sender = asked.get_response_sender()
+        try:
+            return Order(asked, sender, request_of(self._session.manifest, asked))
+        except HSError as err:
+            refuse(sender, str(err), "INVALID_ARG")
+            return None
+
+    def _serve(self, batch: list[Order]) -> None:
+        """Runs orders of one kind together, without those that were cancelled meanwhile."""
+        waiting = [order for order in batch if not order.is_cancelled()]
+        for order in batch:
+            if order not in waiting:
+                refuse(order.sender, "cancelled by its client before it began", "CANCELLED")
+        if not waiting:
+            return
+        requests = [order.request for order in waiting]
+        try:
+            result = self._session.run(merged(requests, self._after_step(waiting)))
+        except AllCancelled as err:
+            pb_utils.Logger.log_info(str(err))
+            for order in waiting:
+                refuse(order.sender, str(err), "CANCELLED")
+        except HSError as err:
+            for order in waiting:
+                refuse(order.sender, str(err), "INTERNAL")
+        else:
+            for order, part in zip(waiting, parted(result, requests), strict=True):
+                order.sender.send(response_of(part), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _after_step(self, waiting: list[Order]) -> Callable[[Progress], None]:
+        def after_step(now: Progress) -> None:
+            if all(order.is_cancelled() for order in waiting):
+                raise AllCancelled(f"cancelled by its client after step {now.step} of {now.steps}")
+            if self._tells_progress:
+                for order in waiting:
+                    order.sender.send(progress_response(now, order.rows))
+
+        return after_step
+
+
+def batches(orders: Iterable[Order], most_rows: int) -> list[list[Order]]:
+    """The orders by kind, at most so many pictures together, in the order of each batch's first."""
+    found: list[list[Order]] = []
+    growing: dict[Hashable, list[Order]] = {}
+    for order in orders:
+        kind = kind_of(order.request)
+        batch = growing.get(kind)
+        if kind is None or batch is None or sum(o.rows for o in batch) + order.rows > most_rows:
+            batch = growing[kind] = []
+            found.append(batch)
+        batch.append(order)
+    return found
+
+
+def request_of(manifest: Manifest, asked: Any) -> Request:
+    """Reads Triton's inputs, one row a picture. Raises RequestError, ShapeError or ScheduleError."""
+    return complete_request(
+        manifest,
+        rows_of(asked, "PROMPT") or [],
+        negative_prompt=rows_of(asked, "NEGATIVE_PROMPT") or "",
+        seed=rows_of(asked, "SEED") or 0,
+        size=(shared(asked, "WIDTH"), shared(asked, "HEIGHT")),
+        steps=shared(asked, "STEPS"),
+        guidance_scale=shared(asked, "GUIDANCE_SCALE"),
+        schedule=shared(asked, "SCHEDULE"),
+    )
+
+
+def rows_of(asked: Any, name: str) -> list[Any] | None:
+    """An input's values, (B, 1) in Triton; None if it was not sent. Raises RequestError for strings not in UTF-8."""
+    tensor = pb_utils.get_input_tensor_by_name(asked, name)
+    if tensor is None:
+        return None
+    values = tensor.as_numpy()[:, 0].tolist()
+    try:
+        return [value.decode() if isinstance(value, bytes) else value for value in values]
+    except UnicodeDecodeError as err:
+        raise RequestError(f"{name} is not text: {err}", "give it as UTF-8") from err
+
+
+def shared(asked: Any, name: str) -> Any:
+    """The value that all rows share. Raises RequestError if they differ."""
+    values = rows_of(asked, name) or [None]
+    if any(value != values[0] for value in values[1:]):
+        raise RequestError(f"{name} differs within one request: {values}", "send one request for each value")
+    return values[0]
+
+
+def response_of(result: Result) -> Any:
+    """Pictures and how they came about; REGION only if the schedule chose one."""
+    rows = len(result.images)
+    tensors = [
+        pb_utils.Tensor("IMAGE", result.images),
+        pb_utils.Tensor("SCHEDULE_USED", np.full((rows, 1), str(result.schedule).encode(), object)),
+        pb_utils.Tensor("SECONDS", np.full((rows, 1), result.seconds, np.float32)),
+    ]
+    if result.region is not None:
+        tensors.append(pb_utils.Tensor("REGION", result.region.reshape(rows, *result.grid)))
+    return pb_utils.InferenceResponse(tensors)
+
+
+def progress_response(now: Progress, rows: int) -> Any:
+    """Steps done and steps in all."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor("PROGRESS", np.array([[now.step, now.steps]] * rows, np.int32))])
+
+
+def refuse(sender: Any, line: str, code: str) -> None:
+    """Ends a request with an error; `code` names one of Triton's."""
+    sender.send(
+        pb_utils.InferenceResponse([], pb_utils.TritonError(line, getattr(pb_utils.TritonError, code))),
+        flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+    )

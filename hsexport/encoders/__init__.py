@@ -1,1 +1,0 @@
-"""What surrounds the transformers: text encoders and the VAE's decoder."""

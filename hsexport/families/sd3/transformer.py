@@ -1,0 +1,123 @@
+"""SD3Transformer2DModel over tokens: any subset of a picture's tokens, exact as long as the cache is complete."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from diffusers import SD3Transformer2DModel
+from diffusers.models.attention import JointTransformerBlock
+from torch import Tensor, nn
+
+from hsexport.checkpoints.config import TransformerConfig
+from hsexport.families.sd3.attention import KeyValue, flat, joint_attention, self_attention
+from hsruntime.bundle.manifest import PositionTable
+
+
+def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
+    """Diffusers' model of a configuration, its weights as its constructor draws them."""
+    return SD3Transformer2DModel(**asdict(config))
+
+
+def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    """A modulated feed-forward with its residual."""
+    return x + gate[:, None] * flat(block, norm(x) * (1 + scale[:, None]) + shift[:, None])
+
+
+@dataclass
+class Cache:
+    """Keys and values, slot after slot as the layers come: what a call is given, and what it leaves behind."""
+
+    past: list[KeyValue]  # of cached image tokens, one for each attention layer; empty without a cache
+    past_text: list[KeyValue]  # of cached text tokens, one for each joint attention
+    presents: list[KeyValue] = field(default_factory=list)
+    presents_text: list[KeyValue] = field(default_factory=list)
+
+    def image(self) -> list[KeyValue]:
+        """The cached image tokens of the layer that comes next."""
+        return self.past[len(self.presents) :][:1]
+
+    def everything(self) -> list[KeyValue]:
+        """The cached image and text tokens of the joint attention that comes next."""
+        return [*self.image(), *self.past_text[len(self.presents_text) :][:1]]
+
+
+class TokenTransformer(nn.Module):
+    """A transformer over tokens, made of a diffusers model's layers.
+
+    `patch_weight` and `position_table` are left empty: hsexport.families.sd3.weights makes them of the model's own.
+
+    Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, timestep (1,), text (G, T, Dt),
+    pooled (G, Dp), and, if it takes a cache, a key and a value (G, H, R, D) for each attention layer in turn and a key
+    and a value (G, H, U, D) of cached text for each joint one. Outputs: velocity (G, M, P), and for a cache-taking one
+    the keys and values of the active tokens (G, H, M, D) and of the text (G, H, T, D), in the same order.
+    """
+
+    def __init__(self, model: SD3Transformer2DModel, kept: PositionTable, *, takes_cache: bool) -> None:
+        super().__init__()
+        self.takes_cache = takes_cache
+        self.time_text_embed = model.time_text_embed
+        self.context_embedder = model.context_embedder
+        self.transformer_blocks = model.transformer_blocks
+        self.norm_out = model.norm_out
+        self.proj_out = model.proj_out
+        width, tokens = self.proj_out.in_features, self.proj_out.out_features  # a token goes out as it came in
+        self.patch_weight = nn.Parameter(torch.empty(width, tokens))
+        self.patch_bias = model.pos_embed.proj.bias
+        self.register_buffer("position_table", torch.empty(kept.rows * kept.columns, width))
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, *past: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Velocity, then keys and values."""
+        pairs = [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
+        of_text = len(pairs) - len(self.transformer_blocks)  # the last slots, one for each block
+        cache = Cache(pairs[:of_text], pairs[of_text:]) if pairs else Cache([], [])
+        x, _, emb = self.streams(tokens, positions, timestep, text, pooled, cache)
+        velocity = self.proj_out(self.norm_out(x, emb))
+        kept = [*cache.presents, *cache.presents_text] if self.takes_cache else []
+        return (velocity, *(t for kv in kept for t in kv))
+
+    def streams(
+        self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, cache: Cache
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Image and text streams after the last block, and the conditioning embedding; fills the cache's presents."""
+        place = self.position_table.index_select(0, positions.flatten()).unflatten(0, positions.shape)
+        x = nn.functional.linear(tokens, self.patch_weight, self.patch_bias) + place
+        emb = self.time_text_embed(timestep, pooled)
+        text = self.context_embedder(text)
+        for block in self.transformer_blocks:
+            x, text = run_block(block, x, text, emb, cache)
+        return x, text, emb
+
+
+def run_block(
+    block: JointTransformerBlock, x: Tensor, text: Tensor, emb: Tensor, cache: Cache
+) -> tuple[Tensor, Tensor]:
+    """One block over the active tokens; appends its layers' keys and values to the cache's presents."""
+    normed2, gate2 = None, None
+    if block.use_dual_attention:
+        normed, gate, shift, scale, ff_gate, normed2, gate2 = block.norm1(x, emb=emb)
+    else:
+        normed, gate, shift, scale, ff_gate = block.norm1(x, emb=emb)
+    text_modulation: tuple[Tensor, ...] = ()
+    if block.context_pre_only:
+        text_normed = block.norm1_context(text, emb)
+    else:
+        text_normed, *text_modulation = block.norm1_context(text, emb=emb)
+
+    out, text_out, present, present_text = joint_attention(block.attn, normed, text_normed, cache.everything())
+    cache.presents.append(present)
+    cache.presents_text.append(present_text)
+    x = x + gate[:, None] * out
+    if normed2 is not None and gate2 is not None:
+        out, present = self_attention(block.attn2, normed2, cache.image())
+        cache.presents.append(present)
+        x = x + gate2[:, None] * out
+    x = feed_forward(block.ff, block.norm2, x, shift, scale, ff_gate)
+
+    if text_out is not None:
+        text_gate, text_shift, text_scale, text_ff_gate = text_modulation
+        text = text + text_gate[:, None] * text_out
+        text = feed_forward(block.ff_context, block.norm2_context, text, text_shift, text_scale, text_ff_gate)
+    return x, text

@@ -1,0 +1,52 @@
+"""A transformer's weights by the names that TokenTransformer has for them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hsexport.checkpoints.member import Member
+from hsexport.checkpoints.weights import Changed, Stored, Weight, Weights
+from hsexport.checkpoints.weights.adapter import Adapter
+from hsexport.checkpoints.weights.lora import fused
+from hsruntime.bundle.manifest import PositionTable
+
+PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
+"""diffusers' names of what TokenTransformer holds in another shape."""
+
+
+def transformer_weights(member: Member, kept: PositionTable, adapters: tuple[Adapter, ...]) -> Weights:
+    """All of them as the checkpoint has them, but for the patch embedding and the table, which follow from theirs.
+
+    `adapters` are fused first.
+    """
+    tensors: dict[str, Weight] = fused({name: Stored(header) for name, header in member.tensors.items()}, adapters)
+    by_token, table = tensors.pop(PATCH_WEIGHT), tensors.pop(TABLE)
+    width, channels, *patch = by_token.shape
+    tensors["patch_weight"] = Changed(by_token, (width, channels * patch[0] * patch[1]), token_weight)
+    tensors["patch_bias"] = tensors.pop(PATCH_BIAS)
+    shape = (kept.rows * kept.columns, table.shape[-1])
+    tensors["position_table"] = Changed(table, shape, lambda whole: centre_rows(whole, kept))
+    # A wide and a tall crop of one table have one shape; only this tells them apart.
+    crop = f"{kept.rows}x{kept.columns} of {kept.table_size}"
+    extra = (crop, *(adapter.digest for adapter in adapters))
+    return Weights(member.directory.transformer, tensors, member.tensors, extra)
+
+
+def token_weight(weight: np.ndarray) -> np.ndarray:
+    """The patch embedding's convolution (width, C, p, p) as a matrix (width, P) over tokens laid out (p, q, C).
+
+    diffusers reads a patch as (C, p, q) but writes it as (p, q, C); everything here uses the latter.
+    """
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1))
+
+
+def centre_rows(table: np.ndarray, kept: PositionTable) -> np.ndarray:
+    """Rows (rows * columns, width) of a trained table (1, table_size^2, width): its middle rectangle.
+
+    diffusers crops each picture's positions from the middle of the table (PatchEmbed.cropped_pos_embed), so what
+    the largest picture does not reach, no picture does.
+    """
+    full = table.reshape(kept.table_size, kept.table_size, -1)
+    top, left = (kept.table_size - kept.rows) // 2, (kept.table_size - kept.columns) // 2
+    middle = full[top : top + kept.rows, left : left + kept.columns]
+    return np.ascontiguousarray(middle.reshape(kept.rows * kept.columns, -1))

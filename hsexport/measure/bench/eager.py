@@ -1,0 +1,69 @@
+"""Diffusers' own pipeline, eager, in fp32: what a user would run without a bundle. Imports torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from hsexport.checkpoints import Pair, PairError
+from hsexport.checkpoints.source import resolve_source
+from hsexport.families.sd3.original import original_of
+from hsexport.measure.bench.prompts import Prompt
+from hsexport.measure.bench.rounds import Contestant, Shot
+from hsruntime.bundle.manifest import Manifest
+from hsruntime.loop.flow import seeded_noise
+from hsruntime.picture.picture import picture_bytes
+
+DEFAULT_STEPS = 28  # StableDiffusion3Pipeline's own
+PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
+
+
+def pipeline_for(pair: Pair, model: str) -> StableDiffusion3Pipeline:
+    """The pipeline of the pair's shared parts and one of its transformers."""
+    return _quiet(pair.shared["vae"].parent, transformer=original_of(getattr(pair, model)))
+
+
+def whole_pipeline(source: str) -> StableDiffusion3Pipeline:
+    """The pipeline of a directory, a hub id or `demo`. Raises PairError."""
+    folder = resolve_source(source, "large")
+    if not (folder / "model_index.json").is_file():
+        raise PairError(f"'{source}' is no whole pipeline: no model_index.json", "name the pipeline that large is from")
+    return _quiet(folder)
+
+
+def pipeline_options(manifest: Manifest) -> dict[str, object]:
+    """What makes the pipeline draw the bundle's default picture, but for prompt, steps and noise."""
+    width, height = manifest.sizes.default
+    length = max((e.length for e in manifest.text_encoders if e.kind == "t5"), default=256)
+    guidance = manifest.defaults.guidance_scale
+    return {"width": width, "height": height, "guidance_scale": guidance, "max_sequence_length": length}
+
+
+def diffusers_contestant(source: str, manifest: Manifest, threads: int) -> Contestant:
+    """Draws with diffusers at its default steps, from the noise that the bundle's schedules start from."""
+    torch.set_num_threads(threads)
+    pipeline, options, latent = whole_pipeline(source), pipeline_options(manifest), manifest.latent
+    width, height = manifest.sizes.default
+    shape = (latent.channels, height // latent.vae_scale, width // latent.vae_scale)
+
+    def draw(prompt: Prompt) -> Shot:
+        noise = torch.from_numpy(seeded_noise(shape, [prompt.seed]))
+        time.sleep(PAUSE_SECONDS)
+        start = time.perf_counter()
+        made = pipeline(prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options)
+        picture = picture_bytes(np.asarray(made.images))[0]
+        seconds = time.perf_counter() - start
+        time.sleep(PAUSE_SECONDS)
+        return Shot(picture, seconds, 0.0, f"{DEFAULT_STEPS} Euler steps", 0.0, None)
+
+    return draw
+
+
+def _quiet(folder: Path, **parts: object) -> StableDiffusion3Pipeline:
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,65 @@
+"""What this machine has: processor, GPU, and the backends that work on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from hsengines.backend import BuildOptions, backend_names, get_backend
+from hsengines.errors import BackendUnavailable, HSError
+from hsexport.measure.bench.hardware import hardware
+from hsexport.measure.gpu_check.results import BackendState
+
+GPU_BACKENDS = tuple(name for name in backend_names() if name != "ort-cpu")
+PRECISIONS = ("bf16", "fp16", "fp32")
+
+
+def backend_states(names: Iterable[str]) -> list[BackendState]:
+    """Whether each backend works here; its library's own words where it does not."""
+    return [backend_state(name) for name in names]
+
+
+def backend_state(name: str) -> BackendState:
+    """One backend's."""
+    try:
+        backend = get_backend(name)
+    except BackendUnavailable as err:
+        return BackendState(name, "", str(err))
+    return BackendState(name, backend.version(), backend.why_not_here())
+
+
+def default_precision(name: str) -> str:
+    """The first of bf16, fp16 and fp32 that the backend builds."""
+    backend, refusal = get_backend(name), ""
+    for precision in PRECISIONS:
+        try:
+            backend.check_options(BuildOptions(precision=precision))
+            return precision
+        except HSError as err:
+            refusal = str(err)
+    raise HSError(f"backend '{name}' builds none of {', '.join(PRECISIONS)}: {refusal}")
+
+
+def machine_facts(threads: int) -> dict[str, Any]:
+    """Processor and, where CUDA has one, the GPU with its driver."""
+    return asdict(hardware(threads)) | gpu_facts()
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Name, compute capability (89 for 8.9), memory and the CUDA release of the driver; empty without a GPU."""
+    try:
+        from hsengines.cuda.api import call
+        from hsengines.cuda.machine import why_no_cuda
+    except ImportError:
+        return {}
+    if why_no_cuda():
+        return {}
+    gpu = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
+    driver = call("cudaDriverGetVersion", doing="asking for the driver's version")
+    return {
+        "gpu": gpu.name.partition(b"\0")[0].decode(),
+        "compute_capability": 10 * int(gpu.major) + int(gpu.minor),
+        "gpu_memory_gib": round(gpu.totalGlobalMem / 2**30, 1),
+        "driver_cuda": f"{driver // 1000}.{driver % 1000 // 10}",
+    }

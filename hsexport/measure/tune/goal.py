@@ -1,0 +1,160 @@
+"""The two constraints a search can run under, and how candidates are judged by what was measured of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from hsengines.errors import HSError
+from hsexport.measure.bench.intervals import Estimate, mean_of, median_of
+from hsexport.measure.bench.metrics import METRICS, Metric
+from hsexport.measure.tune.counting import Ground
+from hsexport.measure.tune.ledger import Measurement
+
+Number = TypeVar("Number", float, np.ndarray)
+
+
+class TuneError(HSError):
+    """A search that cannot be run, or that finds nothing."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was measured of one schedule, prompt by prompt; the first prompts are the same for all schedules."""
+
+    metric: Metric
+    values: np.ndarray  # (prompts,), in the metric's own direction
+    speedups: np.ndarray  # (prompts,), over large alone in the same round
+
+    @classmethod
+    def of(cls, metric: Metric, measured: list[Measurement]) -> Score:
+        """From its measurements, in the order of the prompts."""
+        speedups = np.array([m.large_seconds / m.seconds for m in measured])
+        return cls(metric, np.array([m.value for m in measured]), speedups)
+
+    @property
+    def prompts(self) -> int:
+        """How many it was measured on."""
+        return len(self.values)
+
+    @property
+    def speedup(self) -> float:
+        """Median over the rounds."""
+        return float(np.median(self.speedups))
+
+    @property
+    def value(self) -> float:
+        """Mean over the prompts."""
+        return float(self.values.mean())
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(prompts,) the values turned so that less is closer."""
+        return turned(self.metric, self.values)
+
+
+class Goal(Protocol):
+    """What is asked for."""
+
+    def failure(self, score: Score) -> tuple[Ground, str] | None:
+        """On what ground, and in which words, a measured candidate breaks the constraint."""
+
+    def is_hopeless(self, score: Score) -> bool:
+        """Whether even the good end of the 95 % interval breaks the constraint: few prompts decide no near miss."""
+
+    def loss(self, score: Score) -> float:
+        """What is minimised among those that keep it."""
+
+    def lead(self, better: Score, other: Score) -> Estimate:
+        """How far one leads another in what is optimised, paired over the prompts that both were measured on."""
+
+
+@dataclass(frozen=True)
+class AtLeastAsFast:
+    """The least distance at a speedup of at least `speedup`."""
+
+    speedup: float
+
+    def failure(self, score: Score) -> tuple[Ground, str] | None:
+        """Too slow, by the measured median."""
+        if score.speedup >= self.speedup:
+            return None
+        return "too slow", f"measured {score.speedup:.2f} on {score.prompts} prompts; {self.speedup:g} wanted"
+
+    def is_hopeless(self, score: Score) -> bool:
+        """By the speedup over the rounds."""
+        return median_of(score.speedups).high < self.speedup
+
+    def loss(self, score: Score) -> float:
+        """Mean distance."""
+        return float(score.errors.mean())
+
+    def lead(self, better: Score, other: Score) -> Estimate:
+        """In distance."""
+        shared = min(better.prompts, other.prompts)
+        return mean_of(other.errors[:shared] - better.errors[:shared])
+
+
+@dataclass(frozen=True)
+class AtLeastAsClose:
+    """The greatest speedup at a mean distance of at most `limit`, in the metric's own direction."""
+
+    limit: float
+
+    def failure(self, score: Score) -> tuple[Ground, str] | None:
+        """Too far, by the mean over the prompts; no faster than large itself is a failure, too."""
+        if float(score.errors.mean()) > turned(score.metric, self.limit):
+            found, wanted = (shown(score.metric, v) for v in (score.value, self.limit))
+            return "too far", f"{found} on {score.prompts} prompts; {wanted} wanted"
+        if score.speedup <= 1:
+            return "too slow", f"measured {score.speedup:.2f} on {score.prompts} prompts, no faster than large alone"
+        return None
+
+    def is_hopeless(self, score: Score) -> bool:
+        """By the distance over the prompts."""
+        return mean_of(score.errors).low > turned(score.metric, self.limit)
+
+    def loss(self, score: Score) -> float:
+        """The inverse of the measured speedup."""
+        return 1 / score.speedup
+
+    def lead(self, better: Score, other: Score) -> Estimate:
+        """In speedup."""
+        shared = min(better.prompts, other.prompts)
+        return median_of(better.speedups[:shared] - other.speedups[:shared])
+
+
+def metric_called(name: str) -> Metric:
+    """The metric of that name. Raises TuneError where there is none, or where the library it needs is missing."""
+    metric = next((m for m in METRICS if m.name == name), None)
+    if metric is None:
+        raise TuneError(f"there is no metric '{name}'", f"allowed: {', '.join(m.name for m in METRICS)}")
+    blank = np.zeros((1, 16, 16, 3), np.uint8)
+    try:
+        metric.measure(blank, blank)
+    except ModuleNotFoundError as err:
+        raise TuneError(f"metric '{name}' needs the module '{err.name}'", "pip install 'hsexport[bench]'") from err
+    return metric
+
+
+def turned(metric: Metric, value: Number) -> Number:
+    """A value of the metric as a distance: less is closer."""
+    return -value if metric.higher_is_closer else value
+
+
+def shown(metric: Metric, value: float) -> str:
+    """A value of the metric with its name and unit."""
+    name, _, unit = metric.title.partition(", ")
+    return f"{name} {value:.{metric.decimals}f} {unit}".rstrip()
+
+
+def shown_difference(metric: Metric, value: float) -> str:
+    """A difference of two values with its unit, one digit finer than the values."""
+    return f"{value:.{metric.decimals + 1}f} {metric.title.partition(', ')[2]}".rstrip()
+
+
+def tells_apart(difference: Estimate) -> bool:
+    """Whether 0 lies outside a difference's interval."""
+    return difference.low > 0 or difference.high < 0

@@ -1,0 +1,104 @@
+"""A network on its way to an engine: its outside, how to load its torch module, and inputs to trace it with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hsengines.dtypes import FLOATS
+from hsengines.spec import EngineSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hsexport.build.progress import OnBytes
+    from hsexport.checkpoints.weights import Weights
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the export, compile and verify stages know of one network of a bundle.
+
+    `skeleton()` makes the module on the meta device; it takes the spec's inputs in order and returns a tuple of its
+    outputs. `weights` are its numbers by the names in its state dict, if it has any. `trace_dims` are the extents to
+    trace with; each differs from 0, 1 and its neighbours, so that the tracer takes none for a constant. `limits` bounds
+    integer inputs from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names
+    whatever else decides the module's weights or graph, for the build key: its configuration above all.
+
+    In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all others stay
+    float32 at the border; `stays_fp32` keeps the whole network out of it. `layers` is a transformer's depth.
+    """
+
+    spec: EngineSpec
+    skeleton: Callable[[], nn.Module]
+    trace_dims: Mapping[str, int]
+    limits: Mapping[str, int | str] = field(default_factory=dict)
+    weights: Weights | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    narrow_tensors: tuple[str, ...] = ()
+    stays_fp32: bool = False
+    layers: int = 0
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        return self.spec.name
+
+    def load(self, on_bytes: OnBytes | None = None) -> nn.Module:
+        """The module, ready to compute in fp32; its weights come from the disk while it does, layer by layer.
+
+        `on_bytes` hears of them.
+        """
+        if self.weights is None:
+            return self.skeleton().eval()
+        from hsexport.checkpoints.weights.streamed import streamed
+
+        return streamed(self.skeleton(), self.weights, on_bytes)
+
+    def precision_in(self, bundle: str) -> str:
+        """What this network is cast to in a bundle of that precision."""
+        return "fp32" if self.stays_fp32 else bundle
+
+    def spec_at(self, precision: str) -> EngineSpec:
+        """The outside after the graph was cast."""
+        return replace(
+            self.spec,
+            inputs=tuple(self._cast(tensor, precision) for tensor in self.spec.inputs),
+            outputs=tuple(self._cast(tensor, precision) for tensor in self.spec.outputs),
+        )
+
+    def _cast(self, tensor: TensorSpec, precision: str) -> TensorSpec:
+        narrow = tensor.dtype == "float32" and any(fnmatchcase(tensor.name, p) for p in self.narrow_tensors)
+        return replace(tensor, dtype=FLOATS[precision]) if narrow else tensor
+
+    @property
+    def check_dims(self) -> dict[str, int]:
+        """Extents to compare with: the traced ones, as far as the last profile admits them."""
+        ranges = self.spec.profiles[-1].dims if self.spec.profiles else {}
+        return {d: min(extent, ranges[d].maximum) if d in ranges else extent for d, extent in self.trace_dims.items()}
+
+    def sample_inputs(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+        """Random inputs at `dims` (default: `check_dims`): normal floats, uniform integers below their limits."""
+        rng = np.random.default_rng(seed)
+        extents = dict(dims or self.check_dims)
+        return {tensor.name: self._sample(tensor, extents, rng) for tensor in self.spec.inputs}
+
+    def _sample(self, tensor: TensorSpec, dims: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+        shape = tensor.resolve(dims)
+        if np.dtype(tensor.dtype).kind == "f":
+            return rng.standard_normal(shape).astype(tensor.dtype)
+        top = TensorSpec(tensor.name, "int64", (self.limits[tensor.name],)).resolve(dims)[0]
+        return rng.integers(0, top, shape).astype(tensor.dtype)
+
+
+def reference_outputs(module: nn.Module, spec: EngineSpec, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the torch module answers to `inputs`."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = module(*(torch.from_numpy(inputs[t.name]) for t in spec.inputs))
+    return {t.name: o.numpy() for t, o in zip(spec.outputs, outputs, strict=True)}

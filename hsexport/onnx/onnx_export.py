@@ -1,0 +1,125 @@
+"""One network to one ONNX file, without a weight in it: they stay where the checkpoint has them."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hsengines.errors import HSError
+from hsengines.spec import TensorSpec
+from hsexport.checkpoints.weights.streamed import shapes_of
+from hsexport.networks.network import Network
+from hsexport.onnx.hollow import made_fake
+from hsexport.onnx.passes.attach import detach_weights, place_weights
+from hsexport.onnx.passes.name_by_module import name_by_module
+from hsexport.onnx.passes.save import save_graph
+from hsexport.onnx.passes.strip_metadata import strip_metadata
+from hsexport.onnx.simplify import simplify
+
+OPSET = 23  # the first with Attention
+STEPS = TRACE, SIMPLIFY = "tracing", "simplifying"
+"""Of an export, the longest first."""
+
+
+class ExportError(HSError):
+    """A network that torch could not turn into ONNX."""
+
+
+def export_onnx(network: Network, out: Path, on_step: Callable[[str], None] = lambda _: None) -> Path:
+    """Writes `<name>.onnx` into `out` and returns it; every weight in it is a placeholder (passes.attach).
+
+    The network is traced over fake tensors, so that memory holds its graph and nothing else. `on_step` hears which of
+    STEPS begins. Raises PairError for a checkpoint that does not fit, ExportError with the exporter's own first line.
+    """
+    path = out / f"{network.name}.onnx"
+    module = network.skeleton()
+    shapes = shapes_of(module) if network.weights else {}
+    if network.weights:
+        network.weights.check_fits(shapes)
+    try:
+        with _quiet():
+            on_step(TRACE)
+            program = _traced(network, module)
+            on_step(SIMPLIFY)
+            model = _optimised(program, shapes)
+    except Exception as err:
+        if isinstance(err, OSError):
+            raise
+        raise ExportError(f"network '{network.name}' cannot be exported: {_cause(err)}") from err
+    save_graph(model, path)
+    return path
+
+
+def _traced(network: Network, module: torch.nn.Module) -> torch.onnx.ONNXProgram:
+    """The module's graph as torch writes it: constants, identities and all."""
+    inputs = network.sample_inputs(dims=network.trace_dims)
+    made_fake(module, FakeTensorMode(allow_non_fake_inputs=True))
+    program = torch.onnx.export(
+        module,
+        tuple(torch.from_numpy(inputs[t.name]) for t in network.spec.inputs),
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=dynamic_shapes(network, module),
+        input_names=[t.name for t in network.spec.inputs],
+        output_names=[t.name for t in network.spec.outputs],
+        verbose=False,
+        optimize=False,
+    )
+    assert program is not None
+    return program
+
+
+def _optimised(program: torch.onnx.ONNXProgram, weights: Collection[str]) -> ir.Model:
+    """The graph folded and fused, its nodes named; weights keep their names, for none of them was looked at."""
+    detach_weights(program.model, weights)
+    simplify(program.model)
+    place_weights(program.model)
+    name_by_module(program.model)
+    strip_metadata(program.model)
+    return program.model
+
+
+def dynamic_shapes(network: Network, module: torch.nn.Module) -> tuple[Any, ...]:
+    """The spec's symbolic dimensions as torch.export wants them: by argument, a tuple's worth for *args."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    shapes = [_symbols(tensor) for tensor in network.spec.inputs]
+    plain = sum(p.kind is not p.VAR_POSITIONAL for p in parameters)
+    rest = shapes[plain:]
+    return (*shapes[:plain], tuple(rest)) if rest else tuple(shapes)
+
+
+def _symbols(tensor: TensorSpec) -> dict[int, Any]:
+    return {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+
+
+def _cause(err: BaseException) -> str:
+    """The first line of the error at the bottom of the chain: the exporter wraps it in pages of advice."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's chatter off the terminal, where progress is shown."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

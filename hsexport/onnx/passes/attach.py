@@ -1,0 +1,80 @@
+"""A graph's weights taken out of it, and put in from a checkpoint: each read when it is looked at, and not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from hsexport.checkpoints.weights import Weight, Weights
+
+CHECKPOINT = "checkpoint"
+"""What a placeholder gives as its file: an exported graph is not whole without the network's Weights."""
+
+
+class CheckpointTensor(ir.LazyTensor):
+    """A weight of a checkpoint in an element type of choice, read anew whenever it is looked at."""
+
+    def __init__(self, weight: Weight, name: str, dtype: ir.DataType = ir.DataType.FLOAT) -> None:
+        super().__init__(self._read, dtype, ir.Shape(weight.shape), name=name)
+        self.weight = weight
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether the checkpoint's own bytes are this tensor's, type included."""
+        stored = self.weight.stored
+        return stored is not None and STORED.get(stored.dtype) == self.dtype
+
+    def in_type(self, dtype: ir.DataType) -> CheckpointTensor:
+        """The same weight in another element type."""
+        return CheckpointTensor(self.weight, self.name or "", dtype)
+
+    def _read(self) -> ir.TensorProtocol:
+        array: np.ndarray = self.weight.read().astype(self.dtype.numpy(), copy=False)
+        return ir.Tensor(np.ascontiguousarray(array), dtype=self.dtype, name=self.name)
+
+
+STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+"""ONNX's element types by safetensors' names."""
+
+
+def detach_weights(model: ir.Model, names: Collection[str]) -> None:
+    """Leaves the initializers of these names without a value: what folds constants then lets them be."""
+    for value in model.graph.initializers.values():
+        if value.name in names and value.const_value is not None:
+            value.type = ir.TensorType(value.const_value.dtype)
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.const_value = None
+
+
+def place_weights(model: ir.Model) -> None:
+    """Puts a placeholder where an initializer has no value, so that the graph can be saved without its weights."""
+    for value in model.graph.initializers.values():
+        if value.const_value is None:
+            assert value.dtype is not None and value.shape is not None and value.name is not None
+            value.const_value = ir.ExternalTensor(
+                CHECKPOINT, None, None, value.dtype, shape=ir.Shape(value.shape.numpy()), name=value.name
+            )
+
+
+def is_placeholder(tensor: ir.TensorProtocol) -> bool:
+    """Whether a weight is yet to be attached."""
+    return isinstance(tensor, ir.ExternalTensor) and tensor.location == CHECKPOINT
+
+
+def attach_weights(model: ir.Model, weights: Weights | None) -> None:
+    """Puts a network's weights where placeholders are. Raises PairError for a checkpoint that is not this graph's."""
+    values = model.graph.initializers.values()
+    holes = {v.name or "": v for v in values if v.const_value is not None and is_placeholder(v.const_value)}
+    if not holes:
+        return
+    assert weights is not None, "a network without weights has no placeholders"
+    weights.check_fits({name: _extents(value) for name, value in holes.items()})
+    for name, value in holes.items():
+        value.const_value = CheckpointTensor(weights[name], name)
+
+
+def _extents(value: ir.Value) -> tuple[int, ...]:
+    assert value.const_value is not None
+    return tuple(value.const_value.shape.numpy())

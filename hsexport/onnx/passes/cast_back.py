@@ -1,0 +1,97 @@
+"""An fp32 graph that rounds like a half-precision one: how accuracy is measured where no half kernels are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from hsexport.onnx.passes.casting import WIDE, Casts, retype
+from hsexport.onnx.passes.flat import check_flat
+from hsexport.onnx.passes.half import half_type, widened
+
+_MOVES = frozenset(
+    (
+        *("Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice"),
+        *("Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    )
+)
+"""Operators that hand numbers on: rounded ones are still rounded behind them."""
+
+
+def cast_back(model: ir.Model, precision: str) -> None:
+    """Turns a graph cast to `precision` ("fp16" or "bf16") into fp32, in place, keeping what halves do to numbers.
+
+    Every half value becomes an fp32 one that passed through Cast(half) and Cast(fp32): an operator computes in fp32
+    from rounded inputs and its answer is rounded once, overflow to infinity included, as on a GPU that sums in fp32.
+    A builder that fuses operators rounds less often, so what is measured here errs on the safe side. Inputs and
+    outputs become fp32; weights hold their rounded values, read one at a time while the model is saved.
+    Preconditions: no subgraphs or functions. Raises PassError.
+    """
+    half = half_type(precision, "cast_back")
+    check_flat(model, "cast_back")
+    graph, casts = model.graph, Casts(model.graph)
+    for weight in graph.initializers.values():
+        if weight.dtype == half and weight.const_value is not None:
+            weight.const_value = widened(weight.const_value, weight.name or "")
+            retype(weight, WIDE)
+    for value in graph.inputs:
+        if value.dtype == half:
+            retype(value, WIDE)
+            _round(graph, casts, value, half)
+    for node in list(graph):
+        halves = [value for value in node.outputs if value.dtype == half]
+        if not halves and not _is_cast_to(node, WIDE):
+            continue
+        _turn(graph, casts, node, halves, half)
+
+
+def _turn(graph: ir.Graph, casts: Casts, node: ir.Node, halves: Iterable[ir.Value], half: ir.DataType) -> None:
+    """One node of a half graph; what it reads has become fp32 already."""
+    if _is_cast_to(node, WIDE):
+        source = node.inputs[0]
+        # The rounding is behind us; a Cast from fp32 to fp32 is left only where an output hangs on it.
+        if source is not None and source.dtype == WIDE and not node.outputs[0].is_graph_output():
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)
+            graph.remove(node, safe=True)
+        return
+    for value in halves:
+        if node.op_type == "Cast":
+            _replace(graph, value, casts.add(value, WIDE))
+            continue
+        retype(value, WIDE)
+        if node.op_type not in _MOVES:
+            _round(graph, casts, value, half)
+
+
+def _round(graph: ir.Graph, casts: Casts, value: ir.Value, half: ir.DataType) -> None:
+    """Puts Cast(half) and Cast(fp32) behind an fp32 value, for all its readers."""
+    readers, is_output = list(value.uses()), value.is_graph_output()
+    narrow = casts.add(value, half)
+    wide = casts.add(narrow, WIDE)
+    for reader, place in readers:
+        reader.replace_input_with(place, wide)
+    if is_output:
+        _take_over_output(graph, value, wide)
+
+
+def _replace(graph: ir.Graph, value: ir.Value, wide: ir.Value) -> None:
+    """Lets everyone but the Cast that makes `wide` read it in place of `value`."""
+    for reader, place in list(value.uses()):
+        if reader is not wide.producer():
+            reader.replace_input_with(place, wide)
+    if value.is_graph_output():
+        _take_over_output(graph, value, wide)
+
+
+def _take_over_output(graph: ir.Graph, value: ir.Value, wide: ir.Value) -> None:
+    """Makes `wide` the graph output that `value` was, under its name."""
+    name = value.name
+    value.name, wide.name = f"{name}.rounded", name
+    for place, output in enumerate(list(graph.outputs)):
+        if output is value:
+            graph.outputs[place] = wide
+
+
+def _is_cast_to(node: ir.Node, dtype: ir.DataType) -> bool:
+    return node.op_type == "Cast" and node.attributes["to"].as_int() == dtype.value

@@ -1,0 +1,103 @@
+"""Writes a graph and its weights, one weight at a time, or not at all where the checkpoint's own file will do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from hsexport.build.progress import OnBytes
+from hsexport.onnx.passes.attach import CheckpointTensor, is_placeholder
+from hsexport.onnx.passes.errors import PassError
+
+INLINE_BYTES = 256
+"""Tensors up to this size lie in the graph's own file."""
+
+
+def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: OnBytes | None = None) -> None:
+    """Writes `path`, and beside it `<name>.data` if the graph has weights; `path` must not be what it was loaded from.
+
+    Weights that a pass has changed are computed here, one after the other, so memory holds the largest of them.
+    `refer`: weights that the checkpoint has in the very same bytes are not written; its files are linked beside the
+    graph, `<name>.0.safetensors` and so on, where the file system allows it. Neither may be edited afterwards.
+    Raises PassError if a weight cannot be written (a value beyond fp16); what was written by then is to be thrown away.
+    """
+    with _values_kept(model):
+        if refer:
+            _refer(model, path)
+        try:
+            _externalise(model, path, on_bytes)
+            ir.save(model, path)
+        except Exception as err:
+            # onnx_ir wraps what goes wrong while it writes, several times over.
+            cause: BaseException | None = err
+            while cause is not None and not isinstance(cause, PassError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise cause from None
+
+
+@contextmanager
+def _values_kept(model: ir.Model) -> Iterator[None]:
+    """The graph's values are the same afterwards: saving changes a file, not the graph."""
+    before = {value: value.const_value for value in model.graph.initializers.values()}
+    try:
+        yield
+    finally:
+        for value, tensor in before.items():
+            value.const_value = tensor
+
+
+def _refer(model: ir.Model, path: Path) -> None:
+    linked: dict[Path, Path | None] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if not (isinstance(tensor, CheckpointTensor) and tensor.is_as_stored and tensor.nbytes > INLINE_BYTES):
+            continue
+        header = tensor.weight.stored
+        assert header is not None
+        if header.file not in linked:
+            linked[header.file] = _linked(header.file, path.with_name(f"{path.name}.{len(linked)}.safetensors"))
+        if file := linked[header.file]:
+            ((offset, size),) = header.pieces
+            value.const_value = ir.ExternalTensor(
+                file.name, offset, size, tensor.dtype, shape=tensor.shape, name=value.name or "", base_dir=path.parent
+            )
+
+
+def _linked(source: Path, target: Path) -> Path | None:
+    """A second name for the file; None on another disk, and where files have but one name."""
+    try:
+        os.link(source.resolve(strict=True), target)
+    except OSError:
+        return None
+    return target
+
+
+def _externalise(model: ir.Model, path: Path, on_bytes: OnBytes | None) -> None:
+    """Writes the data file and leaves references to it."""
+    values = [v for v in model.graph.initializers.values() if v.const_value is not None and _is_to_write(v.const_value)]
+    if not values:
+        return
+    tensors = [v.const_value for v in values if v.const_value is not None]
+    total, done = sum(t.nbytes for t in tensors), 0
+
+    def told(tensor: ir.TensorProtocol, _: object) -> None:
+        nonlocal done
+        done += tensor.nbytes
+        if on_bytes:
+            on_bytes(done, total)
+
+    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}.data", callback=told)
+    for value, tensor in zip(values, written, strict=True):
+        value.const_value = tensor
+
+
+def _is_to_write(tensor: ir.TensorProtocol) -> bool:
+    is_elsewhere = isinstance(tensor, ir.ExternalTensor)  # a placeholder, or a file that was just linked
+    assert is_placeholder(tensor) or not is_elsewhere or tensor.location.endswith(".safetensors")  # type: ignore[attr-defined]
+    return not is_elsewhere and tensor.nbytes > INLINE_BYTES

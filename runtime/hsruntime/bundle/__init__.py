@@ -1,0 +1,1 @@
+"""The bundle format: its manifest, read strictly and written atomically. Imports hsengines alone."""

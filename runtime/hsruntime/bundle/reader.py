@@ -1,0 +1,152 @@
+"""Opens a bundle after checking every path, size and hash in it. Specified in runtime/BUNDLE.md."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hsruntime.bundle.consistency import check_consistency
+from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifest_from_bytes
+
+MANIFEST_NAME = "manifest.json"
+REQUIRED_ENGINES = (
+    "large", "small", "vae_decoder", "join_text", "prepare", "guide", "guide_held", "blend", "advance", "score",
+    "spread", "select_cache", "merge_cache", "unpatchify",
+)  # fmt: skip
+
+# No dot at either end rules out '.', '..' and what Windows strips; ASCII rules out two spellings of one name.
+_PART = r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+_PATH = re.compile(rf"{_PART}(?:/{_PART})*")
+_MANIFEST_LIMIT_BYTES = 16 * 2**20
+_DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"
+_FOREIGN = "the bundle was not written by hsexport; build it again"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A directory whose every file was found to be what its manifest says, at the moment it was opened."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, relative: str) -> Path:
+        """Where the listed file `relative` lies. Raises BundleError for a path that the manifest does not list."""
+        if all(record.path != relative for record in self.manifest.files):
+            raise BundleError(f"bundle '{self.path}' lists no file '{relative}'", _FOREIGN)
+        return self.path / relative
+
+
+def open_bundle(path: Path, *, hashes: bool = True) -> Bundle:
+    """Reads the manifest and checks every file against it. Raises BundleError naming the file, expected and found.
+
+    `hashes=False` skips the one slow check (every byte is read once) for a bundle that was checked before.
+    """
+    try:
+        manifest = read_manifest(path)
+        listed = [record.path for record in manifest.files]
+        check_paths(listed)
+        check_references(manifest, listed)
+        _check_sizes(manifest.files, dict(_sizes_on_disk(path)))
+        if hashes:
+            for record in manifest.files:
+                _check_hash(path, record)
+    except OSError as err:
+        raise BundleError(f"bundle '{path}' cannot be read: {err}", "check the disk and the permissions") from err
+    return Bundle(path, manifest)
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Raises BundleError for a path outside BUNDLE.md's grammar, and for two that a file system may take for one."""
+    folded: dict[str, str] = {}
+    for path in paths:
+        if not _PATH.fullmatch(path):
+            raise BundleError(f"path {path!r} is not a plain relative path inside the bundle", _FOREIGN)
+        if path.casefold() == MANIFEST_NAME:
+            raise BundleError(f"path '{path}' is listed, but the manifest cannot list itself", _FOREIGN)
+        if path.casefold() in folded:
+            raise BundleError(f"paths '{folded[path.casefold()]}' and '{path}' are the same name twice", _FOREIGN)
+        folded[path.casefold()] = path
+
+
+def check_references(manifest: Manifest, listed: Iterable[str]) -> None:
+    """Raises BundleError for a file that is not among `listed`, a missing engine, or a value that cannot be used."""
+    known = set(listed)
+    for subject, path in _file_references(manifest):
+        if path not in known:
+            raise BundleError(f"{subject} refers to '{path}', which is not among the bundle's files", _FOREIGN)
+    wanted = [*REQUIRED_ENGINES, *(encoder.engine for encoder in manifest.text_encoders)]
+    missing = [name for name in wanted if name not in manifest.engines]
+    if missing:
+        raise BundleError(f"the manifest has no engine '{missing[0]}', it has {sorted(manifest.engines)}", _FOREIGN)
+    check_consistency(manifest)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in lower-case hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What the bundle at `path` says of itself, none of its files looked at. Raises BundleError or OSError."""
+    remedy = "check the path, or make a bundle: hsexport build --large ... --small ... --out ..."
+    if not path.exists():
+        raise BundleError(f"bundle '{path}' does not exist", remedy)
+    if not path.is_dir():
+        raise BundleError(f"bundle '{path}' is not a directory", remedy)
+    file = path / MANIFEST_NAME
+    if file.is_symlink() or not file.is_file():
+        raise BundleError(f"'{path}' is not a bundle: it has no file {MANIFEST_NAME}", remedy)
+    size_bytes = file.stat().st_size
+    if size_bytes > _MANIFEST_LIMIT_BYTES:
+        raise BundleError(f"{MANIFEST_NAME} has {size_bytes} bytes, allowed are {_MANIFEST_LIMIT_BYTES}", _FOREIGN)
+    return manifest_from_bytes(file.read_bytes())
+
+
+def _file_references(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Who refers to which file."""
+    for name, engine in manifest.engines.items():
+        yield f"engine '{name}'", engine.file
+        yield from ((f"engine '{name}', weights,", path) for path in engine.weights)
+        if engine.golden is not None:
+            yield f"engine '{name}', golden,", engine.golden
+    for encoder in manifest.text_encoders:
+        yield f"text encoder '{encoder.engine}', tokenizer,", encoder.tokenizer
+
+
+def _sizes_on_disk(root: Path) -> Iterator[tuple[str, int]]:
+    """Path and size of every file but the manifest. Raises BundleError for whatever is neither file nor directory."""
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                relative = Path(entry.path).relative_to(root).as_posix()
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a directory"
+                    raise BundleError(f"{relative!r} is {kind}, a bundle holds plain files only", _DAMAGED)
+                elif relative != MANIFEST_NAME:
+                    yield relative, entry.stat(follow_symlinks=False).st_size
+
+
+def _check_sizes(records: Iterable[FileRecord], found: dict[str, int]) -> None:
+    expected = {record.path: record.size_bytes for record in records}
+    for path, size_bytes in expected.items():
+        if path not in found:
+            raise BundleError(f"file '{path}' is missing, {MANIFEST_NAME} lists it", _DAMAGED)
+        if found[path] != size_bytes:
+            raise BundleError(f"file '{path}' has {found[path]} bytes, expected {size_bytes}", _DAMAGED)
+    extra = sorted(found.keys() - expected.keys())
+    if extra:
+        raise BundleError(f"file {extra[0]!r} is in the bundle, but {MANIFEST_NAME} does not list it", "remove it")
+
+
+def _check_hash(root: Path, record: FileRecord) -> None:
+    found = sha256_of(root / record.path)
+    if found != record.sha256:
+        raise BundleError(f"file '{record.path}' has sha256 {found}, expected {record.sha256}", _DAMAGED)

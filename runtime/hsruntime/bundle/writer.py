@@ -1,0 +1,215 @@
+"""Writes a bundle so that its name always holds a whole one: the old before, the new after, never a mixture."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from hsengines.errors import HSError
+from hsengines.link import link_or_copy
+from hsengines.process import left_behind
+from hsruntime.bundle.manifest import BundleError, Defaults, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
+from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
+
+Source = Path | bytes
+"""Where a file's bytes come from."""
+
+
+def write_bundle(
+    out: Path,
+    manifest: Manifest,
+    contents: Mapping[str, Source],
+    on_file: Callable[[str, int], None] | None = None,
+) -> Bundle:
+    """Writes `contents` (path in the bundle to bytes or a file) and the manifest to `out`, replacing a bundle there.
+
+    `manifest.files` is replaced by what was written. A file given as a Path may be hard-linked: it must never be
+    edited in place afterwards, which holds for the build cache; of anything else, pass the bytes. `on_file(path,
+    size_bytes)` is called after each file. One process at a time may write to one `out`.
+
+    Raises BundleError if manifest and contents do not make a bundle or `out` is something else, HSError if the disk is
+    full or fails. Whatever happens, Ctrl-C and a killed process included, `out` is never a mixture; a bundle that a
+    killed process had moved aside gets its name back at the next write.
+    """
+    check_paths(contents)
+    check_references(manifest, contents)
+    out = out.resolve()
+    total_bytes = _total_bytes(contents.values())
+    partial = _sibling(out, "partial", os.getpid())
+    with _os_errors_told(out, out.parent, total_bytes):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(out)
+        _check_replaceable(out)
+        _check_space(out.parent, contents)
+        partial.mkdir()  # it must be new: writing into an old one could write through a link into the build cache
+    try:
+        records = _write_files(partial, contents, total_bytes, on_file)
+        complete = msgspec.structs.replace(manifest, files=records)
+        with _os_errors_told(out, out.parent, total_bytes):
+            _write_manifest(partial, complete)
+            _swap(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return Bundle(out, complete)
+
+
+def write_defaults(out: Path, defaults: Defaults) -> Bundle:
+    """Replaces what a bundle does by default: its manifest, in one rename; no other file is touched.
+
+    The new manifest is made beside the bundle, which thus holds listed files alone at every moment. Raises BundleError
+    for what is no bundle, HSError if its folder cannot be written.
+    """
+    out = out.resolve()
+    bundle = open_bundle(out, hashes=False)
+    manifest = msgspec.structs.replace(bundle.manifest, defaults=defaults)
+    partial = _sibling(out, "partial", os.getpid())
+    with _os_errors_told(out / MANIFEST_NAME, out.parent, len(manifest_bytes(manifest))):
+        _clear_leftovers(out)
+        partial.mkdir()
+        try:
+            _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
+            manifest_from_bytes((partial / MANIFEST_NAME).read_bytes())  # whoever made `defaults` may have erred
+            (partial / MANIFEST_NAME).replace(out / MANIFEST_NAME)
+            _flush(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return Bundle(out, manifest)
+
+
+def _write_files(
+    partial: Path, contents: Mapping[str, Source], total_bytes: int, on_file: Callable[[str, int], None] | None
+) -> list[FileRecord]:
+    records = []
+    for path in sorted(contents):
+        with _os_errors_told(path, partial.parent, total_bytes):
+            records.append(_store(contents[path], partial, path))
+        if on_file is not None:
+            on_file(path, records[-1].size_bytes)
+    return records
+
+
+def _write_manifest(partial: Path, manifest: Manifest) -> None:
+    """Completes the bundle: the manifest last, then the directories' own entries onto the disk."""
+    _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
+    for directory, _, _ in os.walk(partial):
+        _flush(Path(directory))
+    # Hashes were taken from these very files; what is left to see is whether the manifest reads back as it was written.
+    open_bundle(partial, hashes=False)
+
+
+def _store(source: Source, root: Path, path: str) -> FileRecord:
+    """Puts one file on the disk and returns what was put there."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, bytes):
+        target.write_bytes(source)
+    else:
+        link_or_copy(source, target)
+    _flush(target)
+    return FileRecord(path=path, size_bytes=target.stat().st_size, sha256=sha256_of(target))
+
+
+def _swap(partial: Path, out: Path) -> None:
+    """Gives `out`'s name to `partial`; whatever held it is removed afterwards."""
+    aside = _sibling(out, "replaced", os.getpid())
+    try:
+        if out.exists():
+            out.rename(aside)
+        partial.rename(out)
+    except BaseException:
+        if aside.exists() and not out.exists():
+            aside.rename(out)
+        raise
+    _flush(out.parent)
+    if aside.exists():
+        _discard(aside)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Removes what killed writers of `out` left behind; a bundle they had only moved aside gets its name back."""
+    for aside in _leftovers(out, "replaced"):
+        if not out.exists() and (aside / MANIFEST_NAME).is_file():
+            aside.rename(out)
+        else:
+            _discard(aside)
+    for partial in _leftovers(out, "partial"):
+        _discard(partial)
+
+
+def _leftovers(out: Path, role: str) -> list[Path]:
+    return left_behind(out.parent, _sibling(out, role, "").name)
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raises BundleError if writing to `out` would destroy something that is not a bundle."""
+    if not out.exists() or (out.is_dir() and next(out.iterdir(), None) is None):
+        return
+    manifest = out / MANIFEST_NAME
+    # Other programs call a file manifest.json too; the key is the first thing in ours, even in a damaged one.
+    if not manifest.is_file() or b'"format_version"' not in manifest.read_bytes():
+        raise BundleError(f"'{out}' is not a bundle; it will not be overwritten", "choose another place, or remove it")
+
+
+def _check_space(parent: Path, contents: Mapping[str, Source]) -> None:
+    """Raises HSError if the files that cannot be linked do not fit on `parent`'s disk."""
+    device = parent.stat().st_dev
+    copied = (s for s in contents.values() if isinstance(s, bytes) or s.stat().st_dev != device)
+    needed_bytes = sum(_size_bytes(source) for source in copied)
+    free_bytes = shutil.disk_usage(parent).free
+    if needed_bytes > free_bytes:
+        raise HSError(
+            f"the bundle needs {needed_bytes} bytes, '{parent}' has {free_bytes} free",
+            f"free {needed_bytes - free_bytes} bytes there, or write the bundle elsewhere",
+        )
+
+
+@contextmanager
+def _os_errors_told(subject: Path | str, parent: Path, total_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = f"free {total_bytes} bytes on '{parent}'" if full else f"check that '{parent}' may be written"
+        raise HSError(f"'{subject}' could not be written: {err}", f"{remedy}, or write the bundle elsewhere") from err
+
+
+def _discard(directory: Path) -> None:
+    # The manifest goes first, so that a removal cut short leaves nothing that could be taken for a bundle. What cannot
+    # be removed now (an open file on a network disk) does no harm and is tried again at the next write.
+    with suppress(OSError):
+        (directory / MANIFEST_NAME).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until the file or directory is on the disk."""
+    if os.name != "posix":
+        return  # Windows flushes no directory, and no file that is open for reading
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _total_bytes(sources: Iterable[Source]) -> int:
+    try:
+        return sum(_size_bytes(source) for source in sources)
+    except OSError as err:
+        raise HSError(f"a file meant for the bundle cannot be read: {err}", "build it again") from err
+
+
+def _size_bytes(source: Source) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _sibling(out: Path, role: str, pid: int | str) -> Path:
+    """A hidden neighbour of `out`, on the same disk so that it can be renamed."""
+    return out.with_name(f".{out.name}.{role}-{pid}")

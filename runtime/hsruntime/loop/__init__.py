@@ -1,0 +1,1 @@
+"""The denoising loop: the step's program, its buffers, the region."""

@@ -1,0 +1,217 @@
+"""The denoising loop's memory: allocated once per shape, shared by every segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hsengines.backend import Device, Tensor
+from hsengines.dtypes import numpy_dtype
+from hsruntime.bundle.manifest import Manifest, Size, tensor_record
+from hsruntime.loop.region import active_count
+from hsruntime.schedule.schedule import Schedule
+from hsruntime.text.embeddings import TextEmbeddings
+
+
+@dataclass(frozen=True)
+class LoopShape:
+    """Everything the loop's shapes depend on."""
+
+    pictures: int  # B
+    rows: int  # G: B, or 2B under guidance
+    grid: tuple[int, int]  # (h, w) in tokens
+    active: int  # M; 0 if the schedule has no region
+    steps: int  # S: room for as many, see `steps_room`
+    text_cached: bool = False  # whether region steps take the text's keys and values from the cache
+
+    @classmethod
+    def of(cls, manifest: Manifest, schedule: Schedule, size: Size, pictures: int, *, guided: bool) -> LoopShape:
+        """What a schedule needs for as many pictures of `size` (width, height) pixels at once."""
+        side = manifest.latent.pixels_per_token
+        grid = (size[1] // side, size[0] // side)
+        active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
+        room = steps_room(schedule.steps, manifest.scheduler.num_train_timesteps)
+        cached_text = schedule.has_region and schedule.region.text == "cached"
+        return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def cached(self) -> int:
+        """R."""
+        return self.tokens - self.active
+
+
+def steps_room(steps: int, levels: int) -> int:
+    """Room for a schedule's steps, rounded up, so that schedules of about one length share their buffers.
+
+    `levels`: how many noise levels the bundle's engines take at the most.
+    """
+    return min(levels, -(-steps // 32) * 32)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values, in order key 0, value 0, key 1, ...: of image tokens by attention layer, of text by block."""
+
+    image: tuple[Tensor, ...]
+    text: tuple[Tensor, ...]
+
+    @classmethod
+    def empty(cls, device: Device, manifest: Manifest, rows: int, tokens: int, text: int) -> Cache:
+        """Uninitialised slots (rows, H, tokens, D) and (rows, H, text, D) of the dtype that large takes."""
+        model, dtype = manifest.large, cache_dtype(manifest)
+
+        def slots(layers: int, count: int) -> tuple[Tensor, ...]:
+            shape = (rows, model.heads, count, model.head_size)
+            return tuple(device.empty(shape, dtype) for _ in range(2 * layers))
+
+        return cls(slots(model.attention_layers, tokens), slots(model.layers, text))
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """Under the engine's names: past_k_0, past_v_0, past_k_1, ..., past_text_k_0, ..."""
+        parts = {prefix: self.image, f"{prefix}_text": self.text}
+        return {f"{name}_{'kv'[i % 2]}_{i // 2}": t for name, part in parts.items() for i, t in enumerate(part)}
+
+
+@dataclass(frozen=True)
+class TokenBuffers:
+    """A transformer's view of some of a picture's tokens."""
+
+    tokens: Tensor  # (G, M, P)
+    positions: Tensor  # (G, M) int32
+    index: Tensor  # (G, M) int32, flat rows of the latents
+    velocity: Tensor  # (G, M, P)
+
+    @classmethod
+    def empty(cls, device: Device, rows: int, count: int, width: int) -> TokenBuffers:
+        """Uninitialised, for `count` tokens a row."""
+        wide, narrow = (rows, count, width), (rows, count)
+        return cls(
+            device.empty(wide, "float32"),
+            device.empty(narrow, "int32"),
+            device.empty(narrow, "int32"),
+            device.empty(wide, "float32"),
+        )
+
+
+@dataclass(frozen=True)
+class StepBuffers:
+    """What every step reads and writes."""
+
+    latents: Tensor  # (B, N, P)
+    next_latents: Tensor
+    guided: Tensor  # (B, N, P): the guided velocity of the step just taken
+    previous: Tensor  # (B, N, P): the one before
+    other: Tensor  # (B, N, P): small's, in a hybrid step or for the gap signal
+    difference: Tensor  # (B, N, P): between a picture's two rows, in the last step that ran both on all of it
+    zero: Tensor  # (B, N, P)
+    scores: Tensor  # (B, N)
+    magnitudes: Tensor  # (B, N)
+    step: Tensor  # (1,) int32
+    next_step: Tensor
+    timestep: Tensor  # (1,)
+    timesteps: Tensor  # (S,)
+    coefficients: Tensor  # (S, 2): the solver's, of this velocity and the one before
+    guidance: Tensor  # (1,)
+    excess: Tensor  # (1,): guidance less 1
+    no_excess: Tensor  # (1,): 0
+    told: Tensor  # (B,) int32
+    untold: Tensor
+
+    @classmethod
+    def empty(cls, device: Device, shape: LoopShape, width: int) -> StepBuffers:
+        """Uninitialised."""
+        b, n, s = shape.pictures, shape.tokens, shape.steps
+        wide = ("latents", "next_latents", "guided", "previous", "other", "difference", "zero")
+        floats: dict[str, tuple[int, ...]] = dict.fromkeys(wide, (b, n, width))
+        floats |= {"scores": (b, n), "magnitudes": (b, n), "timesteps": (s,), "coefficients": (s, 2)}
+        floats |= dict.fromkeys(("timestep", "guidance", "excess", "no_excess"), (1,))
+        ints = {"step": (1,), "next_step": (1,), "told": (b,), "untold": (b,)}
+        tensors = {name: device.empty(extents, "float32") for name, extents in floats.items()}
+        tensors |= {name: device.empty(extents, "int32") for name, extents in ints.items()}
+        return cls(**tensors)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the prompts became: rows of negative prompts, then rows of prompts; without guidance prompts only."""
+
+    text: Tensor  # (G, T, Dt)
+    pooled: Tensor  # (G, Dp)
+
+    @classmethod
+    def empty(cls, device: Device, manifest: Manifest, rows: int) -> Conditioning:
+        """Uninitialised."""
+        large, length = manifest.large, text_tokens(manifest)
+        text, pooled = (tensor_record(manifest, "join_text", name).dtype for name in ("text", "pooled"))
+        return cls(
+            device.empty((rows, length, large.text_width), text), device.empty((rows, large.pooled_width), pooled)
+        )
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Under the names of `join_text`'s outputs."""
+        return {"text": self.text, "pooled": self.pooled}
+
+    def write(self, given: TextEmbeddings) -> None:
+        """Takes over all rows from the host, in the engines' own type."""
+        self.text.write(np.ascontiguousarray(given.text, self.text.dtype))
+        self.pooled.write(np.ascontiguousarray(given.pooled, self.pooled.dtype))
+
+    def read(self) -> TextEmbeddings:
+        """All rows on the host."""
+        return TextEmbeddings(self.text.read().astype(np.float32), self.pooled.read().astype(np.float32))
+
+    def copy_from(self, other: Conditioning) -> None:
+        """Takes over all rows of `other`, on the device."""
+        self.text.copy_from(other.text)
+        self.pooled.copy_from(other.pooled)
+
+    def write_rows(self, other: Conditioning, first: int) -> None:
+        """Takes over the rows of `other` from `first` on; by way of the host, once a picture."""
+        self.text.write(np.ascontiguousarray(other.text.read()[first:]))
+        self.pooled.write(np.ascontiguousarray(other.pooled.read()[first:]))
+
+
+def text_tokens(manifest: Manifest) -> int:
+    """T: one CLIP's length and T5's; the two CLIPs stand side by side."""
+    length = tensor_record(manifest, "join_text", "text").shape[1]
+    assert isinstance(length, int)  # a bundle does not open otherwise
+    return length
+
+
+def cache_dtype(manifest: Manifest) -> str:
+    """What keys and values are kept in: the transformer's own precision."""
+    return tensor_record(manifest, "select_cache", "selected").dtype
+
+
+def cache_bytes(manifest: Manifest, shape: LoopShape) -> int:
+    """What keys and values take: of the whole picture and the text, and with a region of cached and active tokens."""
+    large = manifest.large
+    slot = 2 * large.width * numpy_dtype(cache_dtype(manifest)).itemsize
+    image = shape.tokens * (2 if shape.active else 1) * large.attention_layers
+    live = shape.active and not shape.text_cached
+    text = text_tokens(manifest) * (2 if live else 1) * large.layers
+    return shape.rows * (image + text) * slot
+
+
+def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
+    """What a loop's tensors take, but for a few that hold one number each; steps of the prompts' rows alone add theirs.
+
+    The cache is nearly all of it.
+    """
+    width = manifest.latent.token_width
+    index = shape.rows * manifest.large.heads * shape.cached * 4 if shape.active else 0
+    floats = 7 * shape.pictures * shape.tokens * width + shape.rows * (shape.tokens * 2 + shape.active) * width
+    blended = shape.pictures * (2 * shape.active + shape.tokens) * width if shape.active else 0
+    return cache_bytes(manifest, shape) + index + 4 * (floats + blended)
+
+
+def write_all(tensor: Tensor, value: np.ndarray | float | int) -> None:
+    """Fills a tensor from a host value, broadcast to its shape."""
+    tensor.write(np.ascontiguousarray(np.broadcast_to(np.asarray(value, tensor.dtype), tensor.shape)))

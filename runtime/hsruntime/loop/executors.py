@@ -1,0 +1,139 @@
+"""Everything bound for one shape of picture, and how many shapes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from hsengines.backend import Device, Engine
+from hsengines.errors import DeviceMemoryError
+from hsruntime.bundle.manifest import Manifest, size_text
+from hsruntime.loop.buffers import Conditioning, LoopShape, loop_bytes
+from hsruntime.loop.flow import latents_from_tokens
+from hsruntime.loop.loop import Loop
+from hsruntime.picture.decode import Decoder
+from hsruntime.text.embeddings import TextEmbeddings
+from hsruntime.text.encode import TextSide
+
+MOST_KEPT = 4
+
+MakeTextSide = Callable[[Conditioning], TextSide]
+
+
+class Painter:
+    """Text encoders, loop and decoder bound for one LoopShape."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        text_side: MakeTextSide,
+        engines: Mapping[str, Engine],
+        device: Device,
+        shape: LoopShape,
+        tile: int | None,
+    ) -> None:
+        self._conditioning = Conditioning.empty(device, manifest, shape.rows)
+        self.loop = Loop(manifest, engines, device, shape, self._conditioning)
+        self._text = text_side(self._conditioning)
+        self._latent, self._grid = manifest.latent, shape.grid
+        self._decoder = Decoder(manifest.latent, engines, device, shape, self.loop.step.latents, tile)
+
+    def encode(self, prompts: list[str]) -> None:
+        """Prompts by row into the conditioning."""
+        self._text.encode(prompts)
+
+    def condition(self, embeddings: TextEmbeddings) -> None:
+        """Embeddings by row into the conditioning, in place of `encode`."""
+        self._conditioning.write(embeddings)
+
+    def decode(self) -> np.ndarray:
+        """Pictures (B, H, W, 3) uint8 of the loop's latents."""
+        return self._decoder.decode()
+
+    def latents(self) -> np.ndarray:
+        """The loop's latents (B, C, h, w) float32; a small copy beside decoding them."""
+        return latents_from_tokens(self.loop.step.latents.read(), self._latent.patch_size, self._grid)
+
+    def close(self) -> None:
+        """Frees replays and bindings."""
+        self.loop.close()
+        self._text.close()
+        self._decoder.close()
+
+
+class Painters:
+    """The painters of the shapes used last: at most `most_kept`, and within a cap on the device's memory."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        text_side: MakeTextSide,
+        engines: Mapping[str, Engine],
+        device: Device,
+        *,
+        cap_bytes: int | None,
+        most_kept: int,
+        tile: int | None,
+    ) -> None:
+        self._most_kept = most_kept
+        self._manifest = manifest
+        self._text_side = text_side
+        self._tile = tile
+        self._engines = engines
+        self._device = device
+        self._cap_bytes = cap_bytes
+        self._kept: dict[LoopShape, Painter] = {}
+
+    def of(self, shape: LoopShape) -> Painter:
+        """The painter of this shape, newly bound or as an earlier call left it. Raises DeviceMemoryError."""
+        if shape in self._kept:
+            self._kept[shape] = self._kept.pop(shape)  # youngest last
+        else:
+            self._make_room(loop_bytes(self._manifest, shape))
+            self._kept[shape] = self._made(shape)
+        return self._kept[shape]
+
+    def close(self) -> None:
+        """Frees all of them."""
+        while self._kept:
+            self._drop_oldest()
+
+    def drop(self, shape: LoopShape) -> None:
+        """Frees one that may not be whole."""
+        if shape in self._kept:
+            self._kept.pop(shape).close()
+
+    def _make_room(self, needed_bytes: int) -> None:
+        while self._kept and (len(self._kept) >= self._most_kept or self._too_much(needed_bytes)):
+            self._drop_oldest()
+        if self._too_much(needed_bytes):
+            allowed = (self._cap_bytes or 0) / 2**20
+            message = f"the loop needs {needed_bytes / 2**20:.0f} MiB, the cap on memory is {allowed:.0f} MiB"
+            raise DeviceMemoryError(message, _SHRINKS, needed_bytes)
+
+    def _too_much(self, needed_bytes: int) -> bool:
+        return self._cap_bytes is not None and self._device.allocated_bytes + needed_bytes > self._cap_bytes
+
+    def _made(self, shape: LoopShape) -> Painter:
+        """A new painter; older ones give way where the device has no room for it beside them."""
+        while True:
+            try:
+                return Painter(self._manifest, self._text_side, self._engines, self._device, shape, self._tile)
+            except DeviceMemoryError as err:
+                if not self._kept:
+                    raise _told(err, self._manifest, shape) from err
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._kept.pop(next(iter(self._kept))).close()
+
+
+_SHRINKS = "ask for fewer pictures at once, a smaller size, a lower region ratio or no guidance"
+
+
+def _told(err: DeviceMemoryError, manifest: Manifest, shape: LoopShape) -> DeviceMemoryError:
+    needed = loop_bytes(manifest, shape)
+    side = manifest.latent.pixels_per_token
+    what = f"{shape.pictures} of {size_text((shape.grid[1] * side, shape.grid[0] * side))} pixels"
+    return DeviceMemoryError(f"the loop for {what} needs {needed / 2**20:.0f} MiB: {err.message}", _SHRINKS, needed)

@@ -1,0 +1,1 @@
+"""Latents to pictures, and pictures to files."""

@@ -1,0 +1,1 @@
+"""Schedules as data: their grammar, presets and arithmetic. Imports no engine."""

@@ -1,0 +1,139 @@
+"""Named schedules: what a method is called, and the segments it expands into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hsruntime.schedule.check import check_schedule
+from hsruntime.schedule.notation import quoted, schedule_from_text
+from hsruntime.schedule.schedule import (
+    MAX_STEPS,
+    MODES,
+    RegionPolicy,
+    Schedule,
+    ScheduleError,
+    Segment,
+    Settled,
+)
+
+
+def _segment(mode: str, steps: int, until: Settled | None = None) -> Segment:
+    large, small = MODES[mode]
+    return Segment(steps, large, small, until=until)  # type: ignore[arg-type]
+
+
+def _split(name: str, steps: int, *parts: tuple[str, float]) -> list[Segment]:
+    """Segments of (mode, share) as near to their shares as whole steps are; each gets one at least."""
+    if steps < len(parts):
+        raise ScheduleError(
+            f"preset '{name}' has {len(parts)} segments, {steps} steps are too few", f"ask for {len(parts)} or more"
+        )
+    segments, left = [], steps
+    for number, (mode, share) in enumerate(parts, start=1):
+        behind = len(parts) - number
+        count = left if behind == 0 else max(1, min(left - behind, round(steps * share)))
+        segments.append(_segment(mode, count))
+        left -= count
+    return segments
+
+
+def large(steps: int) -> Schedule:
+    """Large alone: the reference."""
+    return Schedule(steps, [_segment("large", steps)])
+
+
+def small(steps: int) -> Schedule:
+    """Small alone: the ceiling of speed."""
+    return Schedule(steps, [_segment("small", steps)])
+
+
+def fewer_steps(steps: int) -> Schedule:
+    """Large alone in half the steps: the control that any mixture has to beat."""
+    return large(max(1, round(steps / 2)))
+
+
+def hybridstitch(steps: int) -> Schedule:
+    """HybridStitch (arXiv 2603.07815): large; large on the hard region while small sketches the whole; small.
+
+    The paper's split is not public. Ours follows from measurement on the demo pair (README, "Which schedule").
+    """
+    parts = ("large", LARGE_SHARE), ("hybrid", HYBRID_SHARE), ("small", 1.0)
+    return Schedule(steps, _split("hybridstitch", steps, *parts), RegionPolicy())
+
+
+def tstitch(steps: int) -> Schedule:
+    """T-Stitch (arXiv 2402.14167): small for the first share of the steps, then large; 1.4 times as fast here."""
+    return Schedule(steps, _split("tstitch", steps, ("small", 12 / 28), ("large", 1.0)))
+
+
+def srdiffusion(steps: int) -> Schedule:
+    """SRDiffusion (arXiv 2505.19151) with a fixed switch: large first, then small; 1.55 times as fast here."""
+    return Schedule(steps, _split("srdiffusion", steps, ("large", 0.5), ("small", 1.0)))
+
+
+def srdiffusion_adaptive(steps: int) -> Schedule:
+    """SRDiffusion with its own switch: large until its velocity settles, from step 5 on, then small."""
+    if steps < 6:
+        raise ScheduleError(f"preset 'srdiffusion_adaptive' switches after step 5, {steps} are too few", "ask for 6")
+    return Schedule(steps, [_segment("large", steps - 1, Settled()), _segment("small", 1)])
+
+
+def ras(steps: int) -> Schedule:
+    """RAS (arXiv 2502.10389): after four whole steps large on half the tokens, chosen anew at every step.
+
+    Whole steps at 12 and 22 of 28 reset the error; tokens left out keep their last velocity, keys and values.
+    """
+    parts = ("large", 4 / 28), ("region", 8 / 28), ("large", 1 / 28), ("region", 9 / 28), ("large", 1 / 28)
+    segments = _split("ras", steps, *parts, ("region", 1.0))
+    return Schedule(steps, segments, RegionPolicy(signal="std", ratio=0.5, reselect=1, starvation=0.1))
+
+
+def flowblending(steps: int) -> Schedule:
+    """FlowBlending (arXiv 2512.24724): large early and late, small between."""
+    return Schedule(steps, _split("flowblending", steps, ("large", 7 / 28), ("small", 15 / 28), ("large", 1.0)))
+
+
+def regionstitch(steps: int) -> Schedule:
+    """Ours: large; then large on the region alone, what lies outside moving on at its last velocity.
+
+    The text's keys and values are cached with the others, and the solver is of second order.
+    """
+    parts = ("large", REGION_AFTER), ("region", 1.0)
+    return Schedule(steps, _split("regionstitch", steps, *parts), RegionPolicy(text="cached"), "ab2")
+
+
+LARGE_SHARE = 8 / 28
+HYBRID_SHARE = 7 / 28
+REGION_AFTER = 8 / 28
+
+PRESETS: dict[str, Callable[[int], Schedule]] = {
+    preset.__name__: preset
+    for preset in (
+        hybridstitch, regionstitch, tstitch, srdiffusion, srdiffusion_adaptive, ras, flowblending, fewer_steps, large,
+        small,
+    )
+}  # fmt: skip
+
+
+def resolve_schedule(wanted: str | Schedule, steps: int | None, default_steps: int) -> Schedule:
+    """A schedule from a preset's name, either spelling, or itself.
+
+    `steps` scales a preset; for written-out segments it must equal their sum. Raises ScheduleError.
+    """
+    if steps is not None and steps < 1:
+        raise ScheduleError(f"{steps} steps are too few", "ask for 1 or more")
+    if (steps or default_steps) > MAX_STEPS:
+        raise ScheduleError(f"more than {MAX_STEPS} steps were asked for", f"ask for {MAX_STEPS} or fewer")
+    if isinstance(wanted, str) and wanted.strip() in PRESETS:
+        return check_schedule(PRESETS[wanted.strip()](steps or default_steps))
+    if isinstance(wanted, str) and wanted.strip().isidentifier():
+        raise ScheduleError(
+            f"there is no preset {quoted(wanted)}",
+            f"presets: {', '.join(PRESETS)}; or segments like large:10,hybrid:10,small:8",
+        )
+    schedule = schedule_from_text(wanted) if isinstance(wanted, str) else check_schedule(wanted)
+    if steps is not None and steps != schedule.steps:
+        raise ScheduleError(
+            f"the schedule has {schedule.steps} steps, {steps} were asked for", "leave one of the two out"
+        )
+    return schedule

@@ -1,0 +1,67 @@
+"""Prompts to token ids: what fits the encoders, and what had to be cut."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from hsruntime.bundle.manifest import BundleError, TextEncoder
+
+
+class PromptCutWarning(UserWarning):
+    """A prompt was longer than an encoder takes; the message says what was lost."""
+
+
+class PromptTokenizer:
+    """One encoder's tokenizer at its fixed length. Raises BundleError for a file that tokenizers refuses."""
+
+    def __init__(self, path: Path, encoder: TextEncoder) -> None:
+        self.encoder = encoder
+        self._whole = _tokenizer_from_file(path)
+        self._whole.no_truncation()
+        self._whole.no_padding()
+        self._fixed = _tokenizer_from_file(path)
+        self._fixed.enable_truncation(encoder.length)
+        self._fixed.enable_padding(length=encoder.length, pad_id=encoder.pad_id)
+
+    def ids(self, prompts: list[str]) -> np.ndarray:
+        """Ids (B, length) int32, padded and cut."""
+        return np.array([e.ids for e in self._fixed.encode_batch(prompts)], np.int32)
+
+    def lost(self, prompt: str) -> tuple[str, int]:
+        """The end of `prompt` that does not fit, as written, and the whole number of ids; ("", n) if all fits."""
+        whole = self._whole.encode(prompt)
+        if len(whole.ids) <= self.encoder.length:
+            return "", len(whole.ids)
+        kept = [span for span in self._fixed.encode(prompt).offsets if span != (0, 0)]
+        return prompt[max((end for _, end in kept), default=0) :].strip(), len(whole.ids)
+
+
+def _tokenizer_from_file(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as err:  # tokenizers raises Exception itself
+        raise BundleError(f"tokenizer '{path}' cannot be read: {err}", "build the bundle again") from err
+
+
+def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
+    """Warns of every cut."""
+    for cut in cuts_of(tokenizers, prompts):
+        warnings.warn(cut, PromptCutWarning, stacklevel=6)
+
+
+def cuts_of(tokenizers: list[PromptTokenizer], prompts: list[str]) -> Iterator[str]:
+    """A line once per prompt and length: encoders of one length lose the same words."""
+    for prompt in dict.fromkeys(prompts):
+        seen: set[int] = set()
+        for tokenizer in tokenizers:
+            lost, count = tokenizer.lost(prompt)
+            length = tokenizer.encoder.length
+            if lost and length not in seen:
+                seen.add(length)
+                name = tokenizer.encoder.engine
+                yield f"{name} reads {length} of the prompt's {count} tokens and does not see its end: '{lost}'"

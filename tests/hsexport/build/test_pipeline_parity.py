@@ -1,0 +1,121 @@
+"""Our runtime beside diffusers' own pipeline: the same latents and prompts give the same pixels."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from tiny_pair import T5_LENGTH, make_pair
+
+from hsexport.build.build import build
+from hsexport.build.progress import Silent
+from hsexport.build.recipe import BuildRequest
+from hsruntime import Session
+
+PROMPTS = ["a red apple", "an old teapot on a table"]
+NEGATIVE = "blue"
+
+
+def built(large: Path, small: Path, root: Path, cache: Path, **request) -> Path:
+    build(BuildRequest(large=str(large), small=str(small), out=root, cache=cache, **request), Silent())
+    return root
+
+
+def with_shift(folder: Path, shift: float) -> None:
+    FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
+
+
+def diffusers_pipeline(large: Path, small: Path | None = None) -> StableDiffusion3Pipeline:
+    parts = {}
+    if small is not None:
+        parts["transformer"] = SD3Transformer2DModel.from_pretrained(small / "transformer", torch_dtype=torch.float32)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(large, torch_dtype=torch.float32, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_length):
+    """Over final pixels, in steps of 1/255."""
+    latent, (width, height) = session.manifest.latent, size
+    shape = (len(PROMPTS), latent.channels, height // latent.vae_scale, width // latent.vae_scale)
+    noise = np.random.default_rng(5).standard_normal(shape, np.float32)
+    theirs = pipeline(
+        PROMPTS,
+        negative_prompt=[NEGATIVE] * len(PROMPTS),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        latents=torch.from_numpy(noise),
+        width=width,
+        height=height,
+        max_sequence_length=t5_length,
+        output_type="np",
+    ).images
+    ours = session.generate(
+        PROMPTS,
+        negative_prompt=NEGATIVE,
+        latents=noise,
+        guidance_scale=guidance,
+        schedule=f"{schedule}:{steps}",
+    ).images
+    expected = (theirs * 255).round().astype(np.uint8)
+    assert expected.std() > 5, "a flat picture would agree with anything"
+    return np.abs(ours.astype(int) - expected).max()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift):
+    large, small = tiny_pair_dirs
+    linked = tmp_path / "large"
+    linked.mkdir()
+    for part in large.iterdir():
+        if part.name != "scheduler":
+            (linked / part.name).symlink_to(part)
+    with_shift(linked, shift)
+    with Session.open(built(linked, small, tmp_path / "bundle", tiny_cache)) as session:
+        for size, guidance in (((16, 16), 4.0), ((24, 12), 4.0), ((12, 20), 1.0)):
+            large_difference = largest_difference(
+                diffusers_pipeline(linked), session, "large", 6, size, guidance, T5_LENGTH
+            )
+            small_difference = largest_difference(
+                diffusers_pipeline(linked, small), session, "small", 6, size, guidance, T5_LENGTH
+            )
+            assert large_difference <= 1 and small_difference <= 1, (size, guidance)
+
+
+def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
+    large, small = tiny_pair_dirs
+    parts = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(large, torch_dtype=torch.float32, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    with Session.open(built(large, small, tmp_path / "bundle", tiny_cache, without_t5=True)) as session:
+        manifest = session.manifest
+        assert [encoder.kind for encoder in manifest.text_encoders] == ["clip", "clip"]
+        assert not [name for name in (*manifest.engines, *(f.path for f in manifest.files)) if "_3" in name]
+        assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, T5_LENGTH) <= 1
+        short = session.generate(PROMPTS[0], schedule="large:6").image
+    with Session.open(tiny_bundle) as session:
+        assert np.abs(session.generate(PROMPTS[0], schedule="large:6").image.astype(int) - short).max() > 1
+
+
+@pytest.mark.slow
+def test_pair_shaped_like_sd3_medium_equals_diffusers(tmp_path):
+    """No qk-norm, no dual attention, patch 1, no T5."""
+    large, small = make_pair(tmp_path / "pair", qk_norm=None, dual_layers=(), patch_size=1, with_t5=False)
+    bundle = built(large, small, tmp_path / "bundle", tmp_path / "cache")
+    parts = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(large, torch_dtype=torch.float32, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    with Session.open(bundle) as session:
+        assert largest_difference(pipeline, session, "large", 6, (16, 8), 4.0, 256) <= 1
+
+
+@pytest.mark.slow
+def test_demo_pair_equals_diffusers(demo_bundle):
+    demo = Path(str(files("hsexport"))) / "demo"
+    with Session.open(demo_bundle) as session:
+        for model, small in (("large", None), ("small", demo / "small")):
+            pipeline = diffusers_pipeline(demo / "large", small)
+            for size in ((128, 128), (160, 96)):
+                assert largest_difference(pipeline, session, model, 8, size, 3.5, 16) <= 1, (model, size)

@@ -1,0 +1,59 @@
+"""Two layers at SD3.5-Large's width (38 heads of 64, text 4096 wide) through export, cast, TensorRT-RTX and back."""
+
+import pytest
+
+from hsengines.backend import BuildOptions, get_backend
+from hsexport.build.store import Store
+
+pytest.importorskip("tensorrt_rtx")
+pytestmark = pytest.mark.slow  # 1.6 GB of weights in fp32, twice 0.8 GB cast, twice 0.8 GB of engine
+
+LAYERS = 2
+OVERHEAD_BYTES = 2_500_000  # of each layer and profile, as at the demo's width
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Large alone, in fp32, at 4096 tokens; (store, what the export stage made)."""
+    from tiny_pair import make_pipeline
+
+    from hsexport.build.progress import Silent
+    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.stages.export import export_all
+    from hsexport.families.sd3.networks import large_network
+
+    root = tmp_path_factory.mktemp("real_width")
+    wide = {"heads": 38, "head_size": 64, "joint": 4096, "pooled": 2048, "with_t5": False}
+    large = make_pipeline(root / "large", layers=LAYERS, channels=16, sample_size=128, pos_embed_max_size=96, **wide)
+    small = make_pipeline(
+        root / "small", layers=1, heads=1, head_size=64, channels=16, sample_size=128, pos_embed_max_size=96,
+        joint=4096, pooled=2048, transformer_only=True,
+    )  # fmt: skip
+    request = BuildRequest(large=str(large), small=str(small), out=root / "bundle", cache=root / "cache")
+    recipe = recipe_for(request)
+    store = Store(request.cache)
+    return store, export_all([large_network(recipe)], store, Silent())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision):
+    from hsexport.build.progress import Silent
+    from hsexport.build.stages.compile import compile_all
+    from hsexport.build.stages.optimise import optimise_all
+    from hsexport.build.stages.verify import verify_all
+    from hsexport.onnx.passes.load import load_graph
+
+    store, networks = exported
+    backend = get_backend("tensorrt-rtx")
+    options = BuildOptions(precision=precision, architectures=(89, 120))
+    graphs = optimise_all(networks, backend.name, precision, (), store, Silent())
+    engines = compile_all(graphs, backend, options, store, Silent())
+    parity = verify_all(engines, backend, store, Silent())
+    narrow = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    assert engines[0].audit.products[narrow] > 10 * LAYERS
+    assert parity[0].finite
+    assert parity[0].max_relative < {"fp16": 1e-2, "bf16": 8e-2}[precision]
+    values, profiles = load_graph(graphs[0].onnx).graph.initializers.values(), len(graphs[0].spec.profiles)
+    weights = sum(value.const_value.nbytes for value in values)
+    assert weights > 800_000_000
+    assert engines[0].files.engine.stat().st_size < 1.3 * weights + LAYERS * profiles * OVERHEAD_BYTES

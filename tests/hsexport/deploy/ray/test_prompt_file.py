@@ -1,0 +1,39 @@
+"""Prompt files: every line counts, and a bad one fails alone."""
+
+import pytest
+
+from hsengines.errors import HSError
+from hsexport.deploy.ray.prompt_file import Row, read_prompts
+
+
+def read(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    return read_prompts(tmp_path / name)
+
+
+def test_text_is_a_prompt_a_line_and_blank_lines_are_none(tmp_path):
+    lines = read(tmp_path, "a.txt", b"red apple\n\nfox\r\n")
+    assert [(line.index, line.number, line.row) for line in lines] == [(0, 1, Row("red apple")), (1, 3, Row("fox"))]
+
+
+def test_objects_may_name_seed_and_negative_prompt_and_bad_ones_say_why(tmp_path):
+    data = b'{"prompt": "fox", "seed": 7, "negative_prompt": "dog"}\n{"prompt": 3}\n{"promt": "x"}\nno json\n'
+    lines = read(tmp_path, "a.jsonl", data)
+    assert lines[0].row == Row("fox", "dog", 7) and not lines[0].fault
+    assert [line.row for line in lines[1:]] == [None] * 3
+    assert "Expected `str`" in lines[1].fault and "promt" in lines[2].fault and "malformed" in lines[3].fault
+
+
+def test_tables_are_read_by_their_header(tmp_path):
+    lines = read(tmp_path, "a.csv", b'seed,prompt\n3,"a, b"\n,fox\nx,tree\n1,a,b\n')
+    assert [line.row for line in lines] == [Row("a, b", seed=3), Row("fox"), None, None]
+    assert [line.number for line in lines] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [("a.csv", b"text\nfox\n", "expected 'prompt'"), ("a.txt", b"\n \n", "no prompt"), ("a.doc", b"fox", r"\.jsonl")],
+)
+def test_a_file_that_will_not_do_is_refused(tmp_path, name, data, words):
+    with pytest.raises(HSError, match=words):
+        read(tmp_path, name, data)

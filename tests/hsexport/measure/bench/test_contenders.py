@@ -1,0 +1,76 @@
+import msgspec
+import pytest
+
+from hsexport.measure.bench.plan import CONVERGED, LARGE, kind_of, plan_for
+from hsexport.measure.bench.prompts import PromptError, prompts_from_file, spread
+from hsruntime.bundle.reader import open_bundle
+from hsruntime.schedule.notation import schedule_from_text
+from hsruntime.schedule.presets import PRESETS
+from hsruntime.schedule.schedule import ScheduleError
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_bundle):
+    return open_bundle(tiny_bundle).manifest
+
+
+def test_references_come_first_and_no_schedule_runs_twice(manifest):
+    contenders = plan_for(manifest, ["small", "large:28", "small:28", "hybridstitch"]).contenders
+    assert [c.name for c in contenders] == [LARGE, CONVERGED, "small", "hybridstitch"]
+
+
+def test_default_choice_holds_every_preset_and_the_controls(manifest):
+    plan = plan_for(manifest, [])
+    ran = {str(c.schedule) for c in plan.contenders}
+    assert len(ran) == len(plan.contenders)
+    assert {str(preset(28)) for preset in PRESETS.values()} <= ran
+    assert {f"large:{n}" for n in (8, 10, 12, 14, 16, 20, 24, 28, 100)} <= ran
+    assert {c.kind for c in plan.contenders} >= {"large", "small", "mixture", "random", "center"}
+    by_kind = {c.kind: c.schedule for c in plan.contenders}
+    assert by_kind["random"].region.signal == "random"
+    assert by_kind["random"].segments == by_kind["center"].segments == PRESETS["hybridstitch"](28).segments
+
+
+def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(manifest):
+    defaults = msgspec.structs.replace(manifest.defaults, schedule="large", steps=2)
+    plan = plan_for(msgspec.structs.replace(manifest, defaults=defaults), [])
+    assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in plan.left_out)
+
+
+def test_a_schedule_asked_for_by_name_must_be_known(manifest):
+    with pytest.raises(ScheduleError, match="no preset 'hybridstich'"):
+        plan_for(manifest, ["hybridstich"])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("large:14", "large"),
+        ("large:14;solver=ab2", "solver"),
+        ("large:8,large+held:6", "solver"),
+        ("small:14", "small"),
+        ("large:7,small:7", "mixture"),
+        ("large:7,region:7", "mixture"),
+        ("large:7,hybrid:7;signal=random", "random"),
+        ("large:7,hybrid:7;signal=center", "center"),
+    ],
+)
+def test_kind_is_read_from_what_runs(text, kind):
+    assert kind_of(schedule_from_text(text)) == kind
+
+
+def test_prompts_are_spread_over_the_list_and_seeded_by_their_place():
+    picked = spread([str(i) for i in range(11)], 3)
+    assert [(p.seed, p.text) for p in picked] == [(0, "0"), (5, "5"), (10, "10")]
+    assert len(spread(["a", "b"], 200)) == 2
+
+
+def test_no_prompts_are_told(tmp_path):
+    with pytest.raises(PromptError, match="0 prompts"):
+        spread(["a"], 0)
+    (tmp_path / "blank.txt").write_text("\n  \n")
+    with pytest.raises(PromptError, match=r"blank\.txt holds no prompt"):
+        prompts_from_file(tmp_path / "blank.txt")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(PromptError, match="not text in UTF-8"):
+        prompts_from_file(tmp_path / "latin.txt")

@@ -1,0 +1,141 @@
+"""Counted operations beside published numbers and beside torch's own counter, at the models' real sizes."""
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hsexport.families.sd3.transformer import TokenTransformer
+from hsruntime.bundle.manifest import PositionTable, Transformer
+from hsruntime.schedule.arithmetic import predicted_speedup, schedule_flops, step_flops
+from hsruntime.schedule.notation import schedule_from_text
+
+TOKENS, TEXT = 4096, 333  # 1024x1024 pixels; one CLIP's length and T5's
+
+
+def transformer(layers, heads, dual=()):
+    return Transformer(
+        source="",
+        parameters=1,
+        layers=layers,
+        heads=heads,
+        head_size=64,
+        dual_attention_layers=list(dual),
+        text_width=4096,
+        pooled_width=2048,
+    )
+
+
+MODELS = {
+    "SD3.5-Large": transformer(38, 38),
+    "SD3.5-Medium": transformer(24, 24, range(13)),
+    "SD3-Medium": transformer(24, 24),
+}
+
+
+def tera(model, active=TOKENS):
+    """TFLOP of a step with guidance: two rows."""
+    return 2 * step_flops(MODELS[model], active, TOKENS, TEXT) / 1e12
+
+
+def test_steps_cost_what_the_method_says():
+    # The published numbers have one digit behind the point.
+    assert tera("SD3.5-Large") == pytest.approx(62.2, abs=0.05)
+    assert tera("SD3.5-Large", round(0.3 * TOKENS)) == pytest.approx(21.9, abs=0.05)
+    assert tera("SD3.5-Medium") == pytest.approx(22.5, abs=0.05)
+    assert tera("SD3-Medium") == pytest.approx(17.8, abs=0.05)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("active", [TOKENS, 1216])
+def test_steps_cost_what_torch_counts(model, active):
+    arch = MODELS[model]
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module = meta_transformer(arch)
+        slot = torch.empty(1, arch.heads, TOKENS - active, arch.head_size)
+        positions = torch.empty(1, active, dtype=torch.int32)
+        text, pooled = torch.empty(1, TEXT, 4096), torch.empty(1, 2048)
+        past = [slot] * (2 * arch.attention_layers) + [slot[:, :, :0]] * (2 * arch.layers)
+        module(torch.empty(1, active, 64), positions, torch.empty(1), text, pooled, *past)
+    # The formula leaves out what is not in a layer: both embeddings, modulation, the output projection.
+    assert step_flops(arch, active, TOKENS, TEXT) == pytest.approx(counter.get_total_flops(), rel=0.005)
+
+
+def meta_transformer(arch):
+    """A transformer without memory behind its weights."""
+    size = 8  # a small table: positions cost nothing
+    model = SD3Transformer2DModel(
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=arch.layers,
+        num_attention_heads=arch.heads,
+        attention_head_dim=arch.head_size,
+        caption_projection_dim=arch.width,
+        joint_attention_dim=arch.text_width,
+        pooled_projection_dim=arch.pooled_width,
+        pos_embed_max_size=size,
+        qk_norm="rms_norm",
+        dual_attention_layers=tuple(arch.dual_attention_layers),
+    ).to("meta")
+    return TokenTransformer(model, PositionTable(table_size=size, rows=size, columns=size), takes_cache=True).to("meta")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "small", "speedup"),
+    [
+        ("large:10,hybrid:15,small:25", "SD3.5-Medium", 1.68),
+        ("large:10,hybrid:15,small:25", "SD3-Medium", 1.87),
+        ("large:10,hybrid:10,small:30", "SD3.5-Medium", 1.79),
+        ("large:10,hybrid:10,small:30", "SD3-Medium", 2.00),
+        ("small:50", "SD3.5-Medium", 2.77),
+        ("small:50", "SD3-Medium", 3.50),
+        ("large:50", "SD3-Medium", 1.00),
+    ],
+)
+def test_speedups_are_those_the_method_lists(schedule, small, speedup):
+    found = schedule_from_text(f"{schedule};signal=change")
+    # Two digits are published, and M is rounded from 1229 to 1216 tokens.
+    assert predicted_speedup(found, MODELS["SD3.5-Large"], MODELS[small], TOKENS, TEXT) == pytest.approx(
+        speedup, abs=0.01
+    )
+
+
+def test_gap_costs_one_step_of_small_for_each_choice_of_a_region():
+    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
+
+    def cost(text):
+        return schedule_flops(schedule_from_text(text), large, small, TOKENS, TEXT)
+
+    once = 2 * step_flops(small, TOKENS, TOKENS, TEXT)
+    schedule = "large:2,hybrid:7,small:1"
+    assert cost(f"{schedule};signal=gap") - cost(f"{schedule};signal=change") == once
+    assert cost(f"{schedule};signal=gap,refresh=2") - cost(f"{schedule};signal=center,refresh=2") == 3 * once
+
+
+def test_steps_of_the_prompts_rows_alone_cost_half():
+    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
+
+    def cost(text, **options):
+        return schedule_flops(schedule_from_text(text), large, small, TOKENS, TEXT, **options)
+
+    assert cost("large:2,large+held:2") == 1.5 * cost("large:2")
+    assert cost("large:2,large+held:2", guided=False) == 2 * cost("large:2", guided=False)
+
+
+def test_cached_text_makes_a_region_step_as_cheap_as_the_method_says():
+    large = MODELS["SD3.5-Large"]
+    whole = step_flops(large, TOKENS, TOKENS, TEXT)
+    live = step_flops(large, 1229, TOKENS, TEXT) / whole
+    cached = step_flops(large, 1229, TOKENS, TEXT, text_cached=True) / whole
+    assert (live, cached) == pytest.approx((0.352, 0.278), abs=0.001)
+
+
+def test_refreshes_cost_large_steps():
+    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
+    refreshed = schedule_flops(
+        schedule_from_text("large:2,hybrid:3;signal=center,refresh=1"), large, small, TOKENS, TEXT
+    )
+    written = schedule_from_text("large:2,hybrid:1,large:1,hybrid:1;signal=center")
+    assert refreshed == schedule_flops(written, large, small, TOKENS, TEXT)
