@@ -31,8 +31,11 @@ class EngineLoadError(HSError):
     """An engine file cannot be used here: wrong device, wrong version, broken."""
 
 
-class ShapeError(HSError):
-    """A shape lies outside an engine's profiles, or shapes contradict one another."""
+class ShapeError(HSError, ValueError):
+    """A shape lies outside an engine's profiles, or shapes contradict one another.
+
+    A ValueError too, so that msgspec tells of a bad one in a document with the place it stands at.
+    """
 
 
 class DeviceError(HSError):

@@ -1,10 +1,11 @@
-"""What an engine looks like from outside: named typed tensors over symbolic dimensions, and shape profiles."""
+"""An engine's I/O signature: named typed tensors over symbolic dimensions, and shape profiles; JSON by msgspec."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
+
+from msgspec import Struct
 
 from hsengines.errors import ShapeError
 
@@ -12,8 +13,7 @@ Dim = int | str
 """A fixed extent, the name of a symbolic one ("G", "M", ...), or a product of these ("8*h")."""
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One named input or output; `dtype` is numpy's name of it ("float32", "int32", "int64")."""
 
     name: str
@@ -34,9 +34,8 @@ class TensorSpec:
         return prod(int(f) if f.isdecimal() else dims[f] for f in factors)
 
 
-@dataclass(frozen=True)
-class DimRange:
-    """The extents one dimension may take, and the one to tune for."""
+class DimRange(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The extents one dimension may take, and the one to tune for; as JSON, these three in a list."""
 
     minimum: int
     optimum: int
@@ -50,21 +49,19 @@ class DimRange:
         return self.minimum <= extent <= self.maximum
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     """A named set of extents that an engine is tuned for."""
 
     name: str
-    dims: Mapping[str, DimRange]
+    dims: dict[str, DimRange]
 
     def admits(self, dims: Mapping[str, int]) -> bool:
         """Whether every extent in `dims` that the profile knows lies in its range."""
         return all(extent in self.dims[name] for name, extent in dims.items() if name in self.dims)
 
 
-@dataclass(frozen=True)
-class EngineSpec:
-    """An engine's whole outside."""
+class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """An engine's whole I/O signature."""
 
     name: str
     inputs: tuple[TensorSpec, ...]

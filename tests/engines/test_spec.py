@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +78,25 @@ def test_range_out_of_order_is_refused(bounds):
 def test_error_shows_its_hint_behind_the_message():
     assert str(HSError("found 1, expected 2", "try 2")) == "found 1, expected 2; try 2"
     assert str(HSError("found 1, expected 2")) == "found 1, expected 2"
+
+
+def test_spec_is_written_as_plain_json_and_read_back_the_same(spec):
+    written = msgspec.json.encode(spec)
+    assert msgspec.json.decode(written, type=EngineSpec) == spec
+    plain = msgspec.json.decode(written)
+    assert plain["inputs"][0] == {"name": "x", "dtype": "float32", "shape": ["G", "M", 4]}
+    assert plain["profiles"][0] == {"name": "full", "dims": {"G": [1, 2, 4], "M": [1, 8, 16], "R": [0, 0, 0]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ('{"name": "all", "dims": {"B": [2, 1, 3]}}', Profile, r"2\.\.1\.\.3 is not in ascending order - at `\$.dims"),
+        ('{"name": "all", "dims": {"B": [1, 2, 3, 4]}}', Profile, "at most length 3"),
+        ('{"name": "x", "dtype": "float32", "shape": [], "more": 1}', TensorSpec, "unknown field `more`"),
+        ('{"name": "x", "dtype": "float32", "shape": [1.5]}', TensorSpec, r"at `\$.shape\[0\]`"),
+    ],
+)
+def test_document_with_a_fault_is_refused_with_its_place(text, kind, words):
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.json.decode(text, type=kind)

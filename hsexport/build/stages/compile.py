@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -61,7 +60,7 @@ def engine_key(graph: Graph, backend: Backend, options: BuildOptions) -> BuildKe
     """
     facts = dict(graph.digests) | {
         "precision": graph.precision,
-        "profiles": json.dumps([asdict(p) for p in graph.spec.profiles], sort_keys=True),
+        "profiles": msgspec.json.encode(graph.spec.profiles, order="sorted").decode(),
         "builder": backend.version(),
     }
     return BuildKey(f"engine-{backend.name}", graph.name, facts | backend.key_facts(options))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+import msgspec
 
 from hsexport.build.key import BuildKey
 from hsexport.build.progress import Reporter, bytes_told
@@ -43,7 +45,7 @@ def export_key(network: Network) -> BuildKey:
     """
     facts = {tool: version(tool) for tool in TOOLS} | dict(network.facts)
     facts["dims"] = json.dumps([dict(network.trace_dims), dict(network.limits)], sort_keys=True)
-    facts["outside"] = json.dumps([asdict(t) for t in (*network.spec.inputs, *network.spec.outputs)], sort_keys=True)
+    facts["I/O signature"] = msgspec.json.encode([*network.spec.inputs, *network.spec.outputs]).decode()
     facts["hsexport"] = source_digest("export")
     return BuildKey("onnx", network.name, facts)
 

@@ -3,9 +3,9 @@
 import os
 import signal
 import threading
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from trt_graphs import attention_network, profile
 
 from hsengines.backend import BuildOptions, Layer, get_backend
