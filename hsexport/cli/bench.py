@@ -8,38 +8,54 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 from rich.table import Column, Table
 
 from hsengines.errors import HSError
+from hsexport.cli import options
+from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.report import BuildReport
 
 if TYPE_CHECKING:
     from hsexport.measure.bench.report import Report
 
-DEFAULTS = "repeat it; default: all presets, large at fewer steps, regions at random and in the middle"
 
-
+@command()
+@bundle_argument()
+@click.option(
+    "--schedule",
+    multiple=True,
+    shell_complete=options.presets,
+    help="repeat it; default: all presets, large at fewer steps, regions at random and in the middle",
+)
+@click.option("--prompts", default=200, help="how many, evenly spread over the list")
+@click.option("--prompt-file", type=FILE, help="one a line; the demo pair brings its own")
+@click.option("--judge", type=FILE, help="folder of judge.onnx, reference.npz, captions.json")
+@click.option("--against-diffusers", metavar="PATH|demo", help="also time diffusers' own pipeline; needs torch")
+@click.option(
+    "--diffusers-every", type=click.IntRange(1), default=10, help="which prompts diffusers draws, too: every N-th"
+)
+@options.threads
+@click.option(
+    "--out",
+    type=FILE,
+    default=Path("build/bench"),
+    help="folder of the report; a run that was killed goes on there",
+)
+@click.option("--readme", type=FILE, help="also put table and plot into this file's marked block")
+@json_option("print all numbers but each prompt's times")
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
-    schedule: Annotated[list[str] | None, typer.Option(help=DEFAULTS)] = None,
-    prompts: Annotated[int, typer.Option(help="how many, evenly spread over the list")] = 200,
-    prompt_file: Annotated[Path | None, typer.Option(help="one a line; the demo pair brings its own")] = None,
-    judge: Annotated[Path | None, typer.Option(help="folder of judge.onnx, reference.npz, captions.json")] = None,
-    against_diffusers: Annotated[
-        str | None, typer.Option(metavar="PATH|demo", help="also time diffusers' own pipeline; needs torch")
-    ] = None,
-    diffusers_every: Annotated[int, typer.Option(min=1, help="which prompts diffusers draws, too: every N-th")] = 10,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all")] = 0,
-    out: Annotated[Path, typer.Option(help="folder of the report; a run that was killed goes on there")] = Path(
-        "build/bench"
-    ),
-    readme: Annotated[Path | None, typer.Option(help="also put table and plot into this file's marked block")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print all numbers but each prompt's times")] = False,
+    bundle: Path,
+    schedule: tuple[str, ...],
+    against_diffusers: str | None,
+    out: Path,
+    readme: Path | None,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Measure schedules side by side: speed, distance to large's own pictures, fidelity; writes a report."""
     from hsexport.build.quiet import hush_libraries
@@ -52,17 +68,7 @@ def bench(
     _check_folder(out)
     if readme:
         check_readme(readme)
-    request = BenchRequest(
-        bundle=bundle,
-        work=out / "work",
-        schedules=tuple(schedule or ()),
-        prompts=prompts,
-        prompt_file=prompt_file,
-        judge=judge,
-        diffusers=against_diffusers,
-        diffusers_every=diffusers_every,
-        threads=threads,
-    )
+    request = BenchRequest(bundle=bundle, work=out / "work", schedules=schedule, diffusers=against_diffusers, **asked)
     on_stop = "prompts that are done are kept, the same command goes on from there"
     # What is to be hushed would bring torch.
     hushed = hush_libraries() if against_diffusers else nullcontext()
@@ -73,7 +79,7 @@ def bench(
         if readme:
             files += [readme, *splice(readme, report, (out / f"{PLOT}.png").read_bytes())]
     if as_json:
-        typer.echo(report_json(report.summary()).decode(), nl=False)
+        click.echo(report_json(report.summary()).decode(), nl=False)
     else:
         _print(report, files)
 

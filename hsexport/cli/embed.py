@@ -1,97 +1,30 @@
-"""`hsexport embed`: where the C library lies, as compilers ask for it."""
+"""`hsexport embed`."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-import hsruntime
-from hsengines.errors import HSError
-
-PACKAGE = Path(hsruntime.__file__).parent
-HEADER = Path("include") / "hsruntime.h"
+from hsexport.cli.command import FILE, command, json_option
+from hsexport.deploy.capi import built_in, shipped
 
 
-@dataclass(frozen=True)
-class Installed:
-    """The C library, installed under one folder."""
-
-    prefix: Path
-
-    @property
-    def is_there(self) -> bool:
-        """Whether header and library lie where they should."""
-        return (self.prefix / HEADER).is_file() and (self.lib / "libhsruntime.so").exists()
-
-    @property
-    def lib(self) -> Path:
-        """The library's folder."""
-        return self.prefix / "lib"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What the command tells, by the name of its option."""
-        return {
-            "cflags": f"-I{self.prefix / 'include'}",
-            "libs": f"-L{self.lib} -lhsruntime -Wl,-rpath,{self.lib}",
-            "cmake-dir": str(self.lib / "cmake" / "hsruntime"),
-            "pkg-config-dir": str(self.lib / "pkgconfig"),
-        }
-
-
-def embed(
-    cflags: Annotated[bool, typer.Option("--cflags", help="print what the compiler needs")] = False,
-    libs: Annotated[bool, typer.Option("--libs", help="print what the linker needs")] = False,
-    cmake_dir: Annotated[bool, typer.Option("--cmake-dir", help="print the value of hsruntime_DIR")] = False,
-    pkg_config_dir: Annotated[bool, typer.Option("--pkg-config-dir", help="print an entry of PKG_CONFIG_PATH")] = False,
-    build: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="build the library and install it there; needs CMake and C++")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print all of it for scripts")] = False,
-) -> None:
+@command()
+@click.option("--cflags", is_flag=True, help="print what the compiler needs")
+@click.option("--libs", is_flag=True, help="print what the linker needs")
+@click.option("--cmake-dir", is_flag=True, help="print the value of hsruntime_DIR")
+@click.option("--pkg-config-dir", is_flag=True, help="print an entry of PKG_CONFIG_PATH")
+@click.option("--build", type=FILE, metavar="DIR", help="build the library and install it there; needs CMake and C++")
+@json_option("print all of it for scripts")
+def embed(build: Path | None, as_json: bool, **asked: bool) -> None:
     """Tell where the C library is, for programs in C and C++."""
-    found = _built(build.resolve()) if build else _shipped()
-    asked = {"cflags": cflags, "libs": libs, "cmake-dir": cmake_dir, "pkg-config-dir": pkg_config_dir}
-    wanted = [fact for name, fact in found.facts.items() if asked[name]]
+    found = built_in(build.resolve()) if build else shipped()
+    wanted = [fact for name, fact in found.facts.items() if asked[name.replace("-", "_")]]
     if as_json:
-        typer.echo(json.dumps(found.facts))
+        click.echo(json.dumps(found.facts))
     elif wanted:
-        typer.echo(" ".join(wanted))
+        click.echo(" ".join(wanted))
     else:
-        typer.echo("\n".join(f"{name:<15} {fact}" for name, fact in found.facts.items()))
-
-
-def _shipped() -> Installed:
-    found = Installed(PACKAGE / "capi")
-    if not found.is_there:
-        raise HSError("this installation carries no libhsruntime", "build it: hsexport embed --build DIR")
-    return found
-
-
-def _built(prefix: Path) -> Installed:
-    """Builds from the sources beside the package, for this interpreter. Raises HSError."""
-    sources = next((s for s in (PACKAGE / "capi" / "source", PACKAGE.parent / "capi") if s.is_dir()), None)
-    if sources is None:
-        raise HSError(f"the sources of libhsruntime are not beside {PACKAGE}", "install hsexport again")
-    if not shutil.which("cmake"):
-        raise HSError("there is no cmake", "install CMake and a C++ compiler; on Debian, apt-get install cmake g++")
-    tree = prefix / "build"
-    places = [f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib", f"-DHSRUNTIME_PYTHON={sys.executable}"]
-    _run_cmake("-S", str(sources), "-B", str(tree), *places)
-    _run_cmake("--build", str(tree))
-    _run_cmake("--install", str(tree))
-    return Installed(prefix)
-
-
-def _run_cmake(*words: str) -> None:
-    done = subprocess.run(["cmake", *words], capture_output=True, text=True)
-    if done.returncode:
-        typer.echo(done.stdout + done.stderr, err=True)
-        raise HSError("cmake failed, as it says above", "it needs a C++17 compiler; on Debian, apt-get install g++")
+        click.echo("\n".join(f"{name:<15} {fact}" for name, fact in found.facts.items()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 from rich.table import Table
 
 from hsengines.dtypes import FLOATS
+from hsexport.cli.command import bundle_argument, command, json_option
 from hsruntime.bundle.manifest import EngineRecord, Manifest, Transformer, manifest_bytes, size_text
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.schedule.arithmetic import bundle_speedup
@@ -19,14 +19,14 @@ from hsruntime.schedule.presets import resolve_schedule
 LOG_WIDTH = 150  # where no terminal tells its own
 
 
-def inspect(
-    bundle: Annotated[Path, typer.Argument(help="a bundle")],
-    as_json: Annotated[bool, typer.Option("--json", help="print the manifest")] = False,
-) -> None:
+@command()
+@bundle_argument("a bundle")
+@json_option("print the manifest")
+def inspect(bundle: Path, as_json: bool) -> None:
     """Show what a bundle holds and what was measured when it was built."""
     opened = open_bundle(bundle)
     if as_json:
-        typer.echo(manifest_bytes(opened.manifest).decode(), nl=False)
+        click.echo(manifest_bytes(opened.manifest).decode(), nl=False)
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
     _print_facts(console, opened)

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import errno
 import sys
+from importlib import import_module
+from typing import Any
 
-import typer
+import click
 
 from hsengines.errors import HSError
-from hsexport.cli import (
-    batch,
-    bench,
-    build,
-    embed,
-    inspect,
-    interrupts,
-    pack,
-    plan,
-    run,
-    serve,
-    triton,
-    tune,
-    verify,
-)
+from hsexport.cli import interrupts
+
+COMMANDS = {
+    "plan": "Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time.",
+    "build": "Build a bundle from a pair: load, export, optimise, compile, verify, pack.",
+    "run": "Make pictures from a bundle.",
+    "inspect": "Show what a bundle holds and what was measured when it was built.",
+    "verify": "Check a bundle: every byte, every engine against torch or its golden, and the region against the full "
+    "pass.",
+    "pack": "Pack a bundle into one archive to copy; with --runtime, with all that runs it on a machine without a "
+    "network.",
+    "bench": "Measure schedules side by side: speed, distance to large's own pictures, fidelity; writes a report.",
+    "tune": "Find the bundle's best schedule under one constraint, by counting first and measuring what that leaves.",
+    "serve": "Answer OpenAI's images API over HTTP, with a page to try it, health and metrics.",
+    "triton": "Write a model repository for NVIDIA Triton.",
+    "embed": "Tell where the C library is, for programs in C and C++.",
+    "batch": "Draw every prompt of a file; the same command goes on after whatever stopped it.",
+}
+"""Each command's file in this folder, and the first line of its help, told without importing it."""
 
 OS_HINTS = {
     errno.ENOSPC: "free some space or name another place",
@@ -34,39 +40,61 @@ OS_HINTS = {
 
 EXTRAS = {
     **dict.fromkeys(("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"), "build"),
-    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub"), "build"),
+    **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub", "polygraphy"), "build"),
     **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "starlette", "pydantic"), "serve"),
     "ray": "ray",
 }
 """Modules that the bare install does not bring, and the extra that does."""
 
-app = typer.Typer(
-    name="hsexport",
-    help="Builds bundles of engines from pairs of diffusion transformers, and makes pictures with them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+
+class Commands(click.Group):
+    """Imports a command's file when the command is called, and not to list it."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command itself in place of the line that stands for it."""
+        name, line, rest = super().resolve_command(ctx, args)
+        return name, line and getattr(import_module(f"hsexport.cli.{name}"), str(name)), rest
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of COMMANDS."""
+        del ctx
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each line whole, where click would cut it short."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Interrupted, 130, where click would exit with 1; what there is to say the command has said."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(
+    cls=Commands,
+    commands={name: click.Command(name, help=line) for name, line in COMMANDS.items()},
+    subcommand_metavar="COMMAND [ARGS]...",
+    invoke_without_command=True,
+    context_settings={"show_default": True},
 )
-app.command("plan")(plan.plan)
-app.command("build")(build.build)
-app.command("run")(run.run)
-app.command("inspect")(inspect.inspect)
-app.command("verify")(verify.verify)
-app.command("pack")(pack.pack)
-app.command("bench")(bench.bench)
-app.command("tune")(tune.tune)
-app.command("serve")(serve.serve)
-app.command("triton")(triton.triton)
-app.command("embed")(embed.embed)
-app.command("batch")(batch.batch)
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Builds bundles of engines from pairs of diffusion transformers, and makes pictures with them."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(2)
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong usage, 130 interrupted."""
     interrupts.listen()
     try:
-        app()
+        app(prog_name="hsexport")
     except HSError as err:
         _fail(str(err))
     except OSError as err:

@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterable
 
-import typer
+import click
 
-from hsexport.checkpoints.weights.adapter import AdapterRequest
-
-Pixels = Annotated[str | None, typer.Option(metavar="WxH", help="in pixels; default: what large was trained at")]
-MinPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half of --size")]
-MaxPixels = Annotated[str | None, typer.Option(metavar="WxH", help="default: half as much again as --size")]
-Graphs = Annotated[bool, typer.Option("--graphs/--no-graphs", help="replay steps as CUDA graphs; a CPU has none")]
-MemoryCap = Annotated[float | None, typer.Option(help="MiB that tensors may take on the device")]
-VaeTile = Annotated[
-    int, typer.Option(metavar="PIXELS", help="decode larger pictures in tiles of this side; 0 decodes whole")
-]
+from hsexport.cli.command import one_of
 
 
 def size_from_text(text: str) -> tuple[int, int]:
-    """`1024x768` as (width, height). Raises typer.BadParameter, which is a usage error."""
+    """`1024x768` as (width, height). Raises click.BadParameter, which is a usage error."""
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise typer.BadParameter(f"'{text}' is not a size; write WIDTHxHEIGHT, for example 1024x768")
+        raise click.BadParameter(f"'{text}' is not a size; write WIDTHxHEIGHT, for example 1024x768")
     return int(width), int(height)
 
 
-def optional_size(text: str | None) -> tuple[int, int] | None:
-    """The same, or None for an option that was left out."""
-    return size_from_text(text) if text else None
+def preset_names() -> Iterable[str]:
+    """What `--schedule` may be called by name."""
+    from hsruntime.schedule.presets import PRESETS
+
+    return PRESETS
 
 
-def adapter_from_text(text: str) -> AdapterRequest:
-    """`FILE`, `FILE:0.8` or `small=FILE:0.8`. Raises typer.BadParameter, which is a usage error."""
-    role, mark, rest = text.partition("=")
-    if not mark or role not in ("large", "small"):
-        role, rest = "large", text
-    file, colon, scale = rest.rpartition(":")
-    if not colon:
-        file, scale = rest, "1"
-    try:
-        value = float(scale)
-    except ValueError:
-        value = math.nan
-    if not file or not math.isfinite(value):
-        raise typer.BadParameter(f"'{text}' is not a LoRA with its scale; write FILE, FILE:0.8 or small=FILE:0.8")
-    return AdapterRequest("small" if role == "small" else "large", Path(file), value)
+presets = one_of(preset_names)
+schedule = click.option(
+    "--schedule", shell_complete=presets, help="hybridstitch, large, small, or large:10,hybrid:10,small:8"
+)
+steps = click.option("--steps", type=int, help="steps of a preset")
+guidance_scale = click.option("--guidance-scale", type=float, help="1 or less switches guidance off")
+size = click.option("--size", metavar="WxH", type=size_from_text, help="in pixels, within the bundle's range")
+threads = click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads, 0 for all")
+graphs = click.option("--graphs/--no-graphs", default=True, help="replay steps as CUDA graphs; a CPU has none")
+memory_cap = click.option("--memory-cap", type=float, help="MiB that tensors may take on the device")
+vae_tile = click.option(
+    "--vae-tile", metavar="PIXELS", default=0, help="decode larger pictures in tiles of this side; 0 decodes whole"
+)
+max_batch = click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    help="pictures drawn together; default: as built on a GPU, 1 on a CPU",
+)

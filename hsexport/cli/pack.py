@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 
 from hsengines.errors import HSError
+from hsexport.cli.command import FILE, bundle_argument, command, json_option, one_of
 from hsexport.cli.report import BuildReport
 from hsexport.deploy.archive.pins import given_versions
 from hsexport.deploy.archive.shipment import RuntimeOptions, Shipment, ship
 from hsexport.deploy.archive.target import PLATFORMS, Target
 
 
+@command()
+@bundle_argument()
+@click.option(
+    "--out",
+    type=FILE,
+    required=True,
+    help="the archive, .tar or .tar.gz; only float32 weights become smaller by gzip",
+)
+@click.option("--runtime", is_flag=True, help="with hsexport's wheel and pinned requirements of the bundle's backend")
+@click.option(
+    "--wheelhouse/--no-wheels",
+    "wheels",
+    default=True,
+    help="with the requirements' wheels, to install without a network",
+)
+@click.option("--python", help="the other machine's Python, if not this one's: 3.11")
+@click.option("--platform", shell_complete=one_of(lambda: PLATFORMS), help=f"if not this one's: {', '.join(PLATFORMS)}")
+@click.option("--versions", type=FILE, metavar="FILE", help="lines name==version, packed whatever is installed here")
+@json_option("print what was packed for scripts")
 def pack(
-    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
-    out: Annotated[
-        Path, typer.Option(help="the archive, .tar or .tar.gz; only float32 weights become smaller by gzip")
-    ],
-    runtime: Annotated[
-        bool, typer.Option("--runtime", help="with hsexport's wheel and pinned requirements of the bundle's backend")
-    ] = False,
-    wheels: Annotated[
-        bool,
-        typer.Option("--wheelhouse/--no-wheels", help="with the requirements' wheels, to install without a network"),
-    ] = True,
-    python: Annotated[str | None, typer.Option(help="the other machine's Python, if not this one's: 3.11")] = None,
-    platform: Annotated[str | None, typer.Option(help=f"if not this one's: {', '.join(PLATFORMS)}")] = None,
-    versions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="lines name==version, packed whatever is installed here"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was packed for scripts")] = False,
+    bundle: Path,
+    out: Path,
+    runtime: bool,
+    wheels: bool,
+    python: str | None,
+    platform: str | None,
+    versions: Path | None,
+    as_json: bool,
 ) -> None:
     """Pack a bundle into one archive to copy; with --runtime, with all that runs it on a machine without a network."""
     if not runtime and (python or platform or versions):
@@ -45,7 +54,7 @@ def pack(
     with BuildReport("nothing was written") as report:
         done = ship(bundle, out, options, report)
     if as_json:
-        typer.echo(json.dumps(_record(done)))
+        click.echo(json.dumps(_record(done)))
     else:
         Console(stderr=True, highlight=False).print(
             f"{out}: {done.size_bytes / 1e6:.1f} MB", soft_wrap=True, markup=False

@@ -46,7 +46,7 @@ class BuildReport:
         self._finish_stage()
         if self._live:
             self._progress.stop()
-        if kind and issubclass(kind, KeyboardInterrupt):  # typer turns it into exit code 130 without a word
+        if kind and issubclass(kind, KeyboardInterrupt):  # exit code 130 follows without a word
             self._console.print(f"hsexport: stopped; {self._on_stop}", soft_wrap=True)
 
     def stage(self, name: str, items: int) -> None:

@@ -7,45 +7,63 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hsengines.errors import HSError
 from hsexport import __version__
-from hsexport.cli.options import Graphs, MemoryCap, VaeTile, size_from_text
+from hsexport.cli import options
+from hsexport.cli.command import FILE, bundle_argument, command, json_option
 
 
+@command()
+@bundle_argument()
+@click.option("--prompt", multiple=True, required=True, help="repeat it for several pictures at once")
+@click.option(
+    "--out",
+    type=FILE,
+    default=Path("picture.png"),
+    help="PNG; several pictures get -0, -1, ... before the suffix",
+)
+@click.option("--negative-prompt", default="", show_default=False, help="what the picture should not be")
+@click.option("--seed", default=0, help="picture i uses seed + i")
+@options.schedule
+@options.steps
+@options.guidance_scale
+@options.size
+@click.option("--region", type=FILE, help="also write the picture with its region marked")
+@options.threads
+@options.graphs
+@options.memory_cap
+@options.vae_tile
+@click.option("--text-on-demand", is_flag=True, help="close the text encoders before the loop, to save memory")
+@json_option("print files, schedule and times for scripts")
 def run(
-    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
-    prompt: Annotated[list[str], typer.Option(help="repeat it for several pictures at once")],
-    out: Annotated[Path, typer.Option(help="PNG; several pictures get -0, -1, ... before the suffix")] = Path(
-        "picture.png"
-    ),
-    negative_prompt: Annotated[str, typer.Option(help="what the picture should not be")] = "",
-    seed: Annotated[int, typer.Option(help="picture i uses seed + i")] = 0,
-    schedule: Annotated[
-        str | None, typer.Option(help="hybridstitch, large, small, or large:10,hybrid:10,small:8")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="steps of a preset")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 or less switches guidance off")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="in pixels, within the bundle's range")] = None,
-    region: Annotated[Path | None, typer.Option(help="also write the picture with its region marked")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads, 0 for all")] = 0,
-    graphs: Graphs = True,
-    memory_cap: MemoryCap = None,
-    vae_tile: VaeTile = 0,
-    text_on_demand: Annotated[
-        bool, typer.Option("--text-on-demand", help="close the text encoders before the loop, to save memory")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print files, schedule and times for scripts")] = False,
+    bundle: Path,
+    prompt: tuple[str, ...],
+    out: Path,
+    negative_prompt: str,
+    seed: int,
+    schedule: str | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    size: tuple[int, int] | None,
+    region: Path | None,
+    threads: int,
+    graphs: bool,
+    memory_cap: float | None,
+    vae_tile: int,
+    text_on_demand: bool,
+    as_json: bool,
 ) -> None:
     """Make pictures from a bundle."""
     from hsruntime.session import Session
 
-    width, height = size_from_text(size) if size else (None, None)
+    width, height = size or (None, None)
+    prompts = list(prompt)
     _check_writable(out, *([region] if region else []))
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
@@ -64,7 +82,7 @@ def run(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = session.generate(
-                prompt,
+                prompts,
                 negative_prompt=negative_prompt,
                 seed=seed,
                 width=width,
@@ -79,9 +97,9 @@ def run(
     for cut in cuts:
         console.print(f"warning: {cut}", soft_wrap=True, markup=False)
     recipe = {"negative_prompt": negative_prompt, "schedule": str(result.schedule), "guidance_scale": f"{guidance:g}"}
-    files = _save(result, prompt, seed, recipe, out, region)
+    files = _save(result, prompts, seed, recipe, out, region)
     if as_json:
-        typer.echo(json.dumps(_summary(result, files, cuts)))
+        click.echo(json.dumps(_summary(result, files, cuts)))
     else:
         console.print(f"{', '.join(files)}: {result.schedule}, {result.seconds:.2f} s", soft_wrap=True, markup=False)
 

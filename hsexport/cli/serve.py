@@ -5,47 +5,66 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-import typer
+import click
 from rich.console import Console
 
-from hsexport.cli.options import Graphs, MemoryCap, VaeTile
+from hsexport.cli import options
+from hsexport.cli.command import Option, bundle_argument, command
 
-limit = partial(typer.Option, rich_help_panel="Limits")
+limit = partial(click.option, cls=Option, section="Limits")
+SECONDS = click.FloatRange(0.1)
 
 
+@command()
+@bundle_argument()
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 to be reached from elsewhere")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free one")
+@click.option("--api-key", envvar="HSEXPORT_API_KEY", show_envvar=True, help="what callers must send as a bearer token")
+@limit("--queue", type=click.IntRange(1), default=16, help="pictures that may wait; more get 429")
+@limit("--max-batch", type=click.IntRange(1), help="pictures drawn together; default: as built on a GPU, 1 on a CPU")
+@limit("--gather-ms", type=click.FloatRange(0), default=5, help="how long a batch that is not full waits")
+@limit("--timeout", type=SECONDS, default=120, help="seconds after which a picture is given up with 504")
+@limit("--max-body-kb", type=click.IntRange(1), default=256, help="largest request, KiB")
+@limit("--header-timeout", type=SECONDS, default=10, help="seconds in which a connection must send headers")
+@limit("--body-timeout", type=SECONDS, default=10, help="seconds in which a request's body must come")
+@limit("--max-connections", type=click.IntRange(1), default=256, help="more get 503")
+@limit("--drain-timeout", type=click.FloatRange(0), default=30, help="seconds to finish what waits after SIGTERM")
+@click.option(
+    "--watch",
+    type=click.FloatRange(0),
+    default=2,
+    help="seconds between looks for a new bundle in place of this one; 0: never",
+)
+@click.option("--warm-up/--no-warm-up", default=True, help="draw one picture before listening")
+@options.threads
+@options.graphs
+@options.memory_cap
+@options.vae_tile
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="what is told"
+)
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from elsewhere")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any free one", min=0, max=65535)] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="HSEXPORT_API_KEY", help="what callers must send as a bearer token")
-    ] = None,
-    queue: Annotated[int, limit(help="pictures that may wait; more get 429", min=1)] = 16,
-    max_batch: Annotated[
-        int | None,
-        limit(help="pictures drawn together; default: as built on a GPU, 1 on a CPU", min=1),
-    ] = None,
-    gather_ms: Annotated[float, limit(help="how long a batch that is not full waits", min=0)] = 5,
-    timeout: Annotated[
-        float,
-        limit(help="seconds after which a picture is given up with 504", min=0.1),
-    ] = 120,
-    max_body_kb: Annotated[int, limit(help="largest request, KiB", min=1)] = 256,
-    header_timeout: Annotated[float, limit(help="seconds in which a connection must send headers", min=0.1)] = 10,
-    body_timeout: Annotated[float, limit(help="seconds in which a request's body must come", min=0.1)] = 10,
-    max_connections: Annotated[int, limit(help="more get 503", min=1)] = 256,
-    drain_timeout: Annotated[float, limit(help="seconds to finish what waits after SIGTERM", min=0)] = 30,
-    watch: Annotated[
-        float, typer.Option(help="seconds between looks for a new bundle in place of this one; 0: never", min=0)
-    ] = 2,
-    warm_up: Annotated[bool, typer.Option("--warm-up/--no-warm-up", help="draw one picture before listening")] = True,
-    threads: Annotated[int, typer.Option(help="CPU threads, 0 for all", min=0)] = 0,
-    graphs: Graphs = True,
-    memory_cap: MemoryCap = None,
-    vae_tile: VaeTile = 0,
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="what is told")] = "info",
+    bundle: Path,
+    host: str,
+    port: int,
+    api_key: str | None,
+    queue: int,
+    max_batch: int | None,
+    gather_ms: float,
+    timeout: float,
+    max_body_kb: int,
+    header_timeout: float,
+    body_timeout: float,
+    max_connections: int,
+    drain_timeout: float,
+    watch: float,
+    warm_up: bool,
+    threads: int,
+    graphs: bool,
+    memory_cap: float | None,
+    vae_tile: int,
+    log_level: str,
 ) -> None:
     """Answer OpenAI's images API over HTTP, with a page to try it, health and metrics."""
     from hsexport.deploy.serve.app import HttpOptions

@@ -4,48 +4,49 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich.console import Console
 
+from hsexport.cli.command import FILE, bundle_argument, command, json_option
 
+
+@command()
+@bundle_argument()
+@click.option("--out", type=FILE, required=True, help="the model repository; made if it is not there")
+@click.option("--name", help="the model's name; else the bundle's")
+@click.option(
+    "--max-queue-delay-us",
+    type=click.IntRange(0),
+    default=10_000,
+    help="microseconds that a request waits for company",
+)
+@click.option("--max-queue-size", type=click.IntRange(0), default=256, help="requests that may wait; 0 for any number")
+@click.option("--queue-timeout-ms", type=click.IntRange(0), default=0, help="how long they may wait; 0 for ever")
+@click.option("--instances", type=click.IntRange(1), default=1, help="sessions side by side, each with its own engines")
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads of each instance, 0 for all")
+@click.option("--progress", "--decoupled", is_flag=True, help="answer after every step, too; clients must stream")
+@click.option(
+    "--execution-env",
+    metavar="PATH",
+    default="",
+    show_default=False,
+    help="Python environment with hsexport in it, packed or plain, on the server",
+)
+@click.option("--link/--copy", default=False, help="hard-link the bundle's files")
+@json_option("print what was written for scripts")
 def triton(
-    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
-    out: Annotated[Path, typer.Option(help="the model repository; made if it is not there")],
-    name: Annotated[str | None, typer.Option(help="the model's name; else the bundle's")] = None,
-    max_queue_delay_us: Annotated[
-        int, typer.Option(min=0, help="microseconds that a request waits for company")
-    ] = 10_000,
-    max_queue_size: Annotated[int, typer.Option(min=0, help="requests that may wait; 0 for any number")] = 256,
-    queue_timeout_ms: Annotated[int, typer.Option(min=0, help="how long they may wait; 0 for ever")] = 0,
-    instances: Annotated[int, typer.Option(min=1, help="sessions side by side, each with its own engines")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each instance, 0 for all")] = 0,
-    progress: Annotated[
-        bool, typer.Option("--progress", "--decoupled", help="answer after every step, too; clients must stream")
-    ] = False,
-    execution_env: Annotated[
-        str, typer.Option(metavar="PATH", help="Python environment with hsexport in it, packed or plain, on the server")
-    ] = "",
-    link: Annotated[bool, typer.Option("--link/--copy", help="hard-link the bundle's files")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was written for scripts")] = False,
+    bundle: Path, out: Path, name: str | None, link: bool, as_json: bool, queue_timeout_ms: int, **asked: Any
 ) -> None:
     """Write a model repository for NVIDIA Triton."""
     from hsexport.deploy.triton.config import TritonOptions
     from hsexport.deploy.triton.repository import write_repository
 
-    options = TritonOptions(
-        max_queue_delay_us=max_queue_delay_us,
-        max_queue_size=max_queue_size,
-        queue_timeout_us=1000 * queue_timeout_ms,
-        instances=instances,
-        threads=threads,
-        progress=progress,
-        execution_env=execution_env,
-    )
+    options = TritonOptions(queue_timeout_us=1000 * queue_timeout_ms, **asked)
     written = write_repository(bundle, out, options, name=name, link=link)
     if as_json:
-        typer.echo(json.dumps(_summary(written, options)))
+        click.echo(json.dumps(_summary(written, options)))
         return
     rows, how = written.bundle.manifest.sizes.max_batch, _placement(written) if link else "copied"
     Console(stderr=True, highlight=False).print(

@@ -6,12 +6,14 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.console import Console
 
 from hsengines.errors import HSError
+from hsexport.cli import options
+from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.report import BuildReport
 
 if TYPE_CHECKING:
@@ -20,29 +22,42 @@ if TYPE_CHECKING:
 LOG_WIDTH = 160  # where no terminal tells its own
 
 
+@command()
+@bundle_argument("a bundle; the best schedule becomes its default")
+@click.option(
+    "--min-speedup", type=float, metavar="X", help="be so much faster than large alone, then as close as possible"
+)
+@click.option(
+    "--max-distance",
+    type=float,
+    metavar="D",
+    help="stay this close by --metric (30 dB of psnr at least, 0.1 of flip at most)",
+)
+@click.option("--metric", type=click.Choice(["psnr", "ssim", "flip"]), default="psnr", help="what distance is")
+@click.option(
+    "--reference",
+    type=click.Choice(["converged", "same-steps"]),
+    default="converged",
+    help="distance to large in 100 steps, or in the bundle's default steps",
+)
+@click.option("--prompts", type=click.IntRange(1), default=48, help="that the finalists are measured on")
+@click.option("--prompt-file", type=FILE, help="one prompt a line; the demo pair has its own")
+@click.option(
+    "--large-steps", type=click.IntRange(1), help="speed 1 is large in so many steps; left out: the bundle's default"
+)
+@click.option("--work", type=FILE, help="measurements are kept there; left out: BUNDLE.tune")
+@options.threads
+@click.option("--dry-run", is_flag=True, help="leave the bundle as it is")
+@json_option("print everything for scripts")
 def tune(
-    bundle: Annotated[Path, typer.Argument(help="a bundle; the best schedule becomes its default")],
-    min_speedup: Annotated[
-        float | None, typer.Option(metavar="X", help="be so much faster than large alone, then as close as possible")
-    ] = None,
-    max_distance: Annotated[
-        float | None,
-        typer.Option(metavar="D", help="stay this close by --metric (30 dB of psnr at least, 0.1 of flip at most)"),
-    ] = None,
-    metric: Annotated[Literal["psnr", "ssim", "flip"], typer.Option(help="what distance is")] = "psnr",
-    reference: Annotated[
-        Literal["converged", "same-steps"],
-        typer.Option(help="distance to large in 100 steps, or in the bundle's default steps"),
-    ] = "converged",
-    prompts: Annotated[int, typer.Option(min=1, help="that the finalists are measured on")] = 48,
-    prompt_file: Annotated[Path | None, typer.Option(help="one prompt a line; the demo pair has its own")] = None,
-    large_steps: Annotated[
-        int | None, typer.Option(min=1, help="speed 1 is large in so many steps; left out: the bundle's default")
-    ] = None,
-    work: Annotated[Path | None, typer.Option(help="measurements are kept there; left out: BUNDLE.tune")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="leave the bundle as it is")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print everything for scripts")] = False,
+    bundle: Path,
+    min_speedup: float | None,
+    max_distance: float | None,
+    metric: Any,
+    work: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Find the bundle's best schedule under one constraint, by counting first and measuring what that leaves.
 
@@ -54,18 +69,7 @@ def tune(
 
     goal = goal_from(min_speedup, max_distance, metric)
     kept = work or bundle.resolve().with_name(f"{bundle.resolve().name}.tune")
-    request = TuneRequest(
-        bundle=bundle,
-        goal=goal,
-        work=kept,
-        metric=metric,
-        reference=reference,
-        prompts=prompts,
-        prompt_file=prompt_file,
-        large_steps=large_steps,
-        threads=threads,
-        write=not dry_run,
-    )
+    request = TuneRequest(bundle=bundle, goal=goal, work=kept, metric=metric, write=not dry_run, **asked)
     on_stop = f"what was measured is kept in {kept}, the same command goes on from there"
     with BuildReport(on_stop) as report, warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptCutWarning)  # all schedules get the same, cut or not
@@ -73,7 +77,7 @@ def tune(
     if as_json:
         from hsexport.measure.tune.report import summary
 
-        typer.echo(json.dumps(summary(outcome, kept)))
+        click.echo(json.dumps(summary(outcome, kept)))
     else:
         _print(outcome, goal, bundle)
 

@@ -6,9 +6,8 @@ import json
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -17,28 +16,28 @@ from hsexport.build.quiet import hush_libraries
 from hsexport.build.verify.bundle import Verification, verify_bundle
 from hsexport.build.verify.compare import Comparison
 from hsexport.build.verify.origin import NamedPair
-from hsexport.cli.options import adapter_from_text
+from hsexport.checkpoints.weights.adapter import AdapterRequest
+from hsexport.cli.build_options import lora
+from hsexport.cli.command import bundle_argument, command, json_option
 from hsexport.cli.report import BuildReport
 from hsruntime.bundle.reader import open_bundle
 
 
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="a bundle")],
-    large: Annotated[str | None, typer.Option(help="what it was built from, if that was a local path")] = None,
-    small: Annotated[str | None, typer.Option(help="the same")] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="[small=]FILE[:SCALE]", help="each LoRA that was fused, as in the build")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print all comparisons for scripts")] = False,
-) -> None:
+@command()
+@bundle_argument("a bundle")
+@click.option("--large", help="what it was built from, if that was a local path")
+@click.option("--small", help="the same")
+@lora("each LoRA that was fused, as in the build")
+@json_option("print all comparisons for scripts")
+def verify(bundle: Path, large: str | None, small: str | None, lora: tuple[AdapterRequest, ...], as_json: bool) -> None:
     """Check a bundle: every byte, every engine against torch or its golden, and the region against the full pass."""
     opened = open_bundle(bundle)
-    named = NamedPair(large, small, tuple(map(adapter_from_text, lora or ())))
+    named = NamedPair(large, small, lora)
     with BuildReport("nothing was changed") as report, hush_libraries():
         result = verify_bundle(opened, report, named)
     if as_json:
         comparisons = [_record(c) for c in result.comparisons]
-        typer.echo(json.dumps({"passed": result.passed, "comparisons": comparisons, "left_out": result.left_out}))
+        click.echo(json.dumps({"passed": result.passed, "comparisons": comparisons, "left_out": result.left_out}))
     else:
         _print(result)
     if not result.passed:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from hsengines.errors import HSError
-from hsexport.cli import embed
 from hsexport.cli.main import app
+from hsexport.deploy import capi
 
 
 def test_checkout_without_the_library_says_how_to_build_it():
@@ -31,7 +31,7 @@ def shipped(monkeypatch, tmp_path):
         file = tmp_path / "capi" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-    monkeypatch.setattr(embed, "PACKAGE", tmp_path)
+    monkeypatch.setattr(capi, "PACKAGE", tmp_path)
     return tmp_path / "capi"
 
 

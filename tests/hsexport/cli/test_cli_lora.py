@@ -1,10 +1,10 @@
 from pathlib import Path
 
+import click
 import pytest
-import typer
 
 from hsexport.checkpoints.weights.adapter import AdapterRequest
-from hsexport.cli.options import adapter_from_text
+from hsexport.cli.build_options import adapter_from_text
 
 
 @pytest.mark.parametrize(
@@ -23,5 +23,5 @@ def test_lora_is_a_file_with_a_role_and_a_scale(text, expected):
 
 @pytest.mark.parametrize("text", ["", "small=", "x:", "x:much", "x:nan", "x:inf", ":1"])
 def test_lora_without_file_or_scale_is_wrong_usage(text):
-    with pytest.raises(typer.BadParameter, match=r"write FILE, FILE:0\.8 or small=FILE:0.8"):
+    with pytest.raises(click.BadParameter, match=r"write FILE, FILE:0\.8 or small=FILE:0.8"):
         adapter_from_text(text)

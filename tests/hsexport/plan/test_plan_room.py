@@ -8,7 +8,7 @@ import pytest
 from hsengines.backend import BuildOptions, get_backend
 from hsexport.build.networks import networks_of
 from hsexport.build.outline import manifest_outline
-from hsexport.cli.plan import _precision
+from hsexport.cli.build_options import _precision
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
