@@ -42,9 +42,13 @@ def batch(bundle: Path, prompts: Path, out: Path, as_json: bool, size: tuple[int
     """Draw every prompt of a file; the same command goes on after whatever stopped it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from hsexport.deploy.ray.batch import BatchOptions, run_batch
+    from hsruntime.options import PictureOptions
 
+    width, height = size or (None, None)
+    picture = {name: asked.pop(name) for name in PictureOptions.__struct_fields__ if name in asked}
+    job = BatchOptions(PictureOptions(width=width, height=height, **picture), **asked)
     with BuildReport("what is drawn is kept; the same command goes on from there") as report:
-        summary = run_batch(bundle, prompts, out, BatchOptions(size=size or (None, None), **asked), report)
+        summary = run_batch(bundle, prompts, out, job, report)
     console = Console(stderr=True, highlight=False)
     for line in summary.failed:
         console.print(f"failed: {line}", soft_wrap=True, markup=False)

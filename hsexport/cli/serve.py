@@ -71,6 +71,7 @@ def serve(
     from hsexport.deploy.serve.server import listen
     from hsexport.deploy.serve.server import serve as serve_until_told
     from hsexport.deploy.serve.service import Service, ServiceOptions
+    from hsruntime.options import SessionOptions
 
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
     with listen(host, port) as sock:
@@ -81,10 +82,9 @@ def serve(
                 max_batch=max_batch,
                 gather_seconds=gather_ms / 1000,
                 timeout_seconds=timeout,
-                threads=threads,
-                graphs=graphs,
-                memory_cap_mb=memory_cap,
-                vae_tile=vae_tile or None,
+                session=SessionOptions(
+                    threads=threads, graphs=graphs, memory_cap_mb=memory_cap, vae_tile=vae_tile or None
+                ),
                 warm_up=warm_up,
                 watch_seconds=watch,
             ),

@@ -28,6 +28,7 @@ from hsexport.measure.bench.hardware import hardware
 from hsexport.measure.contact_sheet import write_report
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.options import SessionOptions
 
 PROMPT = "red apple"
 
@@ -92,7 +93,7 @@ def main(
     torch.set_num_threads(count)
     opened = open_bundle(bundle)
     pair = load_pair(large or opened.manifest.large.source, small or opened.manifest.small.source)
-    with hush_libraries(), warnings.catch_warnings(), Session(opened, threads=count) as session:
+    with hush_libraries(), warnings.catch_warnings(), Session(opened, SessionOptions(threads=count)) as session:
         warnings.simplefilter("ignore")
         empty = Session(opened, backend=NullBackend())
         rows = [compare(session, pair, model, rounds) for model in ("large", "small")]

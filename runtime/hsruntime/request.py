@@ -65,45 +65,6 @@ class Request:
         return [*self.negative_prompts, *self.prompts] if self.guided else self.prompts
 
 
-def complete_request(
-    manifest: Manifest,
-    prompt: str | Sequence[str] | None,
-    *,
-    negative_prompt: str | Sequence[str] = "",
-    seed: int | Sequence[int] = 0,
-    latents: np.ndarray | None = None,
-    size: tuple[int | None, int | None] = (None, None),
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    schedule: str | Schedule | None = None,
-    callback: Callback | None = None,
-    embeddings: TextEmbeddings | None = None,
-) -> Request:
-    """Fills in the bundle's defaults. Raises RequestError, ShapeError or ScheduleError."""
-    guidance_scale = _checked_guidance(manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale)
-    if embeddings is None:
-        prompts = prompt_list(prompt)
-        negatives, pictures = negative_list(negative_prompt, len(prompts)), len(prompts)
-    else:
-        _check_alone(prompt, negative_prompt)
-        prompts, negatives = [], []
-        pictures = _checked_embeddings(manifest, embeddings, guided=guidance_scale > 1)
-    check_batch(manifest, pictures)
-    size = _checked_size(manifest, size, latents)
-    seeds = _seed_list(seed, pictures)
-    return Request(
-        prompts=prompts,
-        negative_prompts=negatives,
-        latents=_checked_latents(manifest, latents, size, seeds),
-        size=size,
-        seeds=seeds,
-        guidance_scale=guidance_scale,
-        schedule=_checked_schedule(manifest, schedule, steps),
-        callback=callback,
-        embeddings=embeddings,
-    )
-
-
 def prompt_list(prompt: str | Sequence[str] | None) -> list[str]:
     """One prompt or several as a list. Raises RequestError."""
     if prompt is None:
@@ -133,12 +94,13 @@ def check_batch(manifest: Manifest, pictures: int) -> None:
         )
 
 
-def _check_alone(prompt: object, negative: object) -> None:
+def check_alone(prompt: object, negative: object) -> None:
+    """Raises RequestError for prompts that embeddings stand in for."""
     if prompt is not None or negative != "":
         raise RequestError("there are prompts beside embeddings", "give one of them; negative rows come first")
 
 
-def _checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bool) -> int:
+def checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bool) -> int:
     """How many pictures the rows are for. Raises RequestError."""
     rows, model = given.rows if np.ndim(given.text) else 0, manifest.large
     wanted = {"text": (rows, text_tokens(manifest), model.text_width), "pooled": (rows, model.pooled_width)}
@@ -154,7 +116,8 @@ def _checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bo
     return rows // 2 if guided else rows
 
 
-def _seed_list(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+def seed_list(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """One seed for each of `count`; of a single one, the numbers from it on. Raises RequestError."""
     seeds = tuple(range(seed, seed + count)) if isinstance(seed, int) else tuple(map(operator.index, seed))
     if len(seeds) != count:
         raise RequestError(f"{len(seeds)} seeds for {count} pictures", "give one, or one for each")
@@ -173,14 +136,17 @@ def _check_texts(subject: str, texts: list[str]) -> None:
             raise RequestError(f"{subject} is not text: {err}", "give it as UTF-8") from err
 
 
-def _checked_guidance(scale: float) -> float:
+def checked_guidance(manifest: Manifest, asked: float | None) -> float:
+    """As asked, else the bundle's. Raises RequestError."""
+    scale = manifest.defaults.guidance_scale if asked is None else asked
     # The engines take float32, where a larger number is infinite; the comparison is false for nan as well.
     if not abs(scale) <= FLOAT32_MAX:
         raise RequestError(f"guidance_scale {scale} is not a finite number", "scales lie between 1 and 10 or so")
     return float(scale)
 
 
-def _checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
+def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
+    """As asked, else the bundle's. Raises ScheduleError."""
     schedule = resolve_schedule(wanted or manifest.defaults.schedule, steps, manifest.defaults.steps)
     levels = manifest.scheduler.num_train_timesteps
     if schedule.steps > levels:
@@ -191,9 +157,10 @@ def _checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: 
     return schedule
 
 
-def _checked_size(
+def checked_size(
     manifest: Manifest, size: tuple[int | None, int | None], latents: np.ndarray | None
 ) -> tuple[int, int]:
+    """Width and height; a side that is None is the latents' or the bundle's. Raises ShapeError."""
     sizes, multiple, scale = manifest.sizes, manifest.latent.pixels_per_token, manifest.latent.vae_scale
     default = sizes.default
     if latents is not None and latents.ndim == 4:
@@ -215,9 +182,10 @@ def _checked_size(
     return width, height
 
 
-def _checked_latents(
+def checked_latents(
     manifest: Manifest, latents: np.ndarray | None, size: tuple[int, int], seeds: tuple[int, ...]
 ) -> np.ndarray:
+    """As given, else the seeds' noise. Raises RequestError."""
     scale = manifest.latent.vae_scale
     shape = (len(seeds), manifest.latent.channels, size[1] // scale, size[0] // scale)
     if latents is None:

@@ -16,11 +16,12 @@ from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import Conditioning, LoopShape
 from hsruntime.loop.denoise import denoise
-from hsruntime.loop.executors import MOST_KEPT, Painters
+from hsruntime.loop.executors import Painters
 from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop.loop import Loop
+from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.tiles import tile_side
-from hsruntime.request import Callback, Request, check_batch, complete_request, negative_list, prompt_list
+from hsruntime.request import Callback, Request, check_batch, negative_list, prompt_list
 from hsruntime.result import Result
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.embeddings import TextEmbeddings
@@ -33,34 +34,26 @@ class Session:
     """An open bundle; not to be called from two threads at once."""
 
     def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        threads: int = 0,
-        graphs: bool = True,
-        two_streams: bool = False,
-        memory_cap_mb: float | None = None,
-        vae_tile: int | None = None,
-        text_on_demand: bool = False,
-        shapes_kept: int = MOST_KEPT,
-        backend: Backend | None = None,
+        self, bundle: Bundle, options: SessionOptions | None = None, *, backend: Backend | None = None
     ) -> None:
-        """As `open`, of a bundle that is open; shapes_kept: for how many shapes and step counts loops stay bound."""
+        """As `open`, of a bundle that is open."""
+        options = options or SessionOptions()
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._tokenizers = tokenizers_of(bundle)
-        self._tile = tile_side(self.manifest, vae_tile)
-        self._cap_bytes = None if memory_cap_mb is None else int(memory_cap_mb * 2**20)
-        self._shapes_kept = shapes_kept
+        self._tile = tile_side(self.manifest, options.vae_tile)
+        cap_mb = options.memory_cap_mb
+        self._cap_bytes = None if cap_mb is None else int(cap_mb * 2**20)
+        self._shapes_kept = options.shapes_kept
         self._backend = backend or get_backend(self.manifest.backend)
-        self._device = self._backend.device(threads, graphs=graphs)
-        self._device.two_streams = two_streams
+        self._device = self._backend.device(options.threads, graphs=options.graphs)
+        self._device.two_streams = options.two_streams
         self._engines: dict[str, Engine] = {}
         self._painters: Painters | None = None
         self._on_demand: TextOnDemand | None = None
         self._closed = False
         try:
-            if text_on_demand:
+            if options.text_on_demand:
                 self._on_demand = TextOnDemand(self.manifest, self._tokenizers, self._device, self._load)
             else:
                 self._open_painters()
@@ -80,31 +73,23 @@ class Session:
         memory_cap_mb: float | None = None,
         vae_tile: int | None = None,
         text_on_demand: bool = False,
+        shapes_kept: int = 4,
     ) -> Session:
-        """Opens a bundle; `hashes=False` skips the checksums, not the sizes.
-
-        threads: for CPUs, 0 means all cores. graphs: for GPUs, whether steps are replayed as CUDA graphs.
-        two_streams: for GPUs under TensorRT, whether small may run beside large's region step; measure before use.
-        memory_cap_mb: what tensors may take on the device, in MiB; shapes used longest ago give way.
-        vae_tile: pixels along a side of the tiles in which the VAE decodes larger pictures; neighbours share a quarter.
-        Without it pictures are decoded whole, in memory that grows with their area and number: beside its weights an
-        SD3.5 decoder in fp32 took 4.4 GiB for one of 1024x1024 on ONNX Runtime's CPU, and 1.3 GiB for 512x512.
-        text_on_demand: for devices short of memory. Text encoders are opened, one at a time, for prompts other than the
-        last call's and closed before the loop begins; all other engines are opened once the first prompts are encoded,
-        so that the first picture never holds both. Later prompts need room for one encoder beside the other engines.
-        The bundle must stay where it is while the session is open; EngineLoadError may come from `generate`.
+        """Opens a bundle; SessionOptions says what each option means.
 
         Raises BundleError, EngineLoadError, BackendUnavailable, or ShapeError for a tile that does not fit the bundle.
         """
-        return cls(
-            open_bundle(Path(path), hashes=hashes),
+        options = SessionOptions(
             threads=threads,
+            hashes=hashes,
             graphs=graphs,
             two_streams=two_streams,
             memory_cap_mb=memory_cap_mb,
             vae_tile=vae_tile,
             text_on_demand=text_on_demand,
+            shapes_kept=shapes_kept,
         )
+        return cls(open_bundle(Path(path), hashes=options.hashes), options)
 
     def __enter__(self) -> Session:
         return self
@@ -151,20 +136,17 @@ class Session:
 
         Raises RequestError, ShapeError or ScheduleError; warns with PromptCutWarning.
         """
-        request = complete_request(
-            self.manifest,
-            prompt,
+        asked = PictureOptions(
+            prompt=prompt,
             negative_prompt=negative_prompt,
             seed=seed,
-            latents=latents,
-            size=(width, height),
+            schedule=schedule,
             steps=steps,
             guidance_scale=guidance_scale,
-            schedule=schedule,
-            callback=callback,
-            embeddings=embeddings,
+            width=width,
+            height=height,
         )
-        return self.run(request)
+        return self.run(asked.completed(self.manifest, embeddings=embeddings, latents=latents, callback=callback))
 
     def cuts(self, prompts: Sequence[str]) -> list[str]:
         """What the text encoders do not see of these prompts, a line for each cut; `generate` warns of the same.
@@ -197,7 +179,7 @@ class Session:
 
         Without a request: one picture of the bundle's default size, schedule and guidance.
         """
-        request = request or complete_request(self.manifest, "")
+        request = request or PictureOptions(prompt="").completed(self.manifest)
         painter = self._open_painters().of(self._loop_shape(request))
         painter.loop.ready(request.schedule)
         self._device.synchronize()

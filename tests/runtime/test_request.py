@@ -6,7 +6,8 @@ import pytest
 from hsengines.errors import ShapeError
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.flow import seeded_noise
-from hsruntime.request import RequestError, complete_request
+from hsruntime.options import PictureOptions
+from hsruntime.request import RequestError
 from hsruntime.schedule.schedule import ScheduleError
 
 
@@ -18,8 +19,13 @@ def manifest():
 
 @pytest.fixture
 def complete(manifest):
-    """complete_request on the golden bundle's manifest, for one prompt unless told otherwise."""
-    return lambda prompt="red apple", **options: complete_request(manifest, prompt, **options)
+    """A request on the golden bundle's manifest, for one prompt unless told otherwise."""
+
+    def complete(prompt="red apple", size=(None, None), latents=None, **options):
+        asked = PictureOptions(prompt=prompt, width=size[0], height=size[1], **options)
+        return asked.completed(manifest, latents=latents)
+
+    return complete
 
 
 def test_defaults_are_the_bundles(complete, manifest):

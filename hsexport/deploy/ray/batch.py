@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from filelock import FileLock, Timeout
+from msgspec import structs
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
@@ -24,7 +23,8 @@ from hsexport.deploy.ray.replicas import gpus_of_each, threads_of_each
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest, manifest_bytes
 from hsruntime.bundle.reader import open_bundle
-from hsruntime.request import complete_request
+from hsruntime.options import PictureOptions
+from hsruntime.request import seed_list
 
 _MOST_BLOCKS = 2000  # Ray Data's own cost per block shows beyond some thousand
 _OBJECT_STORE_BYTES = 128 * 2**20  # prompts go through it, pictures do not
@@ -34,13 +34,8 @@ _OBJECT_STORE_BYTES = 128 * 2**20  # prompts go through it, pictures do not
 class BatchOptions:
     """For every picture, and how they are spread. What is None comes from the bundle."""
 
-    seed: int = 0
-    """Of the first line; line i has seed + i, unless it names its own."""
-    negative_prompt: str = ""
-    schedule: str | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    size: tuple[int | None, int | None] = (None, None)
+    asked: PictureOptions
+    """Line i has its seed + i; its prompt and, if it names them, negative prompt and seed are its own."""
     replicas: int = 1
     gpus_per_replica: float | None = None
     """None: 1, or 0 for a bundle that runs on CPUs."""
@@ -89,40 +84,22 @@ def run_batch(path: Path, prompts: Path, out: Path, options: BatchOptions, repor
 def tasks_of(lines: Sequence[Line], options: BatchOptions, manifest: Manifest) -> list[Task]:
     """A task for each line, those that cannot be drawn included."""
     digest = hashlib.sha256(manifest_bytes(manifest)).hexdigest()  # it holds every file's
-    return [_task(line, options, digest) for line in lines]
+    seeds = seed_list(options.asked.seed, len(lines))
+    return [
+        _task(line, structs.replace(options.asked, seed=seed), digest) for line, seed in zip(lines, seeds, strict=True)
+    ]
 
 
-def _task(line: Line, options: BatchOptions, digest: str) -> Task:
-    row = line.row
-    own_negative = row.negative_prompt if row else None
-    own_seed = row.seed if row else None
-    return Task(
-        index=line.index,
-        line=line.number,
-        prompt=row.prompt if row else line.text,
-        negative_prompt=options.negative_prompt if own_negative is None else own_negative,
-        seed=options.seed + line.index if own_seed is None else own_seed,
-        schedule=options.schedule,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        size=options.size,
-        bundle=digest,
-        fault=line.fault,
-    )
+def _task(line: Line, asked: PictureOptions, digest: str) -> Task:
+    own = {"prompt": line.text}
+    if line.row:
+        own |= {name: value for name, value in structs.asdict(line.row).items() if value is not None}
+    return Task(line.index, line.number, structs.replace(asked, **own), digest, line.fault)
 
 
 def _check(manifest: Manifest, options: BatchOptions) -> None:
     """What would fail every picture fails once, before anything starts."""
-    complete_request(
-        manifest,
-        "",
-        negative_prompt=options.negative_prompt,
-        seed=options.seed,
-        size=options.size,
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        schedule=options.schedule,
-    )
+    structs.replace(options.asked, prompt="").completed(manifest)
     why = get_backend(manifest.backend).why_not_here()
     if why:
         raise BackendUnavailable(f"backend '{manifest.backend}' does not run here: {why}", "run the job elsewhere")
@@ -150,7 +127,7 @@ def _outcomes(
     threads = threads_of_each(options.replicas, options.threads)
     with _ray(options.replicas):
         _check_gpus(ray.cluster_resources().get("GPU", 0), gpus * options.replicas)
-        items = [{"task": json.dumps(msgspec.to_builtins(task))} for task in tasks]
+        items = [{"task": task.json} for task in tasks]
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             Painter,

@@ -13,6 +13,7 @@ from hsexport.deploy.ray.replicas import gpus_of_each, threads_of_each
 from hsexport.deploy.serve.app import HttpOptions, make_app
 from hsexport.deploy.serve.service import Service, ServiceOptions
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.options import SessionOptions
 
 
 class DeploymentOptions(BaseModel):
@@ -73,7 +74,10 @@ def _replica_app(options: DeploymentOptions) -> FastAPI:
     service = Service(
         options.bundle,
         ServiceOptions(
-            queue=options.queue, max_batch=options.max_batch, timeout_seconds=options.timeout, threads=threads
+            queue=options.queue,
+            max_batch=options.max_batch,
+            timeout_seconds=options.timeout,
+            session=SessionOptions(threads=threads),
         ),
     )
     return make_app(service, HttpOptions(api_key=options.api_key))

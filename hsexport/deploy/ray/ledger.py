@@ -12,30 +12,42 @@ import msgspec
 import numpy as np
 
 from hsexport import __version__
+from hsruntime.options import OF_EACH, PictureOptions
 from hsruntime.picture.picture import save_png
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One picture to draw, complete but for the bundle's defaults; `bundle` is its manifest's digest."""
+    """One picture to draw; `bundle` is its manifest's digest."""
 
     index: int
     line: int
-    prompt: str
-    negative_prompt: str
-    seed: int
-    schedule: str | None
-    steps: int | None
-    guidance_scale: float | None
-    size: tuple[int | None, int | None]
+    asked: PictureOptions
     bundle: str
     fault: str = ""
-    """Why it cannot be drawn; `prompt` is then the line as it stands."""
+    """Why it cannot be drawn; what is asked for has then the line as it stands for a prompt."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """The reverse of `json`. Nothing is checked here: what the bundle cannot draw must fail as one picture."""
+        fields = json.loads(text)
+        return cls(**{**fields, "asked": PictureOptions(**fields["asked"])})
+
+    @property
+    def json(self) -> str:
+        """For Ray. By way of `json`, since a prompt that is not text must come through; msgspec refuses it."""
+        return json.dumps(msgspec.to_builtins(self))
 
     @property
     def name(self) -> str:
         """Of its files: equal for equal pictures at one place of the file, and for those only."""
-        asked = [getattr(self, field) for field in self.__struct_fields__ if field not in ("index", "line")]
-        return f"{self.index:06d}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}"
+        *asked, width, height = msgspec.structs.astuple(self.asked)
+        named = json.dumps([*asked, [width, height], self.bundle, self.fault])
+        return f"{self.index:06d}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What tells the picture from the job's others."""
+        return {name: getattr(self.asked, name) for name in OF_EACH}
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +85,10 @@ class Ledger:
 
     def write_done(self, task: Task, picture: np.ndarray, *, schedule: str, seconds: float, together: int) -> None:
         """The picture (H, W, 3) first, then the record that vouches for it."""
-        story = {"prompt": task.prompt, "seed": str(task.seed), "negative_prompt": task.negative_prompt}
-        story |= {"schedule": schedule, "software": f"hsexport {__version__}"}
+        provenance = {name: str(value) for name, value in task.told.items()}
+        provenance |= {"schedule": schedule, "software": f"hsexport {__version__}"}
         part, file = self._part(task, "png"), self._file(task, "png")
-        save_png(part, picture, story)
+        save_png(part, picture, provenance)
         _settle(part, file)
         done = {"schedule": schedule, "seconds": seconds, "together": together, "size_bytes": file.stat().st_size}
         self._write(task, {"status": "done", **done})
@@ -86,10 +98,9 @@ class Ledger:
         self._write(task, {"status": "failed", "error": error})
 
     def _write(self, task: Task, outcome: dict[str, object]) -> None:
-        told = {"line": task.line, "prompt": task.prompt, "negative_prompt": task.negative_prompt, "seed": task.seed}
         part = self._part(task, "json")
         # json, since a prompt that is not text must be recorded as well; msgspec refuses it.
-        part.write_text(json.dumps({**outcome, **told}, indent=1) + "\n")
+        part.write_text(json.dumps({**outcome, "line": task.line, **task.told}, indent=1) + "\n")
         _settle(part, self._file(task, "json"))
 
     def _file(self, task: Task, suffix: str) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from hsengines.errors import HSError
 from hsexport.deploy.ray.ledger import Ledger, Task
 from hsruntime import Session
 from hsruntime.batching import kind_of, merged, parted
-from hsruntime.request import Request, complete_request
+from hsruntime.request import Request
 
 Outcome = tuple[int, str, str]
 """A task's index, "kept", "done" or "failed", and why."""
@@ -28,7 +26,7 @@ class Painter:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str | int]]:
         """Column "task" in; columns "index", "status" and "error" out."""
-        tasks = [msgspec.convert(json.loads(str(text)), Task) for text in batch["task"]]
+        tasks = [Task.from_json(str(text)) for text in batch["task"]]
         outcomes = list(self._outcomes(tasks))
         return {
             "index": [index for index, _, _ in outcomes],
@@ -73,13 +71,4 @@ def completed(task: Task, session: Session) -> Request:
     """Checked against the bundle. Raises HSError."""
     if task.fault:
         raise HSError(task.fault)
-    return complete_request(
-        session.manifest,
-        task.prompt,
-        negative_prompt=task.negative_prompt,
-        seed=task.seed,
-        size=task.size,
-        steps=task.steps,
-        guidance_scale=task.guidance_scale,
-        schedule=task.schedule,
-    )
+    return task.asked.completed(session.manifest)

@@ -34,7 +34,7 @@ def read_prompts(file: Path) -> list[Line]:
     """Every line that is not blank; one that cannot be read says why. Raises HSError for the file as a whole."""
     if file.suffix not in (".txt", ".jsonl", ".csv"):
         raise HSError(f"'{file}' ends in '{file.suffix}', expected .txt, .jsonl or .csv", "name it so")
-    # A byte that is not UTF-8 must fail its own line, which `complete_request` sees to, and not the job.
+    # A byte that is not UTF-8 must fail its own line, which `PictureOptions.completed` sees to, and not the job.
     text = file.read_text(encoding="utf-8", errors="surrogateescape")
     read = {".txt": _plain, ".jsonl": _objects, ".csv": _table}[file.suffix]
     lines = [Line(index, *found) for index, found in enumerate(read(file, text))]

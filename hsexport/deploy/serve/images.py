@@ -11,13 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from fastapi import HTTPException, Request
+from msgspec import structs
 from PIL import Image
 
 from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, SegmentSeconds, Story
-from hsexport.deploy.serve.order import Drawn, Job, Order
+from hsexport.deploy.serve.order import Drawn, Job
 from hsexport.deploy.serve.service import Service
 from hsexport.deploy.serve.worker import AbandonedError
 from hsruntime.bundle.manifest import size_text
+from hsruntime.options import PictureOptions
 from hsruntime.picture.picture import region_overlay
 
 CLIENT_GONE = 499
@@ -25,25 +27,23 @@ CLIENT_GONE = 499
 LOOK_FOR_CLIENT_SECONDS = 0.25
 
 
-def orders_of(asked: ImagesRequest) -> list[Order]:
+def orders_of(asked: ImagesRequest) -> list[PictureOptions]:
     """One order for each picture."""
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
-    size = (None, None) if asked.size == "auto" else tuple(map(int, asked.size.split("x")))
-    return [
-        Order(
-            asked.prompt,
-            asked.negative_prompt,
-            seed + i,
-            (size[0], size[1]),
-            asked.steps,
-            asked.guidance_scale,
-            asked.schedule,
-        )
-        for i in range(asked.n)
-    ]
+    width, height = (None, None) if asked.size == "auto" else map(int, asked.size.split("x"))
+    options = PictureOptions(
+        prompt=asked.prompt,
+        negative_prompt=asked.negative_prompt,
+        width=width,
+        height=height,
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        schedule=asked.schedule,
+    )
+    return [structs.replace(options, seed=seed + i) for i in range(asked.n)]
 
 
-async def drawn(service: Service, orders: Sequence[Order], client: Request) -> list[Drawn]:
+async def drawn(service: Service, orders: Sequence[PictureOptions], client: Request) -> list[Drawn]:
     """Waits for all pictures, as long as the caller does.
 
     Raises what `Service.submit` raises, HTTPException (504, 499), or what drawing failed with.
@@ -79,7 +79,7 @@ def _too_late(service: Service) -> HTTPException:
 
 
 def answer_of(
-    asked: ImagesRequest, orders: Sequence[Order], pictures: Sequence[Drawn], cuts: list[str]
+    asked: ImagesRequest, orders: Sequence[PictureOptions], pictures: Sequence[Drawn], cuts: list[str]
 ) -> ImagesResponse:
     """Encodes; to be called off the event loop."""
     last = pictures[-1]
@@ -99,11 +99,12 @@ def answer_of(
     )
 
 
-def _picture(asked: ImagesRequest, order: Order, drawn: Drawn) -> Picture:
+def _picture(asked: ImagesRequest, order: PictureOptions, drawn: Drawn) -> Picture:
     result, region = drawn.result, None
     if asked.region and result.region is not None:
         region = _encoded(region_overlay(result.image, result.region[0], result.grid), "png", 95)
     encoded = _encoded(result.image, asked.output_format, asked.output_compression)
+    assert isinstance(order.seed, int)  # `orders_of` gave each its own
     return Picture(b64_json=encoded, seed=order.seed, region_b64_json=region)
 
 

@@ -7,34 +7,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.request import Request, complete_request
+from hsruntime.options import PictureOptions
+from hsruntime.request import Request
 from hsruntime.result import Result
-
-
-@dataclass(frozen=True)
-class Order:
-    """What one picture should be; what is None comes from the bundle."""
-
-    prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
-    size: tuple[int | None, int | None] = (None, None)
-    steps: int | None = None
-    guidance_scale: float | None = None
-    schedule: str | None = None
-
-    def completed(self, manifest: Manifest) -> Request:
-        """Checked against a bundle. Raises RequestError, ShapeError or ScheduleError."""
-        return complete_request(
-            manifest,
-            self.prompt,
-            negative_prompt=self.negative_prompt,
-            seed=self.seed,
-            size=self.size,
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            schedule=self.schedule,
-        )
 
 
 @dataclass(frozen=True)
@@ -43,19 +18,19 @@ class Drawn:
 
     result: Result
     waited: float
-    """Seconds between order and begin."""
+    """Seconds between asking and beginning."""
     together: int
     """Pictures in its batch, itself included."""
 
 
 @dataclass(eq=False)
 class Job:
-    """An order on its way; `future` is answered exactly once."""
+    """A picture on its way; `future` is answered exactly once."""
 
-    order: Order
+    asked: PictureOptions
     manifest: Manifest
     request: Request
-    """The order, completed for that bundle."""
+    """What is asked, completed for that bundle."""
     deadline: float
     future: Future[Drawn] = field(default_factory=Future)
     queued: float = field(default_factory=monotonic)

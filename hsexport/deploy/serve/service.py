@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from msgspec import structs
+
 from hsexport.deploy.serve.metrics import Metrics
-from hsexport.deploy.serve.order import Job, Order
+from hsexport.deploy.serve.order import Job
 from hsexport.deploy.serve.waiting import Waiting, batch_sizes
 from hsexport.deploy.serve.watch import BundleWatch
 from hsexport.deploy.serve.worker import Worker
@@ -17,8 +19,7 @@ from hsruntime import Session
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle, open_bundle
-from hsruntime.loop.executors import MOST_KEPT
-from hsruntime.request import complete_request
+from hsruntime.options import PictureOptions, SessionOptions
 
 log = logging.getLogger("hsexport.deploy.serve")
 
@@ -27,6 +28,7 @@ log = logging.getLogger("hsexport.deploy.serve")
 class ServiceOptions:
     """How a service draws and how much it takes on."""
 
+    session: SessionOptions
     queue: int = 16
     """Pictures that may wait."""
     max_batch: int | None = None
@@ -34,10 +36,6 @@ class ServiceOptions:
     gather_seconds: float = 0.005
     timeout_seconds: float = 120
     """After which a picture is not waited for any longer."""
-    threads: int = 0
-    graphs: bool = True
-    memory_cap_mb: float | None = None
-    vae_tile: int | None = None
     warm_up: bool = True
     watch_seconds: float = 2
     """How often the bundle's directory is looked at; 0: never."""
@@ -94,7 +92,7 @@ class Service:
         """Whether a request would be taken, if the queue has room."""
         return self.alive and not self._draining
 
-    def submit(self, orders: Sequence[Order]) -> list[Job]:
+    def submit(self, orders: Sequence[PictureOptions]) -> list[Job]:
         """Checks all orders and puts all or none into the queue.
 
         Raises RequestError, ShapeError or ScheduleError for what the bundle cannot draw; QueueFullError; StoppingError.
@@ -115,18 +113,12 @@ class Service:
         self._waiting.wake()
 
     def _session_of(self, bundle: Bundle) -> Session:
-        options = self.options
-        session = Session(
-            bundle,
-            threads=options.threads,
-            graphs=options.graphs,
-            memory_cap_mb=options.memory_cap_mb,
-            vae_tile=options.vae_tile,
-            shapes_kept=MOST_KEPT + len(batch_sizes(self._most_together)),
-        )
-        if options.warm_up:
+        options = self.options.session
+        kept = options.shapes_kept + len(batch_sizes(self._most_together))
+        session = Session(bundle, structs.replace(options, shapes_kept=kept))
+        if self.options.warm_up:
             try:
-                session.run(complete_request(bundle.manifest, ""))
+                session.run(PictureOptions(prompt="").completed(bundle.manifest))
             except BaseException:
                 session.close()
                 raise

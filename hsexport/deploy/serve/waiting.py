@@ -91,7 +91,7 @@ class Waiting:
             if job.manifest is manifest:
                 continue
             try:
-                job.request, job.manifest = job.order.completed(manifest), manifest
+                job.request, job.manifest = job.asked.completed(manifest), manifest
             except HSError as err:  # the old bundle could, the new one cannot
                 job.abandoned = True
                 job.future.set_exception(err)

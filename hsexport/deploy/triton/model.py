@@ -17,7 +17,8 @@ import triton_python_backend_utils as pb_utils
 from hsengines.errors import HSError
 from hsruntime.batching import kind_of, merged, parted
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.request import Progress, Request, RequestError, complete_request
+from hsruntime.options import OF_EACH, PictureOptions
+from hsruntime.request import Progress, Request, RequestError
 from hsruntime.result import Result
 from hsruntime.session import Session
 
@@ -61,7 +62,7 @@ class TritonPythonModel:
         self._tells_progress = pb_utils.using_decoupled_model_transaction_policy(config)
         manifest = self._session.manifest
         for rows in sorted({1, manifest.sizes.max_batch}):
-            self._session.warm_up(complete_request(manifest, [""] * rows))
+            self._session.warm_up(PictureOptions(prompt=[""] * rows).completed(manifest))
 
     def execute(self, asked: list[Any]) -> None:
         """Answers each request through its sender: pictures, or an error that harms no neighbour."""
@@ -131,16 +132,11 @@ def batches(orders: Iterable[Order], most_rows: int) -> list[list[Order]]:
 
 def request_of(manifest: Manifest, asked: Any) -> Request:
     """Reads Triton's inputs, one row a picture. Raises RequestError, ShapeError or ScheduleError."""
-    return complete_request(
-        manifest,
-        rows_of(asked, "PROMPT") or [],
-        negative_prompt=rows_of(asked, "NEGATIVE_PROMPT") or "",
-        seed=rows_of(asked, "SEED") or 0,
-        size=(shared(asked, "WIDTH"), shared(asked, "HEIGHT")),
-        steps=shared(asked, "STEPS"),
-        guidance_scale=shared(asked, "GUIDANCE_SCALE"),
-        schedule=shared(asked, "SCHEDULE"),
-    )
+    read = {name: rows_of(asked, name.upper()) for name in PictureOptions.__struct_fields__}
+    sent: dict[str, Any] = {
+        name: rows if name in OF_EACH else shared(name.upper(), rows) for name, rows in read.items() if rows
+    }
+    return PictureOptions(**{"prompt": [], **sent}).completed(manifest)
 
 
 def rows_of(asked: Any, name: str) -> list[Any] | None:
@@ -155,9 +151,8 @@ def rows_of(asked: Any, name: str) -> list[Any] | None:
         raise RequestError(f"{name} is not text: {err}", "give it as UTF-8") from err
 
 
-def shared(asked: Any, name: str) -> Any:
+def shared(name: str, values: list[Any]) -> Any:
     """The value that all rows share. Raises RequestError if they differ."""
-    values = rows_of(asked, name) or [None]
     if any(value != values[0] for value in values[1:]):
         raise RequestError(f"{name} differs within one request: {values}", "send one request for each value")
     return values[0]

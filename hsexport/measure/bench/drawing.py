@@ -14,6 +14,7 @@ from hsexport.measure.bench.scores import DIFFUSERS
 from hsexport.measure.bench.work import Work
 from hsruntime import Session
 from hsruntime.bundle.reader import Bundle
+from hsruntime.options import SessionOptions
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def draw_rounds(drawing: Drawing, work: Work, reporter: Reporter) -> list[Round]
     rounds = {n: each for n, each in kept.items() if each}
     missing = [n for n in kept if n not in rounds]
     if missing:
-        with Session(drawing.bundle, threads=drawing.threads, shapes_kept=len(drawing.plan.contenders)) as session:
+        options = SessionOptions(threads=drawing.threads, shapes_kept=len(drawing.plan.contenders))
+        with Session(drawing.bundle, options) as session:
             contestants = _contestants(drawing, session, missing)
             _warm_up(contestants, drawing.prompts[0], reporter)
             for n in _reported(missing, drawing.prompts, reporter):

@@ -14,7 +14,7 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
 from hsruntime.loop.buffers import text_tokens
 from hsruntime.loop.region import active_count
-from hsruntime.request import complete_request
+from hsruntime.options import PictureOptions
 from hsruntime.schedule.arithmetic import step_flops
 
 LOOP_STEPS = 8
@@ -66,7 +66,7 @@ def _rounds(plan: Plan, session: WatchedSession) -> tuple[list[Times], list[Time
     """
     steps = min(LOOP_STEPS, plan.steps)
     schedule = f"large:{steps},large:1,hybrid:{steps},small:{steps};{plan.region()}"
-    bench = Bench(session, complete_request(session.manifest, PROMPT, schedule=schedule), steps)
+    bench = Bench(session, PictureOptions(prompt=PROMPT, schedule=schedule).completed(session.manifest), steps)
     loop, device = [], []
     for _ in range(plan.rounds + 1):
         segments = session.picture(schedule).segments

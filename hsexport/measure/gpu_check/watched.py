@@ -7,6 +7,7 @@ import numpy as np
 from hsengines.backend import Device, Replay
 from hsexport.measure.gpu_check.plan import PROMPT, Plan
 from hsruntime.bundle.reader import Bundle
+from hsruntime.options import SessionOptions
 from hsruntime.request import Request
 from hsruntime.session import Result, Session
 
@@ -44,4 +45,4 @@ class WatchedSession(Session):
 
 def open_watched(plan: Plan, bundle: Bundle, *, graphs: bool, two_streams: bool = False) -> WatchedSession:
     """A session over an opened bundle, whose checksums are not read again."""
-    return WatchedSession(bundle, threads=plan.threads, graphs=graphs, two_streams=two_streams)
+    return WatchedSession(bundle, SessionOptions(threads=plan.threads, graphs=graphs, two_streams=two_streams))

@@ -16,9 +16,8 @@ from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.tune.counting import Counted
 from hsexport.measure.tune.goal import Score
 from hsexport.measure.tune.ledger import Conditions, Ledger, Measurement
-from hsruntime.loop.executors import MOST_KEPT
 from hsruntime.loop.region import active_count
-from hsruntime.request import complete_request
+from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.session import Result, Session
 
@@ -90,7 +89,9 @@ class Measurer:
         name = block[0].candidate.schedule + (f" and {len(block) - 1} more" if len(block) > 1 else "")
         self._reporter.begin(name)
         for schedule in (self._setup.large, *(c.schedule for c in block)):
-            self._setup.session.warm_up(complete_request(self._setup.session.manifest, "", schedule=schedule))
+            self._setup.session.warm_up(
+                PictureOptions(prompt="", schedule=schedule).completed(self._setup.session.manifest)
+            )
         for number, prompt in enumerate(self._first(prompts), start=1):
             lacking = self._lacking(block, prompt)
             if lacking:
@@ -141,7 +142,7 @@ class Measurer:
         bound: set[tuple[int, int]] = set()
         for counted in sorted(candidates, key=lambda c: self._bound_for(c.schedule)):
             shape = self._bound_for(counted.schedule)
-            if not blocks or len(bound | {shape}) > MOST_KEPT - 1:
+            if not blocks or len(bound | {shape}) > SessionOptions().shapes_kept - 1:
                 blocks.append([])
                 bound = set()
             bound.add(shape)

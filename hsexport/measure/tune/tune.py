@@ -25,6 +25,7 @@ from hsexport.measure.tune.verdict import sentences
 from hsruntime.bundle.manifest import Defaults, Manifest
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.bundle.writer import write_defaults
+from hsruntime.options import SessionOptions
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.session import Session
 
@@ -83,7 +84,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
     bundle = open_bundle(request.bundle)
     metric = metric_called(request.metric)
     prompts = prompts_for(bundle.manifest, request.prompt_file, request.prompts)
-    with Ledger(request.work) as ledger, Session(bundle, threads=request.threads) as session:
+    with Ledger(request.work) as ledger, Session(bundle, SessionOptions(threads=request.threads)) as session:
         before = ledger.first_defaults(bundle.manifest)
         steps = request.large_steps or before.steps
         counted, refused = count_all(family(steps), bundle.manifest, steps)

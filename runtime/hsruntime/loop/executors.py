@@ -16,8 +16,6 @@ from hsruntime.picture.decode import Decoder
 from hsruntime.text.embeddings import TextEmbeddings
 from hsruntime.text.encode import TextSide
 
-MOST_KEPT = 4
-
 MakeTextSide = Callable[[Conditioning], TextSide]
 
 

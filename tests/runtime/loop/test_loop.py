@@ -12,10 +12,9 @@ from hsengines.host import HostDevice
 from hsengines.null import NullBackend, NullEngine
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.buffers import Conditioning, LoopShape, loop_bytes
-from hsruntime.loop.executors import MOST_KEPT
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.loop import Loop
-from hsruntime.request import complete_request
+from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.session import Session
 
 # Engines that compute nothing leave whatever the memory held in the picture.
@@ -153,7 +152,7 @@ def test_second_picture_of_a_shape_allocates_nothing(session, allocated, schedul
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_warm_session_binds_and_allocates_nothing_for_its_first_picture(session, allocated, bound, schedule):
-    session.warm_up(complete_request(session.manifest, "", schedule=schedule))
+    session.warm_up(PictureOptions(prompt="", schedule=schedule).completed(session.manifest))
     allocated.clear()
     bound.clear()
     session.generate("red", schedule=schedule)
@@ -176,11 +175,11 @@ def test_shapes_beyond_the_kept_ones_still_run(session, backend):
         backend.log.clear()
         session.generate("red", width=width, schedule="small:3")
         assert backend.log.count("small") == 3
-    assert len(session._painters._kept) == MOST_KEPT
+    assert len(session._painters._kept) == SessionOptions().shapes_kept
 
 
 def test_as_many_shapes_stay_bound_as_the_session_keeps(tiny_bundle, backend):
-    with Session(open_bundle(tiny_bundle), backend=backend, shapes_kept=2) as session:
+    with Session(open_bundle(tiny_bundle), SessionOptions(shapes_kept=2), backend=backend) as session:
         for width in (8, 12, 16):
             session.generate("abc", width=width, schedule="small:1")
         assert [shape.grid[1] for shape in session._painters._kept] == [3, 4]
@@ -197,7 +196,7 @@ def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
     manifest = bundle.manifest
     shape = LoopShape(pictures=4, rows=8, grid=(6, 6), active=12, steps=2)
     cap_mb = 1.3 * loop_bytes(manifest, shape) / 2**20
-    with Session(bundle, backend=backend, memory_cap_mb=cap_mb) as session:
+    with Session(bundle, SessionOptions(memory_cap_mb=cap_mb), backend=backend) as session:
         for prompts in (["red"] * 4, ["red"] * 3, ["red"] * 2):
             session.generate(prompts, width=24, height=24, schedule="large:1,hybrid:1")
             assert session._device.allocated_bytes <= cap_mb * 2**20
@@ -206,7 +205,7 @@ def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
 
 def test_shape_over_the_cap_is_told_with_what_would_shrink_it(tiny_bundle, backend):
     with (
-        Session(open_bundle(tiny_bundle), backend=backend, memory_cap_mb=0) as session,
+        Session(open_bundle(tiny_bundle), SessionOptions(memory_cap_mb=0), backend=backend) as session,
         pytest.raises(
             DeviceMemoryError, match=r"the loop needs .* MiB, the cap on memory is 0 MiB; ask for fewer"
         ) as told,
@@ -229,7 +228,7 @@ def test_closed_session_has_given_everything_back(tiny_bundle, backend):
 def test_loop_bytes_is_what_a_loop_takes(tiny_bundle, backend, schedule, guidance):
     """Within what is left out of the count: text, decoder, single numbers."""
     with Session(open_bundle(tiny_bundle), backend=backend) as session:
-        request = complete_request(session.manifest, "", schedule=schedule, guidance_scale=guidance)
+        request = PictureOptions(prompt="", schedule=schedule, guidance_scale=guidance).completed(session.manifest)
         shape = session._loop_shape(request)
         conditioning = Conditioning.empty(session._device, session.manifest, shape.rows)
         before = session._device.allocated_bytes

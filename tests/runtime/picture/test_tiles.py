@@ -14,6 +14,7 @@ from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.flow import tokens_from_latents
+from hsruntime.options import SessionOptions
 from hsruntime.picture.decode import Decoder
 from hsruntime.picture.tiles import Tiles, assembled, tile_side, tiles_over
 
@@ -153,7 +154,7 @@ def test_session_decodes_in_tiles(tiny_bundle):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # pictures of whatever the memory held
 def test_each_tile_is_cut_and_decoded_once_through_one_binding(bundle):
     backend = NullBackend()
-    with Session(bundle, backend=backend, vae_tile=16) as session:
+    with Session(bundle, SessionOptions(vae_tile=16), backend=backend) as session:
         session.generate("red", width=24, height=24, schedule="small:1")
         decoder = next(iter(session._painters._kept.values()))._decoder
         assert len(decoder._bindings) == 2

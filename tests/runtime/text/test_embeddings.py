@@ -8,7 +8,8 @@ import pytest
 from hsruntime import Session, TextEmbeddings
 from hsruntime.batching import kind_of
 from hsruntime.loop.flow import tokens_from_latents
-from hsruntime.request import RequestError, complete_request
+from hsruntime.options import PictureOptions
+from hsruntime.request import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -80,4 +81,4 @@ def test_prompts_beside_embeddings_or_neither_are_refused(session):
 
 
 def test_requests_with_embeddings_run_alone(session):
-    assert kind_of(complete_request(session.manifest, None, embeddings=wrong(session), guidance_scale=3.0)) is None
+    assert kind_of(PictureOptions(guidance_scale=3.0).completed(session.manifest, embeddings=wrong(session))) is None

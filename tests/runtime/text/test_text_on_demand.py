@@ -11,6 +11,7 @@ from hsengines.null import NullBackend, NullEngine
 from hsengines.ort.session import OrtEngine
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.options import SessionOptions
 from hsruntime.text.tokenize import PromptCutWarning
 
 # Engines that compute nothing leave whatever the memory held in the picture.
@@ -41,7 +42,7 @@ def backend():
 
 @pytest.fixture
 def session(tiny_bundle, backend):
-    with Session(open_bundle(tiny_bundle), backend=backend, text_on_demand=True) as session:
+    with Session(open_bundle(tiny_bundle), SessionOptions(text_on_demand=True), backend=backend) as session:
         yield session
 
 
@@ -129,7 +130,8 @@ def test_buffers_of_the_encoders_are_freed(tiny_bundle):
     """What stays is the conditioning, once for the last prompts and once in the loop."""
     taken = {}
     for text_on_demand in (False, True):
-        with Session(open_bundle(tiny_bundle), backend=NullBackend(), text_on_demand=text_on_demand) as session:
+        options = SessionOptions(text_on_demand=text_on_demand)
+        with Session(open_bundle(tiny_bundle), options, backend=NullBackend()) as session:
             session.generate("red", schedule="small:1")
             painter = next(iter(session._painters._kept.values()))
             gc.collect()

@@ -20,20 +20,19 @@ from hsexport.deploy.ray.painter import Painter
 from hsexport.deploy.ray.prompt_file import read_prompts
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.options import PictureOptions
 
 SCHEDULE = "large:1,hybrid:1,small:1"
 
 
 def tasks_for(bundle, tmp_path, text, **options):
     (tmp_path / "p.jsonl").write_text(text)
-    options = BatchOptions(schedule=SCHEDULE, **options)
+    options = BatchOptions(PictureOptions(schedule=SCHEDULE, **options))
     return tasks_of(read_prompts(tmp_path / "p.jsonl"), options, open_bundle(bundle).manifest)
 
 
 def column(tasks):
-    import msgspec
-
-    return {"task": np.array([json.dumps(msgspec.to_builtins(task)) for task in tasks], dtype=object)}
+    return {"task": np.array([task.json for task in tasks], dtype=object)}
 
 
 def test_a_painter_draws_what_generate_draws_records_faults_and_keeps_what_is_there(tiny_bundle, tmp_path):
@@ -59,7 +58,7 @@ def test_names_change_with_whatever_changes_the_picture(tiny_bundle, tmp_path):
     plain, again = (tasks_for(tiny_bundle, tmp_path, line)[0].name for _ in range(2))
     others = [
         tasks_for(tiny_bundle, tmp_path, line, seed=1)[0].name,
-        tasks_for(tiny_bundle, tmp_path, line, size=(24, 24))[0].name,
+        tasks_for(tiny_bundle, tmp_path, line, width=24, height=24)[0].name,
         tasks_for(tiny_bundle, tmp_path, line, negative_prompt="x")[0].name,
         tasks_for(tiny_bundle, tmp_path, '{"prompt": "abcd"}\n')[0].name,
     ]

@@ -1,0 +1,127 @@
+"""What may be asked for: of pictures, and of how a bundle is opened. Every option is declared here, and only here.
+
+Command line, HTTP, Triton, Ray, batch jobs and C hold one of these records and take names, types, bounds, defaults and
+words from `schemas_of`, or are held to it by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from hsruntime.bundle.manifest import Manifest
+from hsruntime.request import (
+    Callback,
+    Request,
+    check_alone,
+    check_batch,
+    checked_embeddings,
+    checked_guidance,
+    checked_latents,
+    checked_schedule,
+    checked_size,
+    negative_list,
+    prompt_list,
+    seed_list,
+)
+from hsruntime.schedule.schedule import Schedule, Steps
+from hsruntime.text.embeddings import TextEmbeddings
+
+Count = Annotated[int, Meta(ge=0)]
+Side = Annotated[int, Meta(ge=1)]
+
+
+OF_EACH = ("prompt", "negative_prompt", "seed")
+"""Options that may differ between pictures made together; they share the others."""
+
+
+class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a picture is asked for with; None stands for the bundle's own. Nothing is checked before `completed`.
+
+    Prompts, negative prompts and seeds may be lists: then they are for several pictures that are made together.
+    """
+
+    prompt: Annotated[str | Sequence[str] | None, Meta(description="what the picture should be")] = None
+    negative_prompt: Annotated[str | Sequence[str], Meta(description="what the picture should not be")] = ""
+    seed: Annotated[Count | Sequence[int], Meta(description="picture i uses seed + i")] = 0
+    schedule: Annotated[
+        str | Schedule | None, Meta(description="hybridstitch, large, small, or large:10,hybrid:10,small:8")
+    ] = None
+    steps: Annotated[Steps | None, Meta(description="steps of a preset")] = None
+    guidance_scale: Annotated[float | None, Meta(description="1 or less switches guidance off")] = None
+    width: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
+    height: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
+
+    def completed(
+        self,
+        manifest: Manifest,
+        *,
+        embeddings: TextEmbeddings | None = None,
+        latents: np.ndarray | None = None,
+        callback: Callback | None = None,
+    ) -> Request:
+        """Fills in the bundle's defaults. Raises RequestError, ShapeError or ScheduleError."""
+        guidance_scale = checked_guidance(manifest, self.guidance_scale)
+        if embeddings is None:
+            prompts = prompt_list(self.prompt)
+            negatives, pictures = negative_list(self.negative_prompt, len(prompts)), len(prompts)
+        else:
+            check_alone(self.prompt, self.negative_prompt)
+            prompts, negatives = [], []
+            pictures = checked_embeddings(manifest, embeddings, guided=guidance_scale > 1)
+        check_batch(manifest, pictures)
+        size = checked_size(manifest, (self.width, self.height), latents)
+        seeds = seed_list(self.seed, pictures)
+        return Request(
+            prompts=prompts,
+            negative_prompts=negatives,
+            latents=checked_latents(manifest, latents, size, seeds),
+            size=size,
+            seeds=seeds,
+            guidance_scale=guidance_scale,
+            schedule=checked_schedule(manifest, self.schedule, self.steps),
+            callback=callback,
+            embeddings=embeddings,
+        )
+
+
+class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a bundle is opened.
+
+    vae_tile: neighbouring tiles share a quarter of their sides. Without it pictures are decoded whole, in memory that
+    grows with their area and number: beside its weights an SD3.5 decoder in fp32 took 4.4 GiB for one of 1024x1024 on
+    ONNX Runtime's CPU, and 1.3 GiB for 512x512.
+
+    text_on_demand: for devices short of memory. Text encoders are opened, one at a time, for prompts other than the
+    last call's and closed before the loop begins; all other engines are opened once the first prompts are encoded,
+    so that the first picture never holds both. Later prompts need room for one encoder beside the other engines.
+    The bundle must stay where it is while the session is open; EngineLoadError may come from `generate`.
+    """
+
+    threads: Annotated[Count, Meta(description="CPU threads, 0 for all")] = 0
+    hashes: Annotated[bool, Meta(description="check the files' sha256; their sizes are checked in any case")] = True
+    graphs: Annotated[bool, Meta(description="replay steps as CUDA graphs; a CPU has none")] = True
+    two_streams: Annotated[
+        bool, Meta(description="for GPUs under TensorRT: small may run beside large's region step; measure before use")
+    ] = False
+    memory_cap_mb: Annotated[
+        float | None, Meta(description="MiB that tensors may take on the device; shapes used longest ago give way")
+    ] = None
+    vae_tile: Annotated[
+        Count | None, Meta(description="decode larger pictures in tiles of this side, in pixels; 0 decodes whole")
+    ] = None
+    text_on_demand: Annotated[bool, Meta(description="close the text encoders before the loop, to save memory")] = False
+    shapes_kept: Annotated[Side, Meta(description="for how many shapes and step counts loops stay bound")] = 4
+
+
+def schemas_of(record: type[Struct]) -> dict[str, dict[str, Any]]:
+    """Each option's name and JSON schema: type, minimum, maximum, default, description.
+
+    Of one picture, where the option may be a list; of the text, where it may be more than that.
+    """
+    properties = msgspec.json.schema_components([record])[1][record.__name__]["properties"]
+    return {name: {**found, **found.pop("anyOf", [{}])[0]} for name, found in properties.items()}
