@@ -1,4 +1,4 @@
-"""What a backend is, and the lazy registry that finds one by name."""
+"""What a backend is, and how one is found by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from hsengines.errors import BackendUnavailable
 from hsengines.spec import EngineSpec
+from hsengines.traits import traits_of
 
 Enqueue = Callable[[], None]
 """Puts one piece of work on a device; may return before it is done."""
@@ -189,8 +190,7 @@ class Backend(ABC):
     """Builds engines from ONNX files and loads them."""
 
     name: str
-    precisions: tuple[str, ...] = ("fp32",)
-    """What graphs it takes, the default first."""
+    """As in the registry of `traits`."""
 
     @abstractmethod
     def version(self) -> str:
@@ -232,31 +232,16 @@ class Backend(ABC):
         """Loads a built engine. Raises EngineLoadError."""
 
 
-_BACKENDS = {
-    "ort-cpu": ("hsengines.ort.cpu", "OrtCpuBackend", "pip install 'hsexport[cpu]'"),
-    "ort-cuda": ("hsengines.ort.cuda", "OrtCudaBackend", "pip install 'hsexport[gpu]'"),
-    "tensorrt": ("hsengines.trt.classic", "TensorRtBackend", "pip install 'hsexport[tensorrt]'"),
-    "tensorrt-rtx": ("hsengines.trt.rtx", "TensorRtRtxBackend", "pip install 'hsexport[rtx]'"),
-    "null": ("hsengines.null", "NullBackend", ""),
-}
-
-
-def backend_names() -> list[str]:
-    """The backends a bundle may be built for."""
-    return [name for name in _BACKENDS if name != "null"]
-
-
 def get_backend(name: str) -> Backend:
     """The backend called `name`; its library is imported here and nowhere earlier.
 
     Raises BackendUnavailable if there is no such backend, or its library is missing or cannot be loaded.
     """
-    if name not in _BACKENDS:
-        raise BackendUnavailable(f"there is no backend '{name}'", f"choose one of {', '.join(backend_names())}")
-    module, attribute, install = _BACKENDS[name]
+    traits = traits_of(name)
     try:
-        return getattr(import_module(module), attribute)()
+        return getattr(import_module(traits.module), traits.kind)()
     except ModuleNotFoundError as err:
-        raise BackendUnavailable(f"backend '{name}' needs the module '{err.name}', which is missing", install) from err
+        told = f"backend '{name}' needs the module '{err.name}', which is missing"
+        raise BackendUnavailable(told, traits.install) from err
     except ImportError as err:
-        raise BackendUnavailable(f"backend '{name}' does not work here: {err}", install) from err
+        raise BackendUnavailable(f"backend '{name}' does not work here: {err}", traits.install) from err

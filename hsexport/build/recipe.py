@@ -11,6 +11,7 @@ from typing import Literal
 from hsengines.backend import BuildOptions
 from hsengines.errors import HSError
 from hsengines.spec import DimRange
+from hsengines.traits import DEFAULT_BACKEND
 from hsexport.checkpoints.documents import read_document, setting_of
 from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
 from hsexport.checkpoints.errors import PairError
@@ -58,7 +59,7 @@ class BuildRequest:
     small: str
     out: Path
     cache: Path
-    backend: str = "ort-cpu"
+    backend: str = DEFAULT_BACKEND
     options: BuildOptions = field(default_factory=BuildOptions)
     fp32: tuple[str, ...] = ()
     """What stays in fp32 beside the default islands: "large:transformer_blocks.35*"."""

@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 import click
 
-from hsengines.backend import BuildOptions, backend_names
+from hsengines.backend import BuildOptions
+from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.build.recipe import BuildRequest, RecipeError, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.command import FILE, Option, one_of
@@ -47,7 +48,7 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--small", required=True, help="the same; a transformer alone is enough if the other is whole"),
     click.option(
         "--backend",
-        default="ort-cpu",
+        default=DEFAULT_BACKEND,
         shell_complete=one_of(backend_names),
         help=f"one of {', '.join(backend_names())}",
     ),
@@ -154,18 +155,17 @@ def request_from(
         version_compatible=version_compatible,
         weight_streaming=weight_streaming,
         stripped=strip,
-        timing_cache=kept / "timing" if backend == "tensorrt" else None,
+        timing_cache=kept / "timing" if traits_of(backend).builds_on_gpu else None,
     )
     return BuildRequest(backend=backend, options=options, cache=kept, **asked)
 
 
 def _precision(backend: str, wanted: str | None) -> str:
     """The backend's default, known without loading it: what it builds with need not be installed here."""
-    if backend not in backend_names():
-        raise RecipeError(f"there is no backend '{backend}'", f"choose one of {', '.join(backend_names())}")
-    if backend == "ort-cpu" and wanted not in (None, "fp32"):
-        raise RecipeError(f"backend 'ort-cpu' runs fp32, not {wanted}", "name another --backend")
-    return wanted or ("fp32" if backend == "ort-cpu" else "bf16")
+    precisions = traits_of(backend).precisions
+    if wanted not in (None, *precisions):
+        raise RecipeError(f"backend '{backend}' runs {' or '.join(precisions)}, not {wanted}", "name another --backend")
+    return wanted or precisions[0]
 
 
 def default_cache() -> Path:

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hsengines.dtypes import FLOATS, numpy_dtype
+from hsengines.traits import traits_of
 from hsexport.build.recipe import Recipe
 from hsexport.plan.flops import Extent
 from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
 from hsruntime.bundle.manifest import Manifest, Size, Transformer
 from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes, text_tokens
 from hsruntime.schedule.schedule import Schedule
-
-FUSED = ("tensorrt", "tensorrt-rtx")
-"""Backends whose attention never writes its scores out; ONNX Runtime's may."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ def run_memory(
     """For `pictures` of `size` at once; `weights` are every engine's bytes by name."""
     guided = recipe.defaults.guidance_scale > 1
     shape = LoopShape.of(manifest, schedule, size, pictures, guided=guided)
-    item, fused = numpy_dtype(FLOATS[manifest.precision]).itemsize, manifest.backend in FUSED
+    traits, fused = traits_of(manifest.backend), traits_of(manifest.backend).fused_attention
+    item = numpy_dtype(FLOATS[manifest.precision]).itemsize
     text, cache = text_tokens(manifest), cache_bytes(manifest, shape)
     whole = Extent(shape.rows, shape.tokens, shape.tokens, text)
     region = Extent(shape.rows, shape.active, shape.tokens, text, shape.text_cached)
@@ -68,7 +67,7 @@ def run_memory(
         region_bytes=transformer_activations(recipe.large, region, item, fused=fused) if shape.active else 0,
         small_bytes=transformer_activations(recipe.small, whole, item, fused=fused),
         decoder_bytes=decoder_activations(recipe, size, pictures, item),
-        process_bytes=RUNNER_PROCESS if manifest.on_cpu else DEVICE_PROCESS,
+        process_bytes=RUNNER_PROCESS if traits.on_cpu else DEVICE_PROCESS,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hsengines.errors import HSError
+from hsengines.traits import traits_of
 from hsexport.build.networks import networks_of
 from hsexport.build.outline import manifest_outline
 from hsexport.build.recipe import BuildRequest, Recipe, recipe_for
@@ -135,18 +136,18 @@ class _Counted:
         yield from (self.memory(*case) for case in dict.fromkeys(cases))
 
     def device_shortfalls(self, machine: Machine, gpu: Gpu | None) -> Iterator[Shortfall]:
-        backend, options = self.recipe.request.backend, self.recipe.request.options
+        traits, options = traits_of(self.recipe.request.backend), self.recipe.request.options
         t5 = next((part.record.engine for part in self.recipe.text if part.record.kind == "t5"), "")
         choices = Choices(
             sizes=self.recipe.sizes,
             memory=self.memory,
             t5_bytes=self.weights.get(t5, 0),
-            streams_weights=backend.startswith("tensorrt") and not options.weight_streaming,
+            streams_weights=traits.resident_weights and not options.weight_streaming,
             halves=options.precision == "fp32",
         )
         if gpu:
             found = device_shortfall(gpu.name, gpu_room_bytes(gpu), choices)
         else:
-            found = device_shortfall("this machine", machine.memory_bytes, choices) if backend == "ort-cpu" else None
+            found = device_shortfall("this machine", machine.memory_bytes, choices) if traits.on_cpu else None
         if found:
             yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hsengines.traits import traits_of
 from hsexport.plan.machine import Machine
 from hsexport.plan.measured import (
     BUILDER_COPIES,
@@ -41,7 +42,7 @@ def stage_plans(
     reading = max(network.largest_parameters for network in networks) * (WIDE + NARROW)
     host = EXPORT_PROCESS + most * EXPORT_PER_TENSOR + reading
     copied = sum(network.bundle_bytes for network in networks)
-    if _takes_shards(backend) and machine.checkpoint_beside_cache:
+    if traits_of(backend).resident_weights and machine.checkpoint_beside_cache:
         copied -= sum(network.unchanged_bytes for network in networks)
     compiled, compile_why = _compiled(networks, backend, stripped)
     largest = max(network.bundle_bytes for network in networks)
@@ -51,7 +52,7 @@ def stage_plans(
         StagePlan("optimise", graphs + copied, host, _weights_why(backend, machine)),
         StagePlan("compile", compiled, building_bytes(largest, backend), compile_why, certain=False),
         StagePlan("verify", 0, _running(networks), "the largest engine, run once on the host", certain=False),
-        _pack(compiled if _takes_shards(backend) else copied, one_disk=machine.one_disk),
+        _pack(compiled if traits_of(backend).resident_weights else copied, one_disk=machine.one_disk),
     )
 
 
@@ -61,20 +62,15 @@ def _download(machine: Machine) -> Iterator[StagePlan]:
         yield StagePlan("download", machine.download.size_bytes, RUNNER_PROCESS, why)
 
 
-def _takes_shards(backend: str) -> bool:
-    """Whether a graph may name the checkpoint's own files: a bundle of ONNX files must bring its weights along."""
-    return backend.startswith("tensorrt")
-
-
 def _weights_why(backend: str, machine: Machine) -> str:
-    if _takes_shards(backend) and machine.checkpoint_beside_cache:
+    if traits_of(backend).resident_weights and machine.checkpoint_beside_cache:
         return "weights that change; the others stay in the checkpoint"
     return "one copy of the weights"
 
 
 def _compiled(networks: Sequence[NetworkPlan], backend: str, stripped: bool) -> tuple[int, str]:
     """Engines. A stripped one leaves its weights to a file beside it, which is a copy all the same."""
-    if not _takes_shards(backend):
+    if not traits_of(backend).resident_weights:
         return 0, "the graphs are the engines"
     why = "plans without weights, and the weights" if stripped else "engines with their weights"
     return sum(network.bundle_bytes for network in networks), why
@@ -82,7 +78,7 @@ def _compiled(networks: Sequence[NetworkPlan], backend: str, stripped: bool) -> 
 
 def building_bytes(weights_bytes: int, backend: str) -> int:
     """Memory of compiling a network of so many bytes: in the process that exported it, torch and all."""
-    copies = BUILDER_COPIES if _takes_shards(backend) else 1
+    copies = BUILDER_COPIES if traits_of(backend).resident_weights else 1
     return EXPORT_PROCESS + int(copies * weights_bytes)
 
 

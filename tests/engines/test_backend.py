@@ -4,9 +4,10 @@ import sys
 import numpy as np
 import pytest
 
-from hsengines.backend import backend_names, get_backend
+from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable
 from hsengines.host import HostDevice
+from hsengines.traits import backend_names
 
 
 def test_every_listed_backend_has_its_name():

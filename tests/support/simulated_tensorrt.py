@@ -8,6 +8,7 @@ on what TensorRT wants: profile, shapes, addresses and memory set before a run, 
 import json
 import sys
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import onnxruntime as ort
@@ -17,6 +18,7 @@ from simulated_cuda import SimulatedCudart, install
 from simulated_tensorrt_builder import BUILDER_CLASSES, HostMemory, Simulated, embedded, plan_header, plan_parts
 
 from hsengines.ort.pool import shared_options
+from hsengines.traits import BACKENDS
 
 NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 RTX_ALONE = {"Runtime": ("get_engine_validity",), "ICudaEngine": ("create_runtime_config",)}
@@ -380,17 +382,11 @@ def simulated_gpu(monkeypatch, classic=False, **cudart):
     monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", "")
     name = "tensorrt" if classic else "tensorrt-rtx"
     monkeypatch.setattr(f"{__name__}._installed", library)
-    monkeypatch.setitem(_backends(), name, (__name__, "installed_backend", ""))
+    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], module=__name__, kind="installed_backend"))
     return simulated_cudart, library
 
 
 _installed = None
-
-
-def _backends():
-    from hsengines import backend
-
-    return backend._BACKENDS
 
 
 def installed_backend():

@@ -28,7 +28,6 @@ class OrtCudaBackend(Backend):
     """For any GPU without a TensorRT install."""
 
     name = "ort-cuda"
-    precisions = ("bf16", "fp16", "fp32")
     provider = "CUDAExecutionProvider"
     placement = "cuda"
 

@@ -9,6 +9,7 @@ from typing import Any
 from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles, Layer
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.spec import EngineSpec
+from hsengines.traits import traits_of
 from hsengines.trt.build.building import Job, build_plan
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
@@ -18,13 +19,9 @@ from hsengines.trt.run.streaming import set_up_streaming
 
 
 class TrtBackend(Backend):
-    """Builds plans with `library` and runs them; `title` is what messages call it.
-
-    `extra` is the extra of the package that brings the library.
-    """
+    """Builds plans with `library` and runs them; `title` is what messages call it."""
 
     title: str
-    extra: str
 
     def __init__(self, library: Any) -> None:
         """`library` is the module `tensorrt` or `tensorrt_rtx`, or something that does as they do."""
@@ -63,7 +60,7 @@ class TrtBackend(Backend):
         try:
             from hsengines.cuda.machine import open_device
         except ImportError as err:
-            raise BackendUnavailable(why_no_gpu(), f"pip install 'hsexport[{self.extra}]'") from err
+            raise BackendUnavailable(why_no_gpu(), traits_of(self.name).install) from err
         return open_device(graphs)
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> TrtEngine:

@@ -30,9 +30,7 @@ class TensorRtBackend(TrtBackend):
     """For datacenters: the fastest engines, each for one kind of GPU."""
 
     name = "tensorrt"
-    precisions = ("bf16", "fp16", "fp32")
     title = "TensorRT"
-    extra = "tensorrt"
 
     def __init__(self, library: Any = tensorrt) -> None:
         super().__init__(library)

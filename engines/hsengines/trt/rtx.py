@@ -27,9 +27,7 @@ class TensorRtRtxBackend(TrtBackend):
     """For workstations and edge: one engine for several architectures."""
 
     name = "tensorrt-rtx"
-    precisions = ("bf16", "fp16")
     title = "TensorRT-RTX"
-    extra = "rtx"
 
     def __init__(self, library: Any = tensorrt_rtx) -> None:
         super().__init__(library)

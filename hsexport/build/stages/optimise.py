@@ -11,6 +11,7 @@ import msgspec
 
 from hsengines.errors import HSError
 from hsengines.spec import EngineSpec
+from hsengines.traits import traits_of
 from hsexport.build.key import BuildKey, file_digest
 from hsexport.build.progress import OnBytes, Reporter, bytes_told
 from hsexport.build.source_digest import source_digest
@@ -119,7 +120,7 @@ def _fill(
     from hsexport.onnx.lint import lint
     from hsexport.onnx.passes.attach import attach_weights
     from hsexport.onnx.passes.load import load_graph
-    from hsexport.onnx.passes.plan import holds_weights, prepare
+    from hsexport.onnx.passes.plan import prepare
     from hsexport.onnx.passes.save import save_graph
 
     model = load_graph(exported.onnx)
@@ -131,5 +132,5 @@ def _fill(
             where = f"node '{finding.node}': " if finding.node else ""
             raise GraphError(f"network '{exported.network.name}', {where}{finding.said}", finding.remedy)
     # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
-    save_graph(model, folder / exported.onnx.name, refer=holds_weights(backend), on_bytes=on_bytes)
+    save_graph(model, folder / exported.onnx.name, refer=traits_of(backend).resident_weights, on_bytes=on_bytes)
     (folder / REPORT).write_bytes(msgspec.json.encode(records))

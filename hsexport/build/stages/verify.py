@@ -9,6 +9,7 @@ import msgspec
 
 from hsengines.backend import Backend, Device, get_backend
 from hsengines.errors import HSError
+from hsengines.traits import DEFAULT_BACKEND
 from hsexport.build.key import BuildKey, file_digest
 from hsexport.build.progress import Reporter
 from hsexport.build.source_digest import source_digest
@@ -34,7 +35,7 @@ def verify_all(engines: list[CompiledEngine], backend: Backend, store: Store, re
     """
     reporter.stage("verify", len(engines))
     ran_on = "cast-back" if backend.why_not_here() else "engine"
-    runner = get_backend("ort-cpu") if ran_on == "cast-back" else backend
+    runner = get_backend(DEFAULT_BACKEND) if ran_on == "cast-back" else backend
     device = runner.device()
     records = []
     for compiled in engines:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hsengines.errors import HSError
 from hsengines.process import workplace
+from hsengines.traits import traits_of
 from hsexport.build.progress import Reporter
 from hsexport.deploy.archive.archive import Member, checked_name, write_archive
 from hsexport.deploy.archive.own_wheel import own_wheel, requirements_of
@@ -16,8 +17,6 @@ from hsexport.deploy.archive.pins import pins_of
 from hsexport.deploy.archive.target import Target
 from hsexport.deploy.archive.wheels import fetch_wheels
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, open_bundle, sha256_of
-
-EXTRA_OF_BACKEND = {"ort-cpu": "cpu", "ort-cuda": "gpu", "tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ def _bundle_members(bundle: Bundle) -> list[Member]:
 
 def _runtime(bundle: Bundle, runtime: RuntimeOptions, place: Path, reporter: Reporter) -> tuple[list[str], list[Path]]:
     """Pins, and wheels with our own first."""
-    extra = EXTRA_OF_BACKEND.get(bundle.manifest.backend)
-    if extra is None:
+    extra = traits_of(bundle.manifest.backend).extra
+    if not extra:
         raise HSError(f"the bundle's backend '{bundle.manifest.backend}' has no runtime to pack", "leave --runtime out")
     ours = own_wheel(place)
     if not runtime.target.is_here and not ours.stem.endswith("-any"):

@@ -14,6 +14,7 @@ import numpy as np
 from hsengines.backend import Device, Engine, get_backend
 from hsengines.errors import EngineLoadError, HSError
 from hsengines.spec import EngineSpec, TensorSpec
+from hsengines.traits import DEFAULT_BACKEND
 
 DEMO_JUDGE = Path(__file__).parents[2] / "demo" / "judge"
 BATCH = 32  # pictures at once: bounds the memory
@@ -70,7 +71,7 @@ class Judge:
         Raises JudgeError, or BackendUnavailable where ONNX Runtime is missing.
         """
         reference, names = _reference_from(folder / "reference.npz"), _names_beside(folder)
-        backend = get_backend("ort-cpu")
+        backend = get_backend(DEFAULT_BACKEND)
         device = backend.device(threads)
         if not (folder / "judge.onnx").is_file():
             raise JudgeError(f"{folder} holds no judge.onnx", "name a folder with judge.onnx and reference.npz")

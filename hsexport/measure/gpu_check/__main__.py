@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from hsengines.errors import HSError
+from hsengines.traits import DEFAULT_BACKEND, traits_of
 from hsexport.build.quiet import hush_libraries
 from hsexport.cli.options import size_from_text
 from hsexport.measure.gpu_check.child import Job
@@ -67,7 +68,7 @@ def check_all(plan: Plan, targets: list[Target], report: Report, console: Consol
         report.targets.append(checked_in_child(Job(plan, target=target), work))
         write_files(report, plan.out)
     for precision in dict.fromkeys(result.precision for result in report.targets if result.schedules):
-        on_cpu = all(r.backend == "ort-cpu" for r in report.targets if r.precision == precision)
+        on_cpu = all(traits_of(r.backend).on_cpu for r in report.targets if r.precision == precision)
         console.rule(f"torch {precision}")
         report.torch += torch_in_child(Job(plan, torch=(precision, "cpu" if on_cpu else "cuda")), work)
         write_files(report, plan.out)
@@ -129,7 +130,7 @@ def main(
         console.print(sheet.rich())
     console.print(f"written: {', '.join(map(str, files))}", soft_wrap=True)
     if not targets:
-        raise HSError("no backend works here; the table says why", "--backend ort-cpu needs no GPU")
+        raise HSError("no backend works here; the table says why", f"--backend {DEFAULT_BACKEND} needs no GPU")
     if not any(map(has_run, report.targets)):
         raise HSError("no bundle could be built and run; the table says why")
 

@@ -6,6 +6,7 @@ from time import perf_counter
 
 from hsengines.backend import BuildOptions, get_backend
 from hsengines.errors import HSError
+from hsengines.traits import traits_of
 from hsexport.build.build import build
 from hsexport.build.recipe import BuildRequest
 from hsexport.cli.report import BuildReport
@@ -72,10 +73,11 @@ def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, 
 
 def options_for(plan: Plan, target: Target, notes: list[str]) -> BuildOptions:
     """For the GPU at hand alone, where the backend can be told so; what it says to that goes to `notes`."""
-    if target.backend == "tensorrt":
+    traits = traits_of(target.backend)
+    if traits.builds_on_gpu:
         return BuildOptions(precision=target.precision, timing_cache=plan.cache / "timing")
     capability = gpu_facts().get("compute_capability")
-    if target.backend != "tensorrt-rtx" or capability is None:
+    if capability is None or not traits.resident_weights:
         return BuildOptions(precision=target.precision)
     options = BuildOptions(precision=target.precision, architectures=(capability,))
     try:

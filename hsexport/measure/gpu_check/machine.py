@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from hsengines.backend import BuildOptions, backend_names, get_backend
+from hsengines.backend import BuildOptions, get_backend
 from hsengines.errors import BackendUnavailable, HSError
+from hsengines.traits import backend_names, traits_of
 from hsexport.measure.bench.hardware import hardware
 from hsexport.measure.gpu_check.results import BackendState
 
-GPU_BACKENDS = tuple(name for name in backend_names() if name != "ort-cpu")
+GPU_BACKENDS = tuple(name for name in backend_names() if not traits_of(name).on_cpu)
 PRECISIONS = ("bf16", "fp16", "fp32")
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from hsengines.traits import traits_of
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -34,19 +36,13 @@ class Subject:
     precision: str
 
     @property
-    def for_tensorrt(self) -> bool:
-        """Whether one of the two TensorRTs is to build it."""
-        return self.backend in ("tensorrt", "tensorrt-rtx")
-
-    @property
-    def for_onnxruntime(self) -> bool:
-        """Whether ONNX Runtime is to run it."""
-        return self.backend in ("ort-cpu", "ort-cuda")
-
-    @property
     def for_gpu(self) -> bool:
         """Whether it is to be captured in a CUDA graph."""
-        return self.for_tensorrt or self.backend == "ort-cuda"
+        return not traits_of(self.backend).on_cpu
+
+    def chokes_on(self, rule: str) -> bool:
+        """Whether the backend's traits name this rule."""
+        return rule in traits_of(self.backend).rules
 
     def nodes(self, *operators: str) -> Iterator[ir.Node]:
         """All nodes, those in subgraphs and functions included; of these operators alone, if any are named."""

@@ -19,7 +19,7 @@ _LEFTOVERS = (
 
 def attention_outputs(subject: Subject) -> Iterator[Finding]:
     """TensorRT takes Attention with its first output only."""
-    if not subject.for_tensorrt:
+    if not subject.chokes_on("attention-outputs"):
         return
     for node in subject.nodes("Attention"):
         used = [value.name for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
@@ -30,7 +30,7 @@ def attention_outputs(subject: Subject) -> Iterator[Finding]:
 
 def attention_in_fp32(subject: Subject) -> Iterator[Finding]:
     """TensorRT-RTX has no fp32 kernels for Attention."""
-    if subject.backend != "tensorrt-rtx" or subject.precision != "fp32":
+    if not subject.chokes_on("attention-fp32") or subject.precision != "fp32":
         return
     for node in subject.nodes("Attention"):
         yield Finding(
@@ -44,7 +44,7 @@ def attention_in_fp32(subject: Subject) -> Iterator[Finding]:
 
 def large_top_k(subject: Subject) -> Iterator[Finding]:
     """TensorRT's TopK stops at 3840."""
-    if not subject.for_tensorrt:
+    if not subject.chokes_on("top-k"):
         return
     for node in subject.nodes("TopK"):
         count = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
@@ -68,7 +68,7 @@ def data_dependent_shapes(subject: Subject) -> Iterator[Finding]:
 
 def gather_nd_indices(subject: Subject) -> Iterator[Finding]:
     """ONNX Runtime has GatherND with int64 indices only."""
-    if not subject.for_onnxruntime:
+    if not subject.chokes_on("gather-nd-indices"):
         return
     for node in subject.nodes("GatherND"):
         indices = node.inputs[1] if len(node.inputs) > 1 else None

@@ -13,7 +13,7 @@ LARGEST_PROTOBUF = 2**31 - 1
 
 def bf16_on_cpu(subject: Subject) -> Iterator[Finding]:
     """ONNX Runtime's CPU kernels have no bf16; one finding says it for the whole graph."""
-    if subject.backend != "ort-cpu":
+    if not subject.chokes_on("bf16-on-cpu"):
         return
     remedy = "build in fp32, or name another backend"
     if subject.precision == "bf16":
@@ -29,10 +29,11 @@ def bf16_on_cpu(subject: Subject) -> Iterator[Finding]:
 
 def doubles(subject: Subject) -> Iterator[Finding]:
     """TensorRT has no float64; elsewhere it is only slow."""
+    refused = subject.chokes_on("float64")
     for node in subject.nodes():
         if _touches(node, ir.DataType.DOUBLE):
-            said = f"a {node.op_type} in float64" + (", which TensorRT lacks" if subject.for_tensorrt else "")
-            yield Finding("float64", name_of(node), said, "cast to float32 in the module", subject.for_tensorrt)
+            said = f"a {node.op_type} in float64" + (", which TensorRT lacks" if refused else "")
+            yield Finding("float64", name_of(node), said, "cast to float32 in the module", refused)
 
 
 def inline_weights(subject: Subject) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from hsengines.errors import HSError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
+from hsengines.traits import traits_of
 
 FORMAT_VERSION = 4
 
@@ -220,7 +221,7 @@ class Manifest(_Strict, frozen=True):
     @property
     def on_cpu(self) -> bool:
         """Whether its engines run on CPUs, and not on GPUs."""
-        return self.backend == "ort-cpu"
+        return traits_of(self.backend).on_cpu
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

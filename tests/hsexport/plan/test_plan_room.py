@@ -5,7 +5,8 @@ from dataclasses import replace
 import onnx_ir as ir
 import pytest
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import BuildOptions
+from hsengines.traits import traits_of
 from hsexport.build.networks import networks_of
 from hsexport.build.outline import manifest_outline
 from hsexport.cli.build_options import _precision
@@ -263,7 +264,5 @@ def test_gpus_go_by_key_or_name():
 
 
 def test_default_precisions_are_the_backends_own():
-    assert _precision("ort-cpu", None) == get_backend("ort-cpu").precisions[0]
-    from hsengines.trt.rtx import TensorRtRtxBackend
-
-    assert _precision("tensorrt-rtx", None) == TensorRtRtxBackend.precisions[0]
+    assert _precision("ort-cpu", None) == traits_of("ort-cpu").precisions[0] == "fp32"
+    assert _precision("tensorrt-rtx", None) == traits_of("tensorrt-rtx").precisions[0] == "bf16"

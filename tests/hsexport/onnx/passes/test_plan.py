@@ -5,7 +5,8 @@ import onnx_ir as ir
 import pytest
 from onnx_graphs import graph, saved
 
-from hsengines.backend import backend_names
+from hsengines.errors import HSError
+from hsengines.traits import backend_names
 from hsexport.onnx.passes.errors import PassError
 from hsexport.onnx.passes.plan import prepare
 from hsexport.onnx.passes.single_output_attention import single_output_attention
@@ -54,7 +55,7 @@ def test_every_backend_has_a_plan():
 
 
 def test_an_unknown_backend_and_halves_for_ort_cpu_are_refused():
-    with pytest.raises(PassError, match="no passes are known for backend 'npu'; choose one of ort-cpu"):
+    with pytest.raises(HSError, match="there is no backend 'npu'; choose one of ort-cpu"):
         prepare(attention(), "npu", "fp32")
     with pytest.raises(PassError, match="backend 'ort-cpu' runs fp32, not fp16"):
         prepare(attention(), "ort-cpu", "fp16")

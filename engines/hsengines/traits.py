@@ -1,0 +1,106 @@
+"""What there is to know of every backend before its library is imported: one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hsengines.errors import BackendUnavailable
+
+DEFAULT_BACKEND = "ort-cpu"
+"""Builds and runs anywhere: what is taken where none is named, and the reference that others are held to."""
+
+
+@dataclass(frozen=True)
+class BackendTraits:
+    """One backend, as all who only choose, plan or prepare for it see it."""
+
+    module: str
+    """Where its class lies; imported by `get_backend` and nowhere earlier."""
+    kind: str
+    """The class's name there."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What its engines run on."""
+    extra: str = ""
+    """The extra of hsexport that brings its library; empty for one that needs none."""
+    precisions: tuple[str, ...] = ("fp32",)
+    """What graphs it takes, the default first."""
+    weights: tuple[str, ...] = ("plain",)
+    """How weights may be stored; "plain" is in the graph's precision."""
+    resident_weights: bool = False
+    """Whether an engine holds its weights; otherwise it is the graph, with its weights in a file beside it."""
+    fused_attention: bool = False
+    """Whether attention never writes its scores out."""
+    streams: bool = False
+    """Whether two of its engines can run at the same time, each on a stream of its own."""
+    passes: tuple[str, ...] = ()
+    """Graph passes that it needs before any cast, by name."""
+    rules: tuple[str, ...] = ()
+    """Rules of the lint, by name, that tell of what this backend alone chokes on."""
+    builds_on_gpu: bool = False
+    """Whether it builds for the GPU at hand and nowhere else."""
+    offered: bool = True
+    """Whether users may name it."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its engines run on CPUs, and not on GPUs."""
+        return self.device == "cpu"
+
+    @property
+    def install(self) -> str:
+        """The command that brings its library."""
+        return f"pip install 'hsexport[{self.extra}]'" if self.extra else ""
+
+
+BACKENDS = {
+    "ort-cpu": BackendTraits(
+        "hsengines.ort.cpu", "OrtCpuBackend", extra="cpu", rules=("gather-nd-indices", "bf16-on-cpu")
+    ),
+    "ort-cuda": BackendTraits(
+        "hsengines.ort.cuda",
+        "OrtCudaBackend",
+        device="gpu",
+        extra="gpu",
+        precisions=("bf16", "fp16", "fp32"),
+        rules=("gather-nd-indices",),
+    ),
+    "tensorrt": BackendTraits(
+        "hsengines.trt.classic",
+        "TensorRtBackend",
+        device="gpu",
+        extra="tensorrt",
+        precisions=("bf16", "fp16", "fp32"),
+        resident_weights=True,
+        fused_attention=True,
+        streams=True,
+        passes=("single_output_attention",),
+        rules=("attention-outputs", "top-k", "float64"),
+        builds_on_gpu=True,
+    ),
+    "tensorrt-rtx": BackendTraits(
+        "hsengines.trt.rtx",
+        "TensorRtRtxBackend",
+        device="gpu",
+        extra="rtx",
+        precisions=("bf16", "fp16"),
+        resident_weights=True,
+        fused_attention=True,
+        streams=True,
+        passes=("single_output_attention",),
+        rules=("attention-outputs", "attention-fp32", "top-k", "float64"),
+    ),
+    "null": BackendTraits("hsengines.null", "NullBackend", precisions=("fp32", "fp16", "bf16"), offered=False),
+}
+
+
+def backend_names() -> list[str]:
+    """The backends a bundle may be built for."""
+    return [name for name, traits in BACKENDS.items() if traits.offered]
+
+
+def traits_of(name: str) -> BackendTraits:
+    """The row of the backend called `name`. Raises BackendUnavailable if there is none."""
+    if name not in BACKENDS:
+        raise BackendUnavailable(f"there is no backend '{name}'", f"choose one of {', '.join(backend_names())}")
+    return BACKENDS[name]
