@@ -26,18 +26,18 @@ class Prepare(nn.Module):
 class Guide(nn.Module):
     """Classifier-free guidance over the rows of a velocity."""
 
-    def forward(self, velocity: Tensor, told: Tensor, untold: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:
-        """The guided velocity (B, M, P) of rows (G, M, P), and how far the told row lies from the untold one.
+    def forward(self, velocity: Tensor, cond: Tensor, uncond: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:
+        """The guided velocity (B, M, P) of rows (G, M, P), and how far the cond row lies from the uncond one.
 
-        `told` and `untold` (B,) name each picture's rows; without guidance both name the same row and drop out.
+        `cond` and `uncond` (B,) name each picture's rows; without guidance both name the same row and drop out.
         """
-        plain = velocity.index_select(0, untold)
-        difference = velocity.index_select(0, told) - plain
+        plain = velocity.index_select(0, uncond)
+        difference = velocity.index_select(0, cond) - plain
         return plain + guidance * difference, difference
 
 
 class GuideHeld(nn.Module):
-    """Guidance from the told rows alone: the difference to the untold ones is an earlier step's."""
+    """Guidance from the cond rows alone: the difference to the uncond ones is an earlier step's."""
 
     def forward(self, velocity: Tensor, difference: Tensor, index: Tensor, excess: Tensor) -> tuple[Tensor]:
         """`velocity` (B, M, P), `difference` (B, N, P); `index` (B, M) holds flat row numbers into B * N.
@@ -45,19 +45,6 @@ class GuideHeld(nn.Module):
         `excess` (1,) is the guidance scale less 1, since v_u + g (v_c - v_u) = v_c + (g - 1) (v_c - v_u); 0 is none.
         """
         return (velocity + excess * take_rows(difference.flatten(0, 1), index),)
-
-
-class Blend(nn.Module):
-    """Large's velocity on the active tokens, another one elsewhere."""
-
-    def forward(self, active: Tensor, elsewhere: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor]:
-        """`active` (B, M, P), `elsewhere` (B, N, P); `index` (B, N) holds flat row numbers into B * M.
-
-        `weight` (B, N) is large's share: 1 inside the region, less where it is feathered, 0 outside, where `index`
-        may name any row.
-        """
-        difference = take_rows(active.flatten(0, 1), index) - elsewhere
-        return (elsewhere + weight.unsqueeze(-1) * difference,)
 
 
 class Advance(nn.Module):
@@ -104,15 +91,24 @@ class SelectCache(nn.Module):
         return (take_rows(everything.flatten(0, 2), index),)
 
 
-class MergeCache(nn.Module):
+class Merge(nn.Module):
     """One layer's keys or values with some tokens' renewed."""
 
     def forward(self, fresh: Tensor, everything: Tensor, index: Tensor) -> tuple[Tensor]:
-        """`fresh` (G, H, M, D) over `everything` (G, H, N, D).
+        """`fresh` (..., M, W) over `everything` (..., N, W).
 
-        `index` (G, H, N) holds flat row numbers into fresh's G * H * M rows followed by everything's G * H * N.
+        `index` (..., N) holds flat row numbers into all rows of `fresh` followed by all of `everything`.
         """
-        return (take_rows(torch.cat([fresh.flatten(0, 2), everything.flatten(0, 2)]), index),)
+        return (take_rows(torch.cat([fresh.flatten(0, -2), everything.flatten(0, -2)]), index),)
+
+
+class Blend(Merge):
+    """Large's velocity on the active tokens, another one elsewhere."""
+
+    def forward(self, active: Tensor, elsewhere: Tensor, index: Tensor) -> tuple[Tensor]:
+        """As Merge has it, by way of a difference: one rounding more, with which pictures keep their bytes."""
+        (chosen,) = super().forward(active, elsewhere, index)
+        return (elsewhere + (chosen - elsewhere),)
 
 
 class Unpatchify(nn.Module):

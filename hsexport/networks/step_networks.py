@@ -82,10 +82,10 @@ def _velocity_networks(recipe: Recipe) -> list[Network]:
         network(
             "guide",
             lambda: _module("Guide"),
-            (_floats("velocity", "G", "M", width), _ints("told", "B"), _ints("untold", "B"), _floats("guidance", 1)),
+            (_floats("velocity", "G", "M", width), _ints("cond", "B"), _ints("uncond", "B"), _floats("guidance", 1)),
             (_floats("guided", "B", "M", width), _floats("difference", "B", "M", width)),
-            told="G",
-            untold="G",
+            cond="G",
+            uncond="G",
         ),
         network(
             "guide_held",
@@ -106,10 +106,9 @@ def _velocity_networks(recipe: Recipe) -> list[Network]:
                 _floats("active", "B", "M", width),
                 _floats("elsewhere", "B", "N", width),
                 _ints("index", "B", "N"),
-                _floats("weight", "B", "N"),
             ),
             (_floats("blended", "B", "N", width),),
-            index="B*M",
+            index="B*N",
         ),
         network(
             "advance",
@@ -160,7 +159,7 @@ def _cache_networks(recipe: Recipe) -> list[Network]:
         ),
         network(
             "merge_cache",
-            lambda: _module("MergeCache"),
+            lambda: _module("Merge"),
             (
                 _floats("fresh", "G", heads, "M", size),
                 _floats("everything", "G", heads, "N", size),

@@ -16,7 +16,7 @@ from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import Conditioning, LoopShape
 from hsruntime.loop.denoise import denoise
-from hsruntime.loop.executors import Painters
+from hsruntime.loop.executors import Executors
 from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop.loop import Loop
 from hsruntime.options import PictureOptions, SessionOptions
@@ -49,14 +49,14 @@ class Session:
         self._device = self._backend.device(options.threads, graphs=options.graphs)
         self._device.two_streams = options.two_streams
         self._engines: dict[str, Engine] = {}
-        self._painters: Painters | None = None
+        self._executors: Executors | None = None
         self._on_demand: TextOnDemand | None = None
         self._closed = False
         try:
             if options.text_on_demand:
                 self._on_demand = TextOnDemand(self.manifest, self._tokenizers, self._device, self._load)
             else:
-                self._open_painters()
+                self._open_executors()
         except BaseException:
             self.close()
             raise
@@ -102,9 +102,9 @@ class Session:
     def close(self) -> None:
         """Frees loops, then engines, then the device: bindings must go before what they are bound to."""
         self._closed, self._on_demand = True, None
-        if self._painters:
-            self._painters.close()
-            self._painters = None
+        if self._executors:
+            self._executors.close()
+            self._executors = None
         while self._engines:
             self._engines.popitem()[1].close()
         self._device.close()
@@ -168,7 +168,7 @@ class Session:
         rows = prompts if negative_prompt is None else [*negative_list(negative_prompt, len(prompts)), *prompts]
         if self._on_demand:
             return self._on_demand.encoded(rows).read()
-        self._open_painters()
+        self._open_executors()
         conditioning = Conditioning.empty(self._device, self.manifest, len(rows))
         with closing(self._bound_text()(conditioning)) as text:
             text.encode(rows)
@@ -180,8 +180,8 @@ class Session:
         Without a request: one picture of the bundle's default size, schedule and guidance.
         """
         request = request or PictureOptions(prompt="").completed(self.manifest)
-        painter = self._open_painters().of(self._loop_shape(request))
-        painter.loop.ready(request.schedule)
+        executor = self._open_executors().of(self._loop_shape(request))
+        executor.loop.ready(request.schedule)
         self._device.synchronize()
 
     def run(self, request: Request) -> Result:
@@ -190,19 +190,19 @@ class Session:
         if self._on_demand and not request.embeddings:
             # Before the first picture's other engines and its loop take memory.
             self._on_demand.encoded(request.all_prompts)
-        painters = self._open_painters()
-        painter = painters.of(shape)
+        executors = self._open_executors()
+        executor = executors.of(shape)
         try:
-            painter.loop.ready(request.schedule)
+            executor.loop.ready(request.schedule)
             if request.embeddings:
-                painter.condition(request.embeddings)
+                executor.condition(request.embeddings)
             else:
-                painter.encode(request.all_prompts)
-            self._begin(painter.loop, request)
-            done = denoise(painter.loop, request)
-            images, latents = painter.decode(), painter.latents()
+                executor.encode(request.all_prompts)
+            self._begin(executor.loop, request)
+            done = denoise(executor.loop, request)
+            images, latents = executor.decode(), executor.latents()
         except HSError:
-            painters.drop(shape)
+            executors.drop(shape)
             raise
         return Result(
             images=images,
@@ -214,16 +214,16 @@ class Session:
             seconds=perf_counter() - start,
         )
 
-    def _open_painters(self) -> Painters:
+    def _open_executors(self) -> Executors:
         """Opens every engine that stays open, the first time. Raises EngineLoadError."""
         if self._closed:
             raise HSError("the session is closed", "open it again")
-        if self._painters is None:
+        if self._executors is None:
             elsewhere = self._on_demand.engines if self._on_demand else set()
             for name in self.manifest.engines:
                 if name not in elsewhere and name not in self._engines:
                     self._engines[name] = self._load(name)
-            self._painters = Painters(
+            self._executors = Executors(
                 self.manifest,
                 self._on_demand.into if self._on_demand else self._bound_text(),
                 self._engines,
@@ -232,7 +232,7 @@ class Session:
                 most_kept=self._shapes_kept,
                 tile=self._tile,
             )
-        return self._painters
+        return self._executors
 
     def _load(self, name: str) -> Engine:
         record = self.manifest.engines[name]

@@ -31,7 +31,7 @@ class WatchedSession(Session):
 
     def replay_from_noise(self, request: Request, mode: str) -> Replay:
         """What the loop launches for one step of `mode`, with `request`'s noise in place: steps count on."""
-        loop = self._open_painters().of(self._loop_shape(request)).loop
+        loop = self._open_executors().of(self._loop_shape(request)).loop
         loop.ready(request.schedule)
         self._begin(loop, request)
         return loop._replays[mode]

@@ -1,4 +1,4 @@
-"""The rows of a picture that a step runs: both under guidance, or the prompt's alone; each lane has its buffers."""
+"""The rows of a picture that a step runs: both under guidance, or the prompt's alone; each branch has its buffers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hsruntime.loop.region import Region, cache_index, row_index
 
 @dataclass(frozen=True)
 class Active:
-    """What large reads and writes of the region in one lane."""
+    """What large reads and writes of the region in one branch."""
 
     tokens: TokenBuffers
     guided: Tensor  # (B, M, P): its velocity after guidance
     index: Tensor  # (rows, H, R) int32: the cached tokens among the whole picture's
-    text_index: Tensor | None  # (rows, H, T) int32: the lane's text, where it is a part of the whole cache's
+    text_index: Tensor | None  # (rows, H, T) int32: the branch's text, where it is a part of the whole cache's
     past: Cache  # of the cached tokens
     unread: Cache  # keys and values of the active tokens
 
     @classmethod
     def empty(cls, device: Device, manifest: Manifest, shape: LoopShape, rows: int, presents: Cache) -> Active:
-        """Uninitialised but for the text's index; a lane of all rows reads a cached text where `presents` has it."""
+        """Uninitialised but for the text's index; a branch of all rows reads a cached text where `presents` has it."""
         heads, width = manifest.large.heads, manifest.latent.token_width
         text = presents.text[0].shape[2]
         past = Cache.empty(device, manifest, rows, shape.cached, 0)
@@ -47,7 +47,7 @@ class Active:
 
 
 @dataclass
-class Lane:
+class Branch:
     """Buffers of some rows; `active` is made when a region step is first asked for."""
 
     shape: LoopShape
@@ -61,7 +61,7 @@ class Lane:
     _unread: Cache | None = None
 
     @classmethod
-    def empty(cls, device: Device, manifest: Manifest, shape: LoopShape, rows: int, text: Conditioning) -> Lane:
+    def empty(cls, device: Device, manifest: Manifest, shape: LoopShape, rows: int, text: Conditioning) -> Branch:
         """Uninitialised."""
         width = manifest.latent.token_width
         return cls(

@@ -120,8 +120,8 @@ class StepBuffers:
     guidance: Tensor  # (1,)
     excess: Tensor  # (1,): guidance less 1
     no_excess: Tensor  # (1,): 0
-    told: Tensor  # (B,) int32
-    untold: Tensor
+    cond: Tensor  # (B,) int32: each picture's rows
+    uncond: Tensor
 
     @classmethod
     def empty(cls, device: Device, shape: LoopShape, width: int) -> StepBuffers:
@@ -131,7 +131,7 @@ class StepBuffers:
         floats: dict[str, tuple[int, ...]] = dict.fromkeys(wide, (b, n, width))
         floats |= {"scores": (b, n), "magnitudes": (b, n), "timesteps": (s,), "coefficients": (s, 2)}
         floats |= dict.fromkeys(("timestep", "guidance", "excess", "no_excess"), (1,))
-        ints = {"step": (1,), "next_step": (1,), "told": (b,), "untold": (b,)}
+        ints = {"step": (1,), "next_step": (1,), "cond": (b,), "uncond": (b,)}
         tensors = {name: device.empty(extents, "float32") for name, extents in floats.items()}
         tensors |= {name: device.empty(extents, "int32") for name, extents in ints.items()}
         return cls(**tensors)
@@ -208,7 +208,7 @@ def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
     width = manifest.latent.token_width
     index = shape.rows * manifest.large.heads * shape.cached * 4 if shape.active else 0
     floats = 7 * shape.pictures * shape.tokens * width + shape.rows * (shape.tokens * 2 + shape.active) * width
-    blended = shape.pictures * (2 * shape.active + shape.tokens) * width if shape.active else 0
+    blended = shape.pictures * 2 * shape.active * width if shape.active else 0
     return cache_bytes(manifest, shape) + index + 4 * (floats + blended)
 
 

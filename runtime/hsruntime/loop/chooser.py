@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hsruntime.loop.loop import SCORED, Loop
-from hsruntime.loop.region import Region, center_scores, large_share, random_scores, region_from_scores, smoothed
+from hsruntime.loop.region import Region, center_scores, random_scores, region_from_scores
 from hsruntime.schedule.schedule import Schedule, Segment
 
 
@@ -38,8 +38,7 @@ class Chooser:
             self.region = self._chosen()
             self._gathered = None
         if self._gathered != run.guidance and self.region:
-            weight = large_share(self.region, self._loop.shape.grid, self._policy.feather)
-            self._loop.set_region(self.region, weight, run)
+            self._loop.set_region(self.region, run)
             self._gathered = run.guidance
         self._whole = False
 
@@ -52,7 +51,7 @@ class Chooser:
         self._whole = self._whole or run.large == "full"
 
     def _chosen(self) -> Region:
-        scores = smoothed(self._scores(), self._loop.shape.grid, self._policy.smoothing)
+        scores = self._scores()
         if self._policy.starvation:
             scores = scores * np.exp(np.float32(self._policy.starvation) * self._idle)
         return region_from_scores(scores, self._loop.shape.active)

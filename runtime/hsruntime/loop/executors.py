@@ -19,7 +19,7 @@ from hsruntime.text.encode import TextSide
 MakeTextSide = Callable[[Conditioning], TextSide]
 
 
-class Painter:
+class Executor:
     """Text encoders, loop and decoder bound for one LoopShape."""
 
     def __init__(
@@ -60,8 +60,8 @@ class Painter:
         self._decoder.close()
 
 
-class Painters:
-    """The painters of the shapes used last: at most `most_kept`, and within a cap on the device's memory."""
+class Executors:
+    """The executors of the shapes used last: at most `most_kept`, and within a cap on the device's memory."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Painters:
         self._engines = engines
         self._device = device
         self._cap_bytes = cap_bytes
-        self._kept: dict[LoopShape, Painter] = {}
+        self._kept: dict[LoopShape, Executor] = {}
 
-    def of(self, shape: LoopShape) -> Painter:
-        """The painter of this shape, newly bound or as an earlier call left it. Raises DeviceMemoryError."""
+    def of(self, shape: LoopShape) -> Executor:
+        """The executor of this shape, newly bound or as an earlier call left it. Raises DeviceMemoryError."""
         if shape in self._kept:
             self._kept[shape] = self._kept.pop(shape)  # youngest last
         else:
@@ -113,11 +113,11 @@ class Painters:
     def _too_much(self, needed_bytes: int) -> bool:
         return self._cap_bytes is not None and self._device.allocated_bytes + needed_bytes > self._cap_bytes
 
-    def _made(self, shape: LoopShape) -> Painter:
-        """A new painter; older ones give way where the device has no room for it beside them."""
+    def _made(self, shape: LoopShape) -> Executor:
+        """A new executor; older ones give way where the device has no room for it beside them."""
         while True:
             try:
-                return Painter(self._manifest, self._text_side, self._engines, self._device, shape, self._tile)
+                return Executor(self._manifest, self._text_side, self._engines, self._device, shape, self._tile)
             except DeviceMemoryError as err:
                 if not self._kept:
                     raise _told(err, self._manifest, shape) from err

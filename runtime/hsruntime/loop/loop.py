@@ -113,12 +113,12 @@ class Loop:
         self._replays[f"score {signal}"].launch()
         return self.step.scores.read()
 
-    def set_region(self, region: Region, weight: np.ndarray, segment: Segment) -> None:
+    def set_region(self, region: Region, segment: Segment) -> None:
         """Fixes the active tokens for `segment` and gathers the cached tokens' keys and values.
 
         They come from the last full step of large, and from what `take_back` renewed since.
         """
-        self._sequences.write_region(region, weight)
+        self._sequences.write_region(region)
         self._replays[self._sequences.gather_of(segment)].launch()
 
     def take_back(self, region: Region) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -80,35 +79,3 @@ def merge_index(region: Region, rows: int, heads: int) -> np.ndarray:
     where = np.repeat(np.tile(region.active, (rows // pictures, 1)), heads, axis=0)
     np.put_along_axis(index, where.astype(np.int64), fresh, axis=1)
     return index.reshape(rows, heads, tokens)
-
-
-def blend_index(region: Region) -> np.ndarray:
-    """Flat row numbers (B, N) into large's B * M velocities; a cached token names its picture's first."""
-    pictures, active = region.active.shape
-    first = np.arange(pictures, dtype=np.int32)[:, None] * active
-    index = np.tile(first, (1, active + region.cached.shape[1]))
-    np.put_along_axis(index, region.active.astype(np.int64), first + np.arange(active, dtype=np.int32), axis=1)
-    return index
-
-
-def large_share(region: Region, grid: tuple[int, int], feather: float) -> np.ndarray:
-    """How much of large's velocity each token takes (B, N): 1 if active, less by `feather` beside a cached one."""
-    share = region.mask.astype(np.float32)
-    if feather:
-        inside = _filtered(share.reshape(-1, *grid), np.min).reshape(share.shape)
-        share -= np.float32(feather) * (share - inside)
-    return share
-
-
-def smoothed(scores: np.ndarray, grid: tuple[int, int], how: str) -> np.ndarray:
-    """Scores (B, N) after a 3x3 filter over the token grid: "mean", "dilate" (largest), "erode" (smallest), "none"."""
-    filters: dict[str, Callable[..., Any]] = {"mean": np.mean, "dilate": np.max, "erode": np.min}
-    if how == "none":
-        return scores
-    return _filtered(scores.reshape(-1, *grid), filters[how]).reshape(scores.shape).astype(np.float32)
-
-
-def _filtered(maps: np.ndarray, reduce: Callable[..., Any]) -> np.ndarray:
-    """`reduce` over each token's 3x3 neighbourhood (B, h, w); beyond the edge the edge goes on."""
-    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    return np.asarray(reduce(np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)), axis=(3, 4)))

@@ -9,10 +9,10 @@ import numpy as np
 
 from hsengines.backend import Binding, Device, Engine, Enqueue, Tensor
 from hsruntime.bundle.manifest import Manifest, tensor_record
-from hsruntime.loop.branches import Active, Lane
+from hsruntime.loop.branches import Active, Branch
 from hsruntime.loop.buffers import Cache, Conditioning, LoopShape, StepBuffers, TokenBuffers, write_all
 from hsruntime.loop.flow import grid_positions
-from hsruntime.loop.region import Region, blend_index, merge_index
+from hsruntime.loop.region import Region, merge_index
 from hsruntime.schedule.schedule import Segment
 
 
@@ -32,16 +32,15 @@ class Sequences:
         self._device = device
         self._text = text
         self._bindings: list[Binding] = []
-        self._lanes: dict[str, Lane] = {}
+        self._branches: dict[str, Branch] = {}
         self.step = StepBuffers.empty(device, shape, manifest.latent.token_width)
         write_all(self.step.zero, 0)
         pictures = np.arange(shape.pictures, dtype=np.int32)
-        self.step.untold.write(pictures)
-        self.step.told.write(pictures + np.int32(shape.rows - shape.pictures))
+        self.step.uncond.write(pictures)
+        self.step.cond.write(pictures + np.int32(shape.rows - shape.pictures))
         if shape.active:
-            b, n = shape.pictures, shape.tokens
-            self._blend, self._weight = device.empty((b, n), "int32"), device.empty((b, n), "float32")
-            self._write_blend(_first_tokens(shape), np.zeros((b, n), np.float32))
+            self._blend = device.empty((shape.pictures, shape.tokens), "int32")
+            self._write_blend(_first_tokens(shape))
 
     def close(self) -> None:
         """Frees the bindings; replays of them must be closed before."""
@@ -87,38 +86,37 @@ class Sequences:
 
     def write_text(self) -> None:
         """The prompts' rows of the conditioning, for the steps that run these alone."""
-        if "told" in self._lanes:
-            self._lanes["told"].text.write_rows(self._text, self.shape.pictures)
+        if "cond" in self._branches:
+            self._branches["cond"].text.write_rows(self._text, self.shape.pictures)
 
-    def write_region(self, region: Region, weight: np.ndarray) -> None:
-        """Where the active and the cached tokens lie, for every engine that gathers by it; large's share (B, N)."""
-        for lane in self._lanes.values():
-            lane.write_region(region, self._positions("large"))
-        self._write_blend(region, weight)
+    def write_region(self, region: Region) -> None:
+        """Where the active and the cached tokens lie, for every engine that gathers by it."""
+        for branch in self._branches.values():
+            branch.write_region(region, self._positions("large"))
+        self._write_blend(region)
 
     def write_merge(self, region: Region) -> None:
         """Which of the region's tokens the cache takes back."""
         self._merge_index.write(merge_index(region, self.shape.rows, self._manifest.large.heads))
 
-    def _write_blend(self, region: Region, weight: np.ndarray) -> None:
-        self._blend.write(blend_index(region))
-        self._weight.write(weight)
+    def _write_blend(self, region: Region) -> None:
+        self._blend.write(merge_index(region, self.shape.pictures, 1)[:, 0])
 
     def _bind(self, engine: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Enqueue:
         binding = self._engines[engine].bind(inputs, outputs)
         self._bindings.append(binding)
         return binding.enqueue
 
-    def _lane(self, guidance: str) -> Lane:
+    def _branch(self, guidance: str) -> Branch:
         """Both rows of each picture, or with `guidance` the prompts' alone."""
-        name = "told" if guidance else "both"
-        if name not in self._lanes:
+        name = "cond" if guidance else "both"
+        if name not in self._branches:
             rows = self.shape.pictures if guidance else self.shape.rows
             text = Conditioning.empty(self._device, self._manifest, rows) if guidance else self._text
-            lane = Lane.empty(self._device, self._manifest, self.shape, rows, text)
-            lane.write_whole_picture(self._positions("large"), self._positions("small"))
-            self._lanes[name] = lane
-        return self._lanes[name]
+            branch = Branch.empty(self._device, self._manifest, self.shape, rows, text)
+            branch.write_whole_picture(self._positions("large"), self._positions("small"))
+            self._branches[name] = branch
+        return self._branches[name]
 
     @cached_property
     def _presents(self) -> Cache:
@@ -133,59 +131,54 @@ class Sequences:
         return index
 
     def _whole_step(self, model: str, guidance: str) -> list[Enqueue]:
-        lane = self._lane(guidance)
+        branch = self._branch(guidance)
         velocity, run = (
-            (lane.whole.velocity, self._large_whole(lane, guidance))
+            (branch.whole.velocity, self._large_whole(branch, guidance))
             if model == "large"
-            else (lane.small_velocity, self._small(lane))
+            else (branch.small_velocity, self._small(branch))
         )
-        guide = self._guide(velocity, lane.whole.index, self.step.guided, guidance, keeps=True)
-        return [*self._begun(), self._prepared(lane.whole), run, guide, *self._advanced()]
+        guide = self._guide(velocity, branch.whole.index, self.step.guided, guidance, keeps=True)
+        return [*self._begun(), self._prepared(branch.whole), run, guide, *self._advanced()]
 
     def _hybrid(self, guidance: str) -> list[Enqueue]:
         """Large on the region and small on everything read the same latents and nothing of each other."""
-        lane = self._lane(guidance)
-        active = self._active(lane)
+        branch = self._branch(guidance)
+        active = self._active(branch)
         with self._device.beside():
-            small = self._small(lane)
+            small = self._small(branch)
         return [
             *self._begun(),
-            self._prepared(lane.whole),
+            self._prepared(branch.whole),
             self._prepared(active.tokens),
-            self._device.fork([self._large_active(lane, active)], [small]),
-            self._guide(lane.small_velocity, lane.whole.index, self.step.other, guidance),
+            self._device.fork([self._large_active(branch, active)], [small]),
+            self._guide(branch.small_velocity, branch.whole.index, self.step.other, guidance),
             *self._blended(active, self.step.other, guidance),
             *self._advanced(),
         ]
 
     def _region_step(self, guidance: str) -> list[Enqueue]:
         """Outside the region the last velocity goes on."""
-        lane = self._lane(guidance)
-        active = self._active(lane)
+        branch = self._branch(guidance)
+        active = self._active(branch)
         return [
             *self._begun(),
             self._prepared(active.tokens),
-            self._large_active(lane, active),
+            self._large_active(branch, active),
             *self._blended(active, self.step.previous, guidance),
             *self._advanced(),
         ]
 
     def _blended(self, active: Active, elsewhere: Tensor, guidance: str) -> list[Enqueue]:
-        tensors = {
-            "active": active.guided,
-            "elsewhere": elsewhere,
-            "index": self._blend,
-            "weight": self._weight,
-        }
+        tensors = {"active": active.guided, "elsewhere": elsewhere, "index": self._blend}
         return [
             self._guide(active.tokens.velocity, active.tokens.index, active.guided, guidance),
             self._bind("blend", tensors, {"blended": self.step.guided}),
         ]
 
     def _gap(self) -> list[Enqueue]:
-        lane = self._lane("")
-        guide = self._guide(lane.small_velocity, lane.whole.index, self.step.other, "")
-        return [self._prepared(lane.whole), self._small(lane), guide]
+        branch = self._branch("")
+        guide = self._guide(branch.small_velocity, branch.whole.index, self.step.other, "")
+        return [self._prepared(branch.whole), self._small(branch), guide]
 
     def _score(self, first: Tensor, second: Tensor, scores: Tensor) -> Enqueue:
         return self._bind("score", {"first": first, "second": second}, {"scores": scores})
@@ -196,9 +189,9 @@ class Sequences:
         return [change, self._score(step.previous, step.zero, step.magnitudes)]
 
     def _gather(self, guidance: str) -> list[Enqueue]:
-        """A lane's part of the cache; a text that is cached whole is bound where it lies."""
-        lane = self._lane(guidance)
-        active = self._active(lane)
+        """A branch's part of the cache; a text that is cached whole is bound where it lies."""
+        branch = self._branch(guidance)
+        active = self._active(branch)
         pairs = [(active.index, *pair) for pair in zip(self._presents.image, active.past.image, strict=True)]
         if active.text_index is not None:
             pairs += [(active.text_index, *pair) for pair in zip(self._presents.text, active.past.text, strict=True)]
@@ -209,7 +202,7 @@ class Sequences:
 
     def _merge(self) -> list[Enqueue]:
         """One scratch tensor serves all layers: the outcome must not lie where a gather still reads."""
-        fresh, whole = self._active(self._lane("")).unread.image, self._presents.image
+        fresh, whole = self._active(self._branch("")).unread.image, self._presents.image
         scratch = self._device.empty(whole[0].shape, whole[0].dtype.name)
         sequence: list[Enqueue] = []
         for new, old in zip(fresh, whole, strict=True):
@@ -217,28 +210,28 @@ class Sequences:
             sequence += [self._bind("merge_cache", tensors, {"merged": scratch}), _copied(old, scratch)]
         return sequence
 
-    def _active(self, lane: Lane) -> Active:
-        if lane.active is None:
-            lane.active = Active.empty(self._device, self._manifest, self.shape, lane.rows, self._presents)
-            lane.write_region(_first_tokens(self.shape), self._positions("large"))
-        return lane.active
+    def _active(self, branch: Branch) -> Active:
+        if branch.active is None:
+            branch.active = Active.empty(self._device, self._manifest, self.shape, branch.rows, self._presents)
+            branch.write_region(_first_tokens(self.shape), self._positions("large"))
+        return branch.active
 
-    def _large_whole(self, lane: Lane, guidance: str) -> Enqueue:
-        nothing = Cache.empty(self._device, self._manifest, lane.rows, 0, 0)
-        presents = self._presents if not guidance else lane.unread(self._device, self._manifest)
-        inputs = lane.inputs(lane.whole, self.step.timestep) | nothing.named("past")
-        return self._bind("large", inputs, {"velocity": lane.whole.velocity} | presents.named("present"))
+    def _large_whole(self, branch: Branch, guidance: str) -> Enqueue:
+        nothing = Cache.empty(self._device, self._manifest, branch.rows, 0, 0)
+        presents = self._presents if not guidance else branch.unread(self._device, self._manifest)
+        inputs = branch.inputs(branch.whole, self.step.timestep) | nothing.named("past")
+        return self._bind("large", inputs, {"velocity": branch.whole.velocity} | presents.named("present"))
 
-    def _large_active(self, lane: Lane, active: Active) -> Enqueue:
-        inputs = lane.inputs(active.tokens, self.step.timestep) | active.past.named("past")
+    def _large_active(self, branch: Branch, active: Active) -> Enqueue:
+        inputs = branch.inputs(active.tokens, self.step.timestep) | active.past.named("past")
         if self.shape.text_cached:
             width, dtype = self._manifest.large.text_width, tensor_record(self._manifest, "large", "text").dtype
-            inputs["text"] = self._device.empty((lane.rows, 0, width), dtype)
+            inputs["text"] = self._device.empty((branch.rows, 0, width), dtype)
         return self._bind("large", inputs, {"velocity": active.tokens.velocity} | active.unread.named("present"))
 
-    def _small(self, lane: Lane) -> Enqueue:
-        inputs = lane.inputs(lane.whole, self.step.timestep) | {"positions": lane.small_positions}
-        return self._bind("small", inputs, {"velocity": lane.small_velocity})
+    def _small(self, branch: Branch) -> Enqueue:
+        inputs = branch.inputs(branch.whole, self.step.timestep) | {"positions": branch.small_positions}
+        return self._bind("small", inputs, {"velocity": branch.small_velocity})
 
     def _prepared(self, target: TokenBuffers) -> Enqueue:
         step = self.step
@@ -253,7 +246,7 @@ class Sequences:
             inputs = {"velocity": velocity, "difference": step.difference, "index": index, "excess": excess}
             return self._bind("guide_held", inputs, {"guided": guided})
         difference = step.difference if keeps else self._device.empty(guided.shape, "float32")
-        inputs = {"velocity": velocity, "told": step.told, "untold": step.untold, "guidance": step.guidance}
+        inputs = {"velocity": velocity, "cond": step.cond, "uncond": step.uncond, "guidance": step.guidance}
         return self._bind("guide", inputs, {"guided": guided, "difference": difference})
 
     def _begun(self) -> list[Enqueue]:

@@ -90,5 +90,5 @@ def _region_from_fields(text: str, fields: dict[str, str]) -> RegionPolicy:
         raise ScheduleError(
             f"region policy {quoted(text)}: {printable(err)}",
             "allowed: solver=euler|ab2, signal=change|gap|std|random|center, ratio above 0 up to 1, refresh and "
-            "reselect from 0, starvation, smoothing=mean|dilate|erode, feather below 1, text=live|cached",
+            "reselect from 0, starvation, text=live|cached",
         ) from err

@@ -72,7 +72,7 @@ class RegionPolicy(_Strict, frozen=True):
     """How the active tokens are chosen, how often anew, and what stands still beside them."""
 
     signal: Signal = "gap"
-    """A token's score; runtime/hsruntime/region.py says how each is computed."""
+    """A token's score; runtime/hsruntime/loop says how each is computed."""
     ratio: Annotated[float, Meta(gt=0, le=1)] = 0.3
     """The share of tokens that are active."""
     refresh: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
@@ -81,10 +81,6 @@ class RegionPolicy(_Strict, frozen=True):
     """A new choice after this many region steps, keys and values renewed where large ran; 0: never."""
     starvation: Annotated[float, Meta(ge=0, le=10)] = 0
     """RAS: a score grows by exp(starvation) for each step that its token was left out."""
-    smoothing: Literal["none", "mean", "dilate", "erode"] = "none"
-    """What scores go through before the choice, over 3x3 tokens."""
-    feather: Annotated[float, Meta(ge=0, lt=1)] = 0
-    """How much of large's velocity gives way on active tokens with a cached neighbour."""
     text: Literal["live", "cached"] = "live"
     """Whether the text's keys and values are computed in region steps, or kept from the last whole one."""
 
@@ -106,15 +102,15 @@ class Schedule(_Strict, frozen=True):
 
     def _policy(self) -> list[str]:
         """The short form's second half: signal and ratio where there is a region, else what differs from a default."""
-        told = [f"solver={self.solver}"] if self.solver != "euler" else []
+        stated = [f"solver={self.solver}"] if self.solver != "euler" else []
         if not self.has_region:
-            return told
+            return stated
         defaults = RegionPolicy()
         for name in RegionPolicy.__struct_fields__:
             value = getattr(self.region, name)
             if name in ("signal", "ratio") or value != getattr(defaults, name):
-                told.append(f"{name}={value}")
-        return told
+                stated.append(f"{name}={value}")
+        return stated
 
     @property
     def has_region(self) -> bool:

@@ -175,20 +175,20 @@ def test_shapes_beyond_the_kept_ones_still_run(session, backend):
         backend.log.clear()
         session.generate("red", width=width, schedule="small:3")
         assert backend.log.count("small") == 3
-    assert len(session._painters._kept) == SessionOptions().shapes_kept
+    assert len(session._executors._kept) == SessionOptions().shapes_kept
 
 
 def test_as_many_shapes_stay_bound_as_the_session_keeps(tiny_bundle, backend):
     with Session(open_bundle(tiny_bundle), SessionOptions(shapes_kept=2), backend=backend) as session:
         for width in (8, 12, 16):
             session.generate("abc", width=width, schedule="small:1")
-        assert [shape.grid[1] for shape in session._painters._kept] == [3, 4]
+        assert [shape.grid[1] for shape in session._executors._kept] == [3, 4]
 
 
 def test_schedules_of_about_one_length_share_their_buffers(session):
     for schedule in ("small:3", "large:9;solver=ab2", "large:2,small:30"):
         session.generate("red", schedule=schedule)
-    assert len(session._painters._kept) == 1
+    assert len(session._executors._kept) == 1
 
 
 def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
@@ -200,7 +200,7 @@ def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
         for prompts in (["red"] * 4, ["red"] * 3, ["red"] * 2):
             session.generate(prompts, width=24, height=24, schedule="large:1,hybrid:1")
             assert session._device.allocated_bytes <= cap_mb * 2**20
-        assert 0 < len(session._painters._kept) < 3
+        assert 0 < len(session._executors._kept) < 3
 
 
 def test_shape_over_the_cap_is_told_with_what_would_shrink_it(tiny_bundle, backend):

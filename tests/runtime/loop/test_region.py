@@ -1,21 +1,17 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hsruntime.loop.region import (
-    Region,
     active_count,
-    blend_index,
     cache_index,
     center_scores,
-    large_share,
     merge_index,
     random_scores,
     region_from_scores,
     row_index,
-    smoothed,
 )
 
 
@@ -118,21 +114,17 @@ def test_cache_index_picks_cached_tokens_of_every_row_and_head(region, guidance_
     np.testing.assert_array_equal(everything.reshape(-1, 2)[index], np.reshape(expected, (*index.shape, 2)))
 
 
-@given(regions(), st.sampled_from([0.0, 0.5]))
-def test_blend_takes_large_by_its_share_and_the_other_velocity_elsewhere(region, feather):
-    assume(region.active.size)  # a region has one token at least
+@given(regions())
+def test_blend_takes_large_on_the_region_and_the_other_velocity_elsewhere(region):
     pictures, tokens = region.mask.shape
     rng = np.random.default_rng(0)
     large, other = rng.random((pictures, region.active.shape[1], 2)), rng.random((pictures, tokens, 2))
-    share = large_share(region, (1, tokens), feather)
     expected = other.copy()
     for picture, active in enumerate(region.active):
-        own = share[picture, active][:, None]
-        expected[picture, active] = own * large[picture] + (1 - own) * other[picture, active]
-    index = blend_index(region)
-    assert index.dtype == np.int32
-    blended = other + share[..., None] * (large.reshape(-1, 2)[index] - other)
-    np.testing.assert_allclose(blended, expected, rtol=0, atol=1e-6)
+        expected[picture, active] = large[picture]
+    index = merge_index(region, pictures, 1)[:, 0]
+    blended = np.concatenate([large.reshape(-1, 2), other.reshape(-1, 2)])[index]
+    np.testing.assert_array_equal(blended, expected)
 
 
 @given(regions(), st.sampled_from([1, 2]), st.integers(1, 3))
@@ -147,27 +139,6 @@ def test_merge_index_renews_active_tokens_and_keeps_the_others(region, guidance_
     index = merge_index(region, rows, heads)
     assert index.dtype == np.int32
     np.testing.assert_array_equal(numbers[index], expected)
-
-
-def test_feathering_weakens_the_regions_edge_and_nothing_else():
-    mask = np.zeros((5, 5), bool)
-    mask[1:4, 1:4] = True
-    region = Region(np.flatnonzero(mask)[None].astype(np.int32), np.flatnonzero(~mask)[None].astype(np.int32))
-    share = large_share(region, (5, 5), 0.25).reshape(5, 5)
-    assert share[2, 2] == 1
-    assert share[1:4, 1:4].sum() == 1 + 8 * 0.75
-    assert not share[~mask].any()
-
-
-@pytest.mark.parametrize(("how", "found"), [("none", 9), ("mean", 1), ("dilate", 9), ("erode", 0)])
-def test_smoothing_looks_at_three_by_three_tokens(how, found):
-    scores = np.zeros((1, 25), np.float32)
-    scores[0, 12] = 9
-    spread = smoothed(scores, (5, 5), how)
-    assert spread.dtype == np.float32
-    assert spread[0, 12] == found
-    assert (spread[0, 6] > 0) == (how in ("mean", "dilate"))
-    assert spread[0, 2] == 0
 
 
 def test_a_cache_index_may_start_behind_the_first_rows():

@@ -156,7 +156,7 @@ def test_each_tile_is_cut_and_decoded_once_through_one_binding(bundle):
     backend = NullBackend()
     with Session(bundle, SessionOptions(vae_tile=16), backend=backend) as session:
         session.generate("red", width=24, height=24, schedule="small:1")
-        decoder = next(iter(session._painters._kept.values()))._decoder
+        decoder = next(iter(session._executors._kept.values()))._decoder
         assert len(decoder._bindings) == 2
         assert decoder._pictures.shape == (1, 16, 16, 3)
     assert backend.log[-8:] == ["unpatchify", "vae_decoder"] * 4

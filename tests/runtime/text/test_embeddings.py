@@ -47,8 +47,8 @@ def test_embeddings_are_taken_in_the_row_s_order(session):
 
 def test_latents_are_what_the_decoder_saw(session):
     (painted,) = (session.generate("red", schedule="small:2"),)
-    painter = next(reversed(session._painters._kept.values()))
-    tokens = painter.loop.step.latents.read()
+    executor = next(reversed(session._executors._kept.values()))
+    tokens = executor.loop.step.latents.read()
     np.testing.assert_array_equal(tokens_from_latents(painted.latents, session.manifest.latent.patch_size), tokens)
     assert painted.latents.dtype == np.float32
 

@@ -133,15 +133,15 @@ def test_buffers_of_the_encoders_are_freed(tiny_bundle):
         options = SessionOptions(text_on_demand=text_on_demand)
         with Session(open_bundle(tiny_bundle), options, backend=NullBackend()) as session:
             session.generate("red", schedule="small:1")
-            painter = next(iter(session._painters._kept.values()))
+            executor = next(iter(session._executors._kept.values()))
             gc.collect()
             taken[text_on_demand] = session._device.allocated_bytes
             if text_on_demand:
-                held = nbytes(painter._text._into.named.values())
+                held = nbytes(executor._text._into.named.values())
             else:
-                encoders = nbytes(t for e in painter._text._encoders for t in (*e.outputs.values(), e._ids))
+                encoders = nbytes(t for e in executor._text._encoders for t in (*e.outputs.values(), e._ids))
             device = session._device
-            del painter
+            del executor
         assert device.allocated_bytes == 0
     assert taken[True] == taken[False] - encoders + held
 
