@@ -9,11 +9,14 @@ from pathlib import Path
 SHAPING = {
     "export": (
         *("families/**/*.py", "networks/*.py", "onnx/*.py", "checkpoints/weights/*.py", "build/stages/export.py"),
-        *("onnx/passes/name*.py", "onnx/passes/strip_metadata.py", "onnx/passes/attach.py", "onnx/passes/save.py"),
+        *("onnx/passes/graph_pass.py", "onnx/passes/name*.py", "onnx/passes/strip_metadata.py"),
     ),
     # The rooms of the weights too: they are computed and written in this stage.
-    "optimise": ("onnx/passes/*.py", "onnx/lint/*.py", "checkpoints/weights/*.py", "families/**/*weights.py"),
-    "verify": ("onnx/passes/*.py", "build/verify/*.py", "build/stages/verify.py"),
+    "optimise": (
+        *("build/stages/optimise.py", "onnx/passes/*.py", "onnx/lint/*.py", "onnx/graph_files.py", "onnx/weights.py"),
+        *("checkpoints/weights/*.py", "families/**/*weights.py"),
+    ),
+    "verify": ("onnx/passes/*.py", "onnx/graph_files.py", "build/verify/*.py", "build/stages/verify.py"),
 }
 """A stage and the source that decides what comes out of it."""
 

@@ -43,7 +43,7 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.store import Store
     from hsexport.families.sd3.networks import large_network
-    from hsexport.onnx.passes.load import load_graph
+    from hsexport.onnx.graph_files import load_graph
 
     start = time.perf_counter()
     return_what_is_freed()

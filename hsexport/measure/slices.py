@@ -85,7 +85,7 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
 
 def weights_in(onnx: Path) -> int:
     """Bytes of the weights that a graph has, wherever they lie."""
-    from hsexport.onnx.passes.load import load_graph
+    from hsexport.onnx.graph_files import load_graph
 
     values = load_graph(onnx).graph.initializers.values()
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)

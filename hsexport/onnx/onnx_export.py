@@ -19,12 +19,12 @@ from hsengines.errors import HSError
 from hsengines.spec import TensorSpec
 from hsexport.checkpoints.weights.streamed import shapes_of
 from hsexport.networks.network import Network
-from hsexport.onnx.hollow import made_fake
-from hsexport.onnx.passes.attach import detach_weights, place_weights
-from hsexport.onnx.passes.name_by_module import name_by_module
-from hsexport.onnx.passes.save import save_graph
-from hsexport.onnx.passes.strip_metadata import strip_metadata
+from hsexport.onnx.graph_files import save_graph
+from hsexport.onnx.passes.graph_pass import apply
+from hsexport.onnx.passes.name_by_module import NameByModule
+from hsexport.onnx.passes.strip_metadata import StripMetadata
 from hsexport.onnx.simplify import simplify
+from hsexport.onnx.weights import detach_weights, place_weights
 
 OPSET = 23  # the first with Attention
 STEPS = TRACE, SIMPLIFY = "tracing", "simplifying"
@@ -36,7 +36,7 @@ class ExportError(HSError):
 
 
 def export_onnx(network: Network, out: Path, on_step: Callable[[str], None] = lambda _: None) -> Path:
-    """Writes `<name>.onnx` into `out` and returns it; every weight in it is a placeholder (passes.attach).
+    """Writes `<name>.onnx` into `out` and returns it; every weight in it is a placeholder (onnx.weights).
 
     The network is traced over fake tensors, so that memory holds its graph and nothing else. `on_step` hears which of
     STEPS begins. Raises PairError for a checkpoint that does not fit, ExportError with the exporter's own first line.
@@ -63,7 +63,7 @@ def export_onnx(network: Network, out: Path, on_step: Callable[[str], None] = la
 def _traced(network: Network, module: torch.nn.Module) -> torch.onnx.ONNXProgram:
     """The module's graph as torch writes it: constants, identities and all."""
     inputs = network.sample_inputs(dims=network.trace_dims)
-    made_fake(module, FakeTensorMode(allow_non_fake_inputs=True))
+    _made_fake(module, FakeTensorMode(allow_non_fake_inputs=True))
     program = torch.onnx.export(
         module,
         tuple(torch.from_numpy(inputs[t.name]) for t in network.spec.inputs),
@@ -79,13 +79,33 @@ def _traced(network: Network, module: torch.nn.Module) -> torch.onnx.ONNXProgram
     return program
 
 
+def _made_fake(skeleton: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Module:
+    """A module on the meta device with fake CPU tensors in its place, in place: torch.export follows devices.
+
+    Fake ones have shape and type without a number behind them. What a module computes for itself (position ids) is
+    real, belongs into the graph, and stays.
+    """
+    made: dict[int, torch.Tensor] = {}
+    for owner in skeleton.modules():
+        for slots in (owner._parameters, owner._buffers):
+            for name, tensor in slots.items():
+                if tensor is not None and tensor.is_meta:
+                    slots[name] = made.setdefault(id(tensor), _fake(tensor, mode))
+    return skeleton.eval()
+
+
+def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    with mode:
+        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return torch.nn.Parameter(fake, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else fake
+
+
 def _optimised(program: torch.onnx.ONNXProgram, weights: Collection[str]) -> ir.Model:
     """The graph folded and fused, its nodes named; weights keep their names, for none of them was looked at."""
     detach_weights(program.model, weights)
     simplify(program.model)
     place_weights(program.model)
-    name_by_module(program.model)
-    strip_metadata(program.model)
+    apply(program.model, NameByModule(), StripMetadata())
     return program.model
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from onnxruntime import InferenceSession
 
-from hsexport.onnx.passes.strip_metadata import strip_metadata
+from hsexport.onnx.passes.strip_metadata import StripMetadata
 
 from .network import Judge, PictureJudge
 
@@ -30,7 +30,7 @@ def write_graph(path: Path, judge: Judge, side: int) -> None:
         verbose=False,
     )
     assert program is not None
-    strip_metadata(program.model)
+    StripMetadata()(program.model)
     program.save(str(path), external_data=False)
 
 

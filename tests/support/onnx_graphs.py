@@ -7,7 +7,9 @@ import onnx
 import onnx_ir as ir
 
 from hsengines.ort.cpu import run_graph
-from hsexport.onnx.passes.save import save_graph
+from hsexport.onnx.graph_files import save_graph
+from hsexport.onnx.passes.cast_precision import CastPrecision
+from hsexport.onnx.passes.graph_pass import apply
 
 
 def graph(body: str, signature: str, **arrays) -> ir.Model:
@@ -23,6 +25,13 @@ def name_nodes(model: ir.Model, *names: str) -> ir.Model:
     for node, name in zip(model.graph, names, strict=True):
         node.name = name
     return model
+
+
+def cast_precision(model: ir.Model, precision: str, *arguments, **keywords) -> CastPrecision:
+    """The pass, after it went over the model."""
+    cast = CastPrecision(precision, *arguments, **keywords)
+    apply(model, cast)
+    return cast
 
 
 def saved(model: ir.Model, path) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from hsexport.build.store import Store
 from hsexport.networks.network import Network
 from hsexport.onnx.passes.islands import Island, default_islands, islands_from_text
 from hsruntime.bundle.manifest import IslandRecord
+
+if TYPE_CHECKING:
+    from hsexport.onnx.lint import Finding
 
 REPORT = "report.json"
 
@@ -43,6 +47,13 @@ class Graph:
     def name(self) -> str:
         """The engine's name."""
         return self.spec.name
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """What the store keeps beside a graph; its warnings are told again whenever it is taken from there."""
+
+    islands: list[IslandRecord]
+    warnings: list[str]
 
 
 class GraphError(HSError):
@@ -87,12 +98,14 @@ def _optimise(
         _fill(exported, backend, own, islands, folder, bytes_told(reporter, network.name, "written"))
 
     entry = found or store.make(key, fill, lambda: reporter.wait(network.name))
-    records = msgspec.json.decode((entry / REPORT).read_bytes(), type=list[IslandRecord])
+    report = msgspec.json.decode((entry / REPORT).read_bytes(), type=_Report)
+    for warning in report.warnings:
+        reporter.warn(warning)
     reporter.end(network.name, "kept from an earlier build" if found else own)
     digests = store.digests(entry)
     del digests[REPORT]
     onnx = entry / exported.onnx.name
-    return Graph(network, network.spec_at(own), own, onnx, exported.golden, tuple(records), digests)
+    return Graph(network, network.spec_at(own), own, onnx, exported.golden, tuple(report.islands), digests)
 
 
 def _key(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island]) -> BuildKey:
@@ -116,21 +129,30 @@ def _fill(
     folder: Path,
     on_bytes: OnBytes,
 ) -> None:
-    """Writes the graph with its weights, and what its islands hold."""
+    """Writes the graph with its weights, what its islands hold, and what lint has to say of it as it was exported."""
+    from hsexport.onnx.graph_files import load_graph, save_graph
     from hsexport.onnx.lint import lint
-    from hsexport.onnx.passes.attach import attach_weights
-    from hsexport.onnx.passes.load import load_graph
-    from hsexport.onnx.passes.plan import prepare
-    from hsexport.onnx.passes.save import save_graph
+    from hsexport.onnx.passes.prepare import prepare
+    from hsexport.onnx.weights import attach_weights
 
-    model = load_graph(exported.onnx)
-    attach_weights(model, exported.network.weights)
-    report = prepare(model, backend, precision, exported.network.narrow_tensors, islands)
-    records = [IslandRecord(name=i.name, nodes=i.nodes, reason=i.reason) for i in report.islands if i.nodes]
-    for finding in lint(model, backend, precision):
-        if finding.refused:
-            where = f"node '{finding.node}': " if finding.node else ""
-            raise GraphError(f"network '{exported.network.name}', {where}{finding.said}", finding.remedy)
+    network, model = exported.network, load_graph(exported.onnx)
+    warnings = _warnings(network.name, lint(model, backend, precision))
+    attach_weights(model, network.weights)
+    cast = prepare(model, backend, precision, network.narrow_tensors, islands)
     # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
     save_graph(model, folder / exported.onnx.name, refer=traits_of(backend).resident_weights, on_bytes=on_bytes)
-    (folder / REPORT).write_bytes(msgspec.json.encode(records))
+    report = _Report([record for record in cast.held if record.nodes] if cast else [], warnings)
+    (folder / REPORT).write_bytes(msgspec.json.encode(report))
+
+
+def _warnings(network: str, findings: Sequence[Finding]) -> list[str]:
+    """One line for each rule: the first that it is about, and how many more. Raises GraphError for a refusal."""
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.refused:
+            raise GraphError(f"network '{network}', node '{finding.node}': {finding.said}", finding.hint)
+        by_rule.setdefault(finding.rule, []).append(finding)
+    return [
+        f"network '{network}', {first}" + (f" ({len(others)} more like it)" if others else "")
+        for first, *others in by_rule.values()
+    ]

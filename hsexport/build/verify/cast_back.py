@@ -13,11 +13,10 @@ import onnx_ir as ir
 from hsengines.ort.cpu import run_graph
 from hsengines.spec import EngineSpec
 from hsexport.build.stages.optimise import Graph
-from hsexport.onnx.passes.block_outputs import expose_blocks
-from hsexport.onnx.passes.cast_back import cast_back
-from hsexport.onnx.passes.errors import PassError
-from hsexport.onnx.passes.load import load_graph
-from hsexport.onnx.passes.save import save_graph
+from hsexport.onnx.graph_files import load_graph, save_graph
+from hsexport.onnx.passes.cast_back import CastBack
+from hsexport.onnx.passes.expose_blocks import ExposeBlocks
+from hsexport.onnx.passes.graph_pass import PassError, apply
 from hsruntime.bundle.golden import load_golden
 
 
@@ -31,7 +30,7 @@ def cast_back_graph(graph: Graph) -> Iterator[tuple[Path, EngineSpec]]:
         yield graph.onnx, graph.spec
         return
     model = load_graph(graph.onnx)
-    cast_back(model, graph.precision)
+    apply(model, CastBack(graph.precision))
     with _saved(model, graph) as file:
         yield file, graph.network.spec_at("fp32")
 
@@ -42,13 +41,12 @@ def block_values(graph: Graph) -> dict[str, np.ndarray]:
     Raises PassError for a network without blocks.
     """
     model = load_graph(graph.onnx)
-    blocks = expose_blocks(model)
-    if graph.precision != "fp32":
-        cast_back(model, graph.precision)
+    blocks = ExposeBlocks()
+    apply(model, blocks, *([] if graph.precision == "fp32" else [CastBack(graph.precision)]))
     inputs, _ = load_golden(graph.golden)
     with _saved(model, graph) as file:
         found = run_graph(file, inputs)
-    return {block: found[output] for block, output in blocks.items()}
+    return {block: found[output] for block, output in blocks.outputs.items()}
 
 
 def first_infinite_block(graph: Graph) -> str:

@@ -14,17 +14,17 @@ from hsengines.traits import traits_of
 class Finding:
     """One remark: `refused` if the backend would not take the graph, otherwise advice.
 
-    `node` names the node or tensor; `said` is what is wrong with it, `remedy` what to do.
+    `node` names the node or tensor; `said` is what is wrong with it, `hint` what to do.
     """
 
     rule: str
     node: str
     said: str
-    remedy: str
+    hint: str
     refused: bool
 
     def __str__(self) -> str:
-        return f"{self.node}: {self.said}; {self.remedy}" if self.remedy else f"{self.node}: {self.said}"
+        return f"node '{self.node}': {self.said}; {self.hint}"
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,6 @@ class Subject:
     def for_gpu(self) -> bool:
         """Whether it is to be captured in a CUDA graph."""
         return not traits_of(self.backend).on_cpu
-
-    def chokes_on(self, rule: str) -> bool:
-        """Whether the backend's traits name this rule."""
-        return rule in traits_of(self.backend).rules
 
     def nodes(self, *operators: str) -> Iterator[ir.Node]:
         """All nodes, those in subgraphs and functions included; of these operators alone, if any are named."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from hsexport.onnx.passes.casting import WIDE, Casts, retype
-from hsexport.onnx.passes.flat import check_flat
+from hsexport.onnx.passes.graph_pass import GraphPass
 from hsexport.onnx.passes.half import half_type, widened
 
 _MOVES = frozenset(
@@ -19,31 +19,42 @@ _MOVES = frozenset(
 """Operators that hand numbers on: rounded ones are still rounded behind them."""
 
 
-def cast_back(model: ir.Model, precision: str) -> None:
-    """Turns a graph cast to `precision` ("fp16" or "bf16") into fp32, in place, keeping what halves do to numbers.
+class CastBack(GraphPass):
+    """Turns a graph cast to `precision` ("fp16" or "bf16") into fp32, keeping what halves do to numbers.
 
     Every half value becomes an fp32 one that passed through Cast(half) and Cast(fp32): an operator computes in fp32
     from rounded inputs and its answer is rounded once, overflow to infinity included, as on a GPU that sums in fp32.
     A builder that fuses operators rounds less often, so what is measured here errs on the safe side. Inputs and
     outputs become fp32; weights hold their rounded values, read one at a time while the model is saved.
-    Preconditions: no subgraphs or functions. Raises PassError.
     """
-    half = half_type(precision, "cast_back")
-    check_flat(model, "cast_back")
-    graph, casts = model.graph, Casts(model.graph)
-    for weight in graph.initializers.values():
-        if weight.dtype == half and weight.const_value is not None:
-            weight.const_value = widened(weight.const_value, weight.name or "")
-            retype(weight, WIDE)
-    for value in graph.inputs:
-        if value.dtype == half:
-            retype(value, WIDE)
-            _round(graph, casts, value, half)
-    for node in list(graph):
-        halves = [value for value in node.outputs if value.dtype == half]
-        if not halves and not _is_cast_to(node, WIDE):
-            continue
-        _turn(graph, casts, node, halves, half)
+
+    def __init__(self, precision: str) -> None:
+        """Raises PassError for another precision."""
+        self.half = half_type(precision)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """In place."""
+        half, graph, casts = self.half, model.graph, Casts(model.graph)
+        for weight in graph.initializers.values():
+            if weight.dtype == half and weight.const_value is not None:
+                weight.const_value = widened(weight.const_value, weight.name or "")
+                retype(weight, WIDE)
+        for value in graph.inputs:
+            if value.dtype == half:
+                retype(value, WIDE)
+                _round(graph, casts, value, half)
+        for node in list(graph):
+            halves = [value for value in node.outputs if value.dtype == half]
+            if halves or _is_cast_to(node, WIDE):
+                _turn(graph, casts, node, halves, half)
+        return ir.passes.PassResult(model, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Raises PassError for a half that is anything but the middle of a rounding."""
+        values = [value for node in model.graph if node.op_type != "Cast" for value in node.outputs]
+        for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values(), *values):
+            if value.dtype == self.half:
+                raise self.refusal(f"'{value.name}' is still {value.dtype.name.lower()}")
 
 
 def _turn(graph: ir.Graph, casts: Casts, node: ir.Node, halves: Iterable[ir.Value], half: ir.DataType) -> None:

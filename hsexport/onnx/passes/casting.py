@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from hsexport.onnx.passes.half import narrowed
-from hsexport.onnx.passes.kinds import KEPT_INPUTS, TYPE_BLIND
+from hsexport.onnx.passes.half import KEPT_INPUTS, TYPE_BLIND, narrowed
 from hsexport.onnx.passes.names import UniqueNames, module_path, node_name
 
 WIDE = ir.DataType.FLOAT

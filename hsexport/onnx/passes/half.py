@@ -1,21 +1,24 @@
-"""Tensors turned to half precision and back, one at a time and only while they are being saved."""
+"""Half precision: which operators have it by their schemas, and tensors turned to it and back while they are saved."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 
-from hsexport.onnx.passes.attach import CheckpointTensor
-from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.passes.graph_pass import PassError
+from hsexport.onnx.weights import CheckpointTensor
 
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """A precision that is narrower than fp32, as users name it, to its element type."""
 
 
-def half_type(precision: str, wanted_by: str) -> ir.DataType:
+def half_type(precision: str) -> ir.DataType:
     """The element type of "fp16" or "bf16". Raises PassError for another precision."""
     if precision not in HALVES:
-        raise PassError(f"{wanted_by}: precision {precision} is no half precision", "choose fp16 or bf16")
+        raise PassError(f"precision {precision} is no half precision", "choose fp16 or bf16")
     return HALVES[precision]
 
 
@@ -59,3 +62,54 @@ def _narrow_array(array: np.ndarray, name: str, dtype: ir.DataType) -> np.ndarra
             "keep the module that reads it in fp32 (--fp32 PATTERN), or choose bf16",
         )
     return np.where(extreme, np.nextafter(half, np.zeros_like(half)), half)
+
+
+FOLLOWS_ATTRIBUTE = ("Cast",)
+"""Operators whose float output's type is an attribute that a pass rewrites."""
+
+TYPE_BLIND = ("Shape", "Size")
+"""They take whatever comes and answer in integers: no cast is needed before them."""
+
+KEPT_INPUTS = {"Resize": (1, 2)}
+"""Inputs that describe the work rather than take part in it, and stay fp32."""
+
+
+def schema_of(node: ir.Node, opset: int) -> onnx.defs.OpSchema:
+    """A node's schema. Raises PassError for an operator that ONNX does not know."""
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError as err:
+        raise PassError(f"node '{node.name}' is a {node.op_type}, which opset {opset} does not have") from err
+
+
+def takes(node: ir.Node, opset: int, dtype: ir.DataType) -> bool:
+    """Whether a node's fp32 inputs and outputs may all become `dtype`.
+
+    Not where the schema lacks the type, and not where an output's type follows no input (ConstantOfShape, EyeLike):
+    such a node would have to be told the type another way.
+    """
+    if node.op_type in FOLLOWS_ATTRIBUTE:
+        return True
+    schema = schema_of(node, opset)
+    wanted = f"tensor({dtype.name.lower()})"
+    inputs = [_formal(schema.inputs, i) for i in _half_inputs(node)]
+    outputs = [_formal(schema.outputs, i) for i, value in enumerate(node.outputs) if value.dtype == ir.DataType.FLOAT]
+    followed = {formal.type_str for formal in schema.inputs}
+    return all(wanted in formal.types for formal in (*inputs, *outputs)) and all(
+        formal.type_str in followed for formal in outputs
+    )
+
+
+def _half_inputs(node: ir.Node) -> list[int]:
+    """The places of a node's fp32 inputs that follow its precision."""
+    kept = KEPT_INPUTS.get(node.op_type, ())
+    return [
+        place
+        for place, value in enumerate(node.inputs)
+        if value is not None and value.dtype == ir.DataType.FLOAT and place not in kept
+    ]
+
+
+def _formal(formals: Sequence[onnx.defs.OpSchema.FormalParameter], place: int) -> onnx.defs.OpSchema.FormalParameter:
+    """The one at a place; the last may be variadic."""
+    return formals[min(place, len(formals) - 1)]

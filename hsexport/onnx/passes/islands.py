@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.passes.graph_pass import PassError
 from hsexport.onnx.passes.names import module_path
 
 NEVER_WIDE = ("Attention",)

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hsexport.onnx.passes.errors import PassError
-from hsexport.onnx.passes.flat import check_flat
+from hsexport.onnx.passes.graph_pass import GraphPass
 
 
-def single_output_attention(model: ir.Model) -> int:
-    """Drops the unused outputs of every Attention (present keys and values, scores), in place; how many it dropped.
+class SingleOutputAttention(GraphPass):
+    """Drops the unused outputs of every Attention: present keys and values, scores.
 
-    Preconditions: no subgraphs or functions; nobody reads these outputs, and no Attention takes past keys or values,
-    which belong to them. Raises PassError.
+    Requires that nobody reads them, and that no Attention takes past keys or values, which belong to them.
     """
-    check_flat(model, "single_output_attention")
-    return sum(_trim(node) for node in model.graph if node.op_type == "Attention")
+
+    def requires(self, model: ir.Model) -> None:
+        """Raises PassError."""
+        super().requires(model)
+        hint = "join keys and values outside the operator"
+        for node in _attentions(model):
+            for value in node.outputs[1:]:
+                if value.uses() or value.is_graph_output():
+                    said = f"'{node.name}' has its output '{value.name}' in use, expected only the first"
+                    raise self.refusal(said, hint)
+            if any(value is not None for value in node.inputs[4:6]):
+                raise self.refusal(f"'{node.name}' takes past keys and values, expected none", hint)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """In place."""
+        several = [node for node in _attentions(model) if len(node.outputs) > 1]
+        for node in several:
+            node.resize_outputs(1)
+        return ir.passes.PassResult(model, modified=bool(several))
 
 
-def _trim(node: ir.Node) -> int:
-    extra = node.outputs[1:]
-    for value in extra:
-        if value.uses() or value.is_graph_output():
-            raise PassError(
-                f"single_output_attention: '{node.name}' has its output '{value.name}' in use, expected only the first",
-                "join keys and values outside the operator",
-            )
-    if any(value is not None for value in node.inputs[4:6]):
-        raise PassError(
-            f"single_output_attention: '{node.name}' takes past keys and values, expected none",
-            "join keys and values outside the operator",
-        )
-    if extra:
-        node.resize_outputs(1)
-    return len(extra)
+def _attentions(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == "Attention"]

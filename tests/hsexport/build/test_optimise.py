@@ -1,18 +1,25 @@
 """The optimise stage on the tiny pair's graphs, and what stands in for half-precision engines on a CPU."""
 
+import re
+
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 from hsengines.backend import BuildOptions
+from hsengines.spec import EngineSpec
 from hsexport.build.networks import networks_of
 from hsexport.build.progress import Silent
 from hsexport.build.recipe import BuildRequest, recipe_for
-from hsexport.build.stages.export import export_all
+from hsexport.build.stages.export import ExportedNetwork, export_all
 from hsexport.build.stages.optimise import GraphError, optimise_all
 from hsexport.build.store import Store
 from hsexport.build.verify.cast_back import block_values, cast_back_graph, first_infinite_block
 from hsexport.build.verify.compare import tolerance_of
-from hsexport.onnx.passes.errors import PassError
+from hsexport.networks.network import Network
+from hsexport.onnx.graph_files import save_graph
+from hsexport.onnx.passes.graph_pass import PassError
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +101,99 @@ def test_network_without_blocks_has_no_first_one(graphs_at):
     with pytest.raises(PassError):
         block_values(graph)
     assert first_infinite_block(graph) == ""
+
+
+class Heard(Silent):
+    """Remembers warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+IF = "y = If(c) <then_branch = t () => (float[4] a) { a = Neg(x) }, else_branch = e () => (float[4] b) { b = Abs(x) }>"
+FAULTS = {
+    "attention-outputs": (
+        "y, k = Attention(q, q, q)",
+        "(float[1, 1, 4, 8] q) => (float[1, 1, 4, 8] y, float[1, 1, 4, 8] k)",
+    ),
+    "attention": ("y = Attention(q, q, q)", "(float[1, 1, 4, 8] q) => (float[1, 1, 4, 8] y)"),
+    "top-k": ("y, i = TopK(x, k)", "(float[9999] x) => (float[n] y, int64[n] i)"),
+    "top-k unknown": ("y, i = TopK(x, k)", "(float[9999] x, int64[1] k) => (float[n] y, int64[n] i)"),
+    "shape": ("y = NonZero(x)", "(float[4] x) => (int64[1, n] y)"),
+    "gather-nd": ("y = GatherND(x, i)", "(float[4] x, int32[2, 1] i) => (float[2] y)"),
+    "control-flow": (IF, "(bool c, float[4] x) => (float[4] y)"),
+    "foreign": ("y = com.other.Neg(x)", "(float[4] x) => (float[4] y)"),
+    "bf16": ("a = Cast <to = 16> (x) b = Neg(a) y = Cast <to = 1> (b)", "(float[4] x) => (float[4] y)"),
+    "sound": ("y = Neg(x)", "(float[4] x) => (float[4] y)"),
+    "double": ("a = Cast <to = 11> (x) y = Cast <to = 1> (a)", "(float[4] x) => (float[4] y)"),
+    "weight": ("y = Add(x, w)", "(float[4] x) => (float[4] y)"),
+    "leftover": ("a = Identity(x) b = Identity(a) y = Neg(b)", "(float[4] x) => (float[4] y)"),
+}
+INITIALIZERS = {"top-k": {"k": np.array([3841])}, "weight": {"w": np.ones(4, np.float32)}}
+
+
+@pytest.fixture
+def optimised(tmp_path):
+    """What the stage says of a graph of FAULTS, which it finds as an export leaves it."""
+
+    def run(fault, backend, precision):
+        body, signature = FAULTS[fault]
+        header = '<ir_version: 10, opset_import: ["" : 23, "com.other" : 1]>'
+        proto = onnx.parser.parse_model(f"{header} tested {signature} {{ {body} }}")
+        for name, array in INITIALIZERS.get(fault, {}).items():
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+        for place, node in enumerate(model.graph):
+            node.name = f"blocks.{place}/{node.op_type}"
+        save_graph(model, tmp_path / "tested.onnx")
+        heard, network = Heard(), Network(EngineSpec("tested", (), ()), lambda: None, {})
+        exported = ExportedNetwork(network, tmp_path / "tested.onnx", tmp_path / "golden.npz")
+        optimise_all([exported], backend, precision, (), Store(tmp_path / "cache"), heard)
+        return heard.warnings
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fault", "backend", "precision", "words"),
+    [
+        ("attention-outputs", "tensorrt", "fp16", "output 'k' is used, where TensorRT has the first alone"),
+        ("attention", "tensorrt-rtx", "fp32", "in fp32, for which TensorRT-RTX has no kernel; build with --precision"),
+        ("top-k", "tensorrt-rtx", "fp16", "a TopK of 3841, where TensorRT takes up to 3840"),
+        ("shape", "ort-cuda", "fp32", "that NonZero answers depends on values"),
+        ("gather-nd", "ort-cpu", "fp32", "int32 indices, where ONNX Runtime wants int64"),
+        ("control-flow", "tensorrt-rtx", "fp16", "If decides while the network runs"),
+        ("foreign", "tensorrt-rtx", "bf16", "com.other.Neg is not part of ONNX"),
+        ("foreign", "ort-cpu", "fp32", "com.other.Neg is not part of ONNX"),
+        ("bf16", "ort-cpu", "fp32", "Cast in bf16, which ONNX Runtime's CPU kernels lack"),
+        ("sound", "ort-cpu", "bf16", "meant to be bf16, which ONNX Runtime's CPU kernels lack"),
+        ("double", "tensorrt", "fp16", "Cast in float64, which tensorrt lacks"),
+        ("weight", "ort-cpu", "fp32", "weights inside the file, where protobuf stops"),
+    ],
+)
+def test_lint_refuses_before_any_pass_does(optimised, monkeypatch, fault, backend, precision, words):
+    monkeypatch.setattr("hsexport.onnx.lint.rules.LARGEST_PROTOBUF", 15)  # of bytes, as many as a graph here may hold
+    with pytest.raises(GraphError, match=words):
+        optimised(fault, backend, precision)
+
+
+@pytest.mark.parametrize(
+    ("fault", "backend", "precision", "words"),
+    [
+        ("top-k unknown", "tensorrt-rtx", "fp16", "a TopK whose K is not known before it runs"),
+        ("control-flow", "ort-cpu", "fp32", "'blocks.0/If': If decides while the network runs"),
+        ("double", "ort-cpu", "fp32", "Cast in float64; cast to float32 in the module"),
+        ("leftover", "ort-cpu", "fp32", "'blocks.0/Identity': Identity is left over .* more like it"),
+    ],
+)
+def test_advice_is_a_warning_and_stays_one_when_the_graph_is_kept(optimised, fault, backend, precision, words):
+    (told,) = optimised(fault, backend, precision)
+    assert re.search(f"^network 'tested', node .*{words}", told)
+    assert optimised(fault, backend, precision) == [told]
+
+
+def test_sound_graph_warns_of_nothing(optimised):
+    assert optimised("sound", "ort-cpu", "fp32") == []

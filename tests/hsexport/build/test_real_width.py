@@ -41,7 +41,7 @@ def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision
     from hsexport.build.stages.compile import compile_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.stages.verify import verify_all
-    from hsexport.onnx.passes.load import load_graph
+    from hsexport.onnx.graph_files import load_graph
 
     store, networks = exported
     backend = get_backend("tensorrt-rtx")

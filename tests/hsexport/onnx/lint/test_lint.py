@@ -156,5 +156,5 @@ def test_refusals_come_first_and_read_as_one_line():
     model.graph[1].name = "blocks.0/Attention"
     findings = lint(model, "tensorrt-rtx", "fp32")
     assert [finding.refused for finding in findings] == [True, False]
-    expected = "blocks.0/Attention: an Attention in fp32, for which TensorRT-RTX has no kernel; build with --precision"
+    expected = "node 'blocks.0/Attention': an Attention in fp32, for which TensorRT-RTX has no kernel; build with"
     assert str(findings[0]).startswith(expected)

@@ -3,12 +3,12 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from onnx_graphs import graph, run
+from onnx_graphs import cast_precision, graph, run
 
-from hsexport.onnx.passes.block_outputs import expose_blocks
-from hsexport.onnx.passes.cast_back import cast_back
+from hsexport.onnx.passes.cast_back import CastBack
+from hsexport.onnx.passes.expose_blocks import ExposeBlocks
+from hsexport.onnx.passes.graph_pass import apply
 from hsexport.onnx.passes.islands import Island, default_islands
-from hsexport.onnx.passes.precision import cast_precision
 
 # Largest error over the reference's largest value, per block and output. A rounding costs 2^-11 in fp16 and 2^-8 in
 # bf16; some ten of them in a row add up in each residual block. Measured: 0.4e-2 and 3.2e-2 at worst, in T5.
@@ -19,7 +19,7 @@ FP16_KERNELS = 5e-3
 
 def rounded(model, precision, islands=(), narrow=()):
     cast_precision(model, precision, narrow, islands)
-    cast_back(model, precision)
+    apply(model, CastBack(precision))
     return model
 
 
@@ -39,7 +39,10 @@ def feed_of(network):
 def test_block_by_block_near_fp32(tiny_onnx, tiny_networks, tmp_path, name, precision):
     reference, model, feed = tiny_onnx(name), tiny_onnx(name), feed_of(tiny_networks[name])
     rounded(model, precision, default_islands(name, 2, precision), ("past_*", "present_*"))
-    blocks, found_blocks = expose_blocks(reference), expose_blocks(model)
+    exposed, found_exposed = ExposeBlocks(), ExposeBlocks()
+    apply(reference, exposed)
+    apply(model, found_exposed)
+    blocks, found_blocks = exposed.outputs, found_exposed.outputs
     assert list(blocks) == list(found_blocks)
     expected, found = run(reference, tmp_path / "reference.onnx", feed), run(model, tmp_path / "back.onnx", feed)
     errors = {block: error(found[found_blocks[block]], expected[blocks[block]]) for block in blocks}

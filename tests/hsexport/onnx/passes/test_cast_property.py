@@ -4,11 +4,11 @@ import ml_dtypes
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_graphs import graph, run, saved
+from onnx_graphs import cast_precision, graph, run, saved
 
-from hsexport.onnx.passes.cast_back import cast_back
+from hsexport.onnx.passes.cast_back import CastBack
+from hsexport.onnx.passes.graph_pass import apply
 from hsexport.onnx.passes.islands import Island
-from hsexport.onnx.passes.precision import cast_precision
 
 UNARY = ("Neg", "Abs", "Tanh", "Relu", "Transpose <perm = [1, 0]>")
 BINARY = ("Add", "Mul", "MatMul", "Concat2")
@@ -68,7 +68,7 @@ def test_cast_graphs_check_and_run(tmp_path_factory, case, precision, wide, narr
     assert report.narrow + report.wide <= len(list(reference.graph))
     assert [value.name for value in model.graph.outputs] == case[1]
 
-    cast_back(model, precision)
+    apply(model, CastBack(precision))
     assert {value.dtype.name for value in (*model.graph.inputs, *model.graph.outputs)} == {"FLOAT"}
     feed = {"x": np.full((2, 2), 0.1, np.float32), "z": np.ones((2, 2), np.float32)}
     found = run(model, folder / "back.onnx", feed)

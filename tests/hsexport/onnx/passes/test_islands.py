@@ -3,7 +3,7 @@
 import onnx_ir as ir
 import pytest
 
-from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.passes.graph_pass import PassError
 from hsexport.onnx.passes.islands import Island, default_islands, islands_from_text
 
 

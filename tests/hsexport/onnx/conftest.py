@@ -8,8 +8,8 @@ def tiny_onnx(tiny_networks, tiny_cache):
     """`tiny_onnx(name)` loads an export anew, its weights attached."""
     from hsexport.build.stages.export import export_key
     from hsexport.build.store import Store
-    from hsexport.onnx.passes.attach import attach_weights
-    from hsexport.onnx.passes.load import load_graph
+    from hsexport.onnx.graph_files import load_graph
+    from hsexport.onnx.weights import attach_weights
 
     store = Store(tiny_cache)
 

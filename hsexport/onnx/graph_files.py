@@ -1,4 +1,4 @@
-"""Writes a graph and its weights, one weight at a time, or not at all where the checkpoint's own file will do."""
+"""Reads and writes graphs; a weight is on the disk until someone looks at it, and read or computed one at a time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from hsexport.build.progress import OnBytes
-from hsexport.onnx.passes.attach import CheckpointTensor, is_placeholder
-from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.passes.graph_pass import raise_own
+from hsexport.onnx.weights import CheckpointTensor, is_placeholder
 
 INLINE_BYTES = 256
 """Tensors up to this size lie in the graph's own file."""
+
+
+def load_graph(path: Path) -> ir.Model:
+    """A graph of our own store, its weights read from their files one at a time, whenever they are looked at.
+
+    onnx_ir would read them as lazily, but it refuses files with several hard links, which hardly matters for models
+    from elsewhere and breaks ours: the store and the bundles made from it share their files (hsengines.link).
+    """
+    model = ir.load(path)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and not is_placeholder(tensor):
+            value.const_value = _lazy(tensor, path.parent)
+    return model
+
+
+def _lazy(tensor: ir.ExternalTensor, folder: Path) -> ir.LazyTensor:
+    shape = tensor.shape.numpy()
+
+    def read() -> ir.TensorProtocol:
+        array: np.ndarray
+        if 0 in shape:  # which mmap(2) refuses
+            array = np.empty(shape, tensor.dtype.numpy())
+        else:
+            # Mapped for as long as it is looked at: mapped pages count as this process's memory.
+            array = np.memmap(folder / tensor.location, tensor.dtype.numpy(), "r", tensor.offset or 0, shape)
+        return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+
+    return ir.LazyTensor(read, tensor.dtype, ir.Shape(shape), name=tensor.name)
 
 
 def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: OnBytes | None = None) -> None:
@@ -32,13 +62,8 @@ def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: On
             _externalise(model, path, on_bytes)
             ir.save(model, path)
         except Exception as err:
-            # onnx_ir wraps what goes wrong while it writes, several times over.
-            cause: BaseException | None = err
-            while cause is not None and not isinstance(cause, PassError):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            raise cause from None
+            raise_own(err)
+            raise
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Rules about single operators."""
+"""What a backend would choke on: rules about operators, element types and weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from hsexport.onnx.lint.finding import Finding, Subject, name_of
+from hsengines.traits import traits_of
+from hsexport.onnx.lint.finding import Finding, Rule, Subject, name_of
 
 LARGEST_TOP_K = 3840
+LARGEST_PROTOBUF = 2**31 - 1
 _DATA_DEPENDENT = ("NonZero", "Compress", "Unique", "NonMaxSuppression")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 _LEFTOVERS = (
@@ -19,8 +21,6 @@ _LEFTOVERS = (
 
 def attention_outputs(subject: Subject) -> Iterator[Finding]:
     """TensorRT takes Attention with its first output only."""
-    if not subject.chokes_on("attention-outputs"):
-        return
     for node in subject.nodes("Attention"):
         used = [value.name for value in node.outputs[1:] if value.uses() or value.is_graph_output()]
         if used:
@@ -30,7 +30,7 @@ def attention_outputs(subject: Subject) -> Iterator[Finding]:
 
 def attention_in_fp32(subject: Subject) -> Iterator[Finding]:
     """TensorRT-RTX has no fp32 kernels for Attention."""
-    if not subject.chokes_on("attention-fp32") or subject.precision != "fp32":
+    if subject.precision != "fp32":
         return
     for node in subject.nodes("Attention"):
         yield Finding(
@@ -44,8 +44,6 @@ def attention_in_fp32(subject: Subject) -> Iterator[Finding]:
 
 def large_top_k(subject: Subject) -> Iterator[Finding]:
     """TensorRT's TopK stops at 3840."""
-    if not subject.chokes_on("top-k"):
-        return
     for node in subject.nodes("TopK"):
         count = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
         if count is None:
@@ -68,8 +66,6 @@ def data_dependent_shapes(subject: Subject) -> Iterator[Finding]:
 
 def gather_nd_indices(subject: Subject) -> Iterator[Finding]:
     """ONNX Runtime has GatherND with int64 indices only."""
-    if not subject.chokes_on("gather-nd-indices"):
-        return
     for node in subject.nodes("GatherND"):
         indices = node.inputs[1] if len(node.inputs) > 1 else None
         if indices is not None and indices.dtype == ir.DataType.INT32:
@@ -95,5 +91,75 @@ def foreign_domains(subject: Subject) -> Iterator[Finding]:
 def leftovers(subject: Subject) -> Iterator[Finding]:
     """What an optimiser should have folded away."""
     for node in subject.nodes(*_LEFTOVERS):
-        said = f"a {node.op_type} is left over that computes nothing"
+        said = f"{node.op_type} is left over and computes nothing"
         yield Finding("leftover", name_of(node), said, "fold it before the build", False)
+
+
+def bf16_on_cpu(subject: Subject) -> Iterator[Finding]:
+    """ONNX Runtime's CPU kernels have no bf16; one finding says it for the whole graph."""
+    hint = "build in fp32, or name another backend"
+    if subject.precision == "bf16":
+        name = subject.model.graph.name or "the graph"
+        yield Finding("bf16-on-cpu", name, "meant to be bf16, which ONNX Runtime's CPU kernels lack", hint, True)
+        return
+    for node in subject.nodes():
+        if _touches(node, ir.DataType.BFLOAT16):
+            said = f"{node.op_type} in bf16, which ONNX Runtime's CPU kernels lack"
+            yield Finding("bf16-on-cpu", name_of(node), said, hint, True)
+            return
+
+
+def doubles(subject: Subject) -> Iterator[Finding]:
+    """Float64 is slow, and some backends lack it."""
+    refused = "float64" in traits_of(subject.backend).rules
+    for node in subject.nodes():
+        if _touches(node, ir.DataType.DOUBLE):
+            said = f"{node.op_type} in float64" + (f", which {subject.backend} lacks" if refused else "")
+            yield Finding("float64", name_of(node), said, "cast to float32 in the module", refused)
+
+
+def inline_weights(subject: Subject) -> Iterator[Finding]:
+    """Weights inside the ONNX file itself must fit one protobuf message; lazy ones are written outside it."""
+    inline = [
+        value.const_value
+        for value in subject.model.graph.initializers.values()
+        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor | ir.LazyTensor)
+    ]
+    size = sum(tensor.nbytes for tensor in inline)
+    if size > LARGEST_PROTOBUF:
+        largest = max(inline, key=lambda tensor: tensor.nbytes)
+        said = f"{size / 2**30:.1f} GiB of weights inside the file, where protobuf stops at 2 GiB; this is the largest"
+        yield Finding("inline-weights", largest.name or "weights", said, "save weights as external data", True)
+
+
+def _touches(node: ir.Node, dtype: ir.DataType) -> bool:
+    return any(value is not None and value.dtype == dtype for value in (*node.inputs, *node.outputs))
+
+
+RULES: tuple[Rule, ...] = (
+    data_dependent_shapes,
+    control_flow,
+    foreign_domains,
+    doubles,
+    inline_weights,
+    leftovers,
+)
+BACKEND_RULES: dict[str, Rule] = {
+    "attention-outputs": attention_outputs,
+    "attention-fp32": attention_in_fp32,
+    "top-k": large_top_k,
+    "gather-nd-indices": gather_nd_indices,
+    "bf16-on-cpu": bf16_on_cpu,
+}
+"""For backends whose traits name them."""
+
+
+def lint(model: ir.Model, backend: str, precision: str) -> list[Finding]:
+    """What `backend` would choke on in a graph of `precision`, what it refuses first.
+
+    The graph is an exported fp32 one that is still to be cast to `precision`. Nothing is changed.
+    """
+    subject = Subject(model, backend, precision)
+    rules = (*RULES, *(rule for name, rule in BACKEND_RULES.items() if name in traits_of(backend).rules))
+    findings = [finding for rule in rules for finding in rule(subject)]
+    return sorted(findings, key=lambda finding: not finding.refused)

@@ -6,15 +6,14 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_graphs import cast_precision
 from safetensors.numpy import save_file
 
 from hsexport.checkpoints import PairError
 from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Changed, Stored, Weights
-from hsexport.onnx.passes.attach import attach_weights, detach_weights, is_placeholder, place_weights
-from hsexport.onnx.passes.load import load_graph
-from hsexport.onnx.passes.precision import cast_precision
-from hsexport.onnx.passes.save import save_graph
+from hsexport.onnx.graph_files import load_graph, save_graph
+from hsexport.onnx.weights import attach_weights, detach_weights, is_placeholder, place_weights
 
 WEIGHT = np.linspace(-2, 2, 600, dtype=np.float32).reshape(20, 30)
 

@@ -3,17 +3,24 @@
 import pytest
 from onnx_graphs import graph, name_nodes
 
-from hsexport.onnx.passes.block_outputs import block_boundaries, expose_blocks
-from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.passes.expose_blocks import ExposeBlocks
+from hsexport.onnx.passes.graph_pass import PassError, apply
+
+
+def exposed(model):
+    """Names of the new outputs by block."""
+    blocks = ExposeBlocks()
+    apply(model, blocks)
+    return blocks.outputs
 
 
 def test_mmdit_blocks_end_in_their_streams(tiny_onnx):
     model = tiny_onnx("large")
-    boundaries = block_boundaries(model)
-    assert list(boundaries) == ["transformer_blocks.0", "transformer_blocks.0/2", "transformer_blocks.1"]
-    assert all(value.producer().op_type == "Add" for value in boundaries.values())
-    names, before = expose_blocks(model), len(tiny_onnx("large").graph.outputs)
+    before = len(model.graph.outputs)
+    names = exposed(model)
+    assert list(names) == ["transformer_blocks.0", "transformer_blocks.0/2", "transformer_blocks.1"]
     assert [value.name for value in model.graph.outputs[before:]] == list(names.values())
+    assert all(value.producer().op_type == "Add" for value in model.graph.outputs[before:])
 
 
 def test_values_that_go_on_inside_the_block_are_no_ends():
@@ -21,11 +28,10 @@ def test_values_that_go_on_inside_the_block_are_no_ends():
     model = graph(body, "(float[2] x) => (float[2] y)")
     name_nodes(model, "blocks.0/Neg", "blocks.0/Abs", "blocks.1/Neg", "blocks.1/Add")
     # `a` leaves block 0, but block 0 goes on with it.
-    assert {block: value.name for block, value in block_boundaries(model).items()} == {"blocks.0": "b", "blocks.1": "y"}
-    assert expose_blocks(model) == {"blocks.0": "b", "blocks.1": "y"}
+    assert exposed(model) == {"blocks.0": "b", "blocks.1": "y"}
     assert [value.name for value in model.graph.outputs] == ["y", "b"]
 
 
 def test_a_graph_without_blocks_is_refused():
     with pytest.raises(PassError, match="named after a numbered module"):
-        block_boundaries(graph("y = Neg(x)", "(float[2] x) => (float[2] y)"))
+        exposed(graph("y = Neg(x)", "(float[2] x) => (float[2] y)"))

@@ -3,12 +3,12 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx_graphs import dtypes, graph, name_nodes, saved
+from onnx_graphs import cast_precision, dtypes, graph, name_nodes, saved
 
-from hsexport.onnx.passes.errors import PassError
+from hsexport.onnx.graph_files import save_graph
+from hsexport.onnx.passes.cast_precision import NO_HALF
+from hsexport.onnx.passes.graph_pass import PassError
 from hsexport.onnx.passes.islands import Island, default_islands
-from hsexport.onnx.passes.precision import NO_HALF, cast_precision
-from hsexport.onnx.passes.save import save_graph
 
 
 def mlp():
@@ -23,7 +23,7 @@ def test_all_nodes_half_and_outside_fp32(tmp_path):
     saved(model, tmp_path / "m.onnx")
     assert set(dtypes(model).values()) == {"FLOAT16"}
     assert [value.dtype.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["FLOAT", "FLOAT"]
-    assert (report.narrow, report.wide, report.casts, report.narrow_tensors) == (3, 0, 2, ())
+    assert (report.narrow, report.wide, report.casts, report.narrow_names) == (3, 0, 2, set())
     assert [value.name for value in model.graph.outputs] == ["y"]
 
 
@@ -34,7 +34,7 @@ def test_an_island_stays_fp32_and_is_counted(tmp_path):
     )
     saved(model, tmp_path / "m.onnx")
     assert dtypes(model) == {"blocks.0/MatMul": "BFLOAT16", "blocks.0/Relu": "BFLOAT16", "blocks.1/MatMul": "FLOAT"}
-    assert [(use.name, use.nodes) for use in report.islands] == [("one", 1), ("none", 0)]
+    assert [(use.name, use.nodes) for use in report.held] == [("one", 1), ("none", 0)]
     weights = {name: value.dtype.name for name, value in model.graph.initializers.items()}
     assert weights == {"w": "BFLOAT16", "w.fp32": "FLOAT"}  # read by both kinds
     assert [node.name for node in model.graph if node.op_type == "Cast"] == ["Cast", "blocks.0/Cast"]
@@ -45,7 +45,7 @@ def test_narrow_tensors_change_their_type(tmp_path):
     report = cast_precision(model, "fp16", narrow_tensors=("[xy]",))
     saved(model, tmp_path / "m.onnx")
     assert [value.dtype.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["FLOAT16", "FLOAT16"]
-    assert (report.casts, report.narrow_tensors) == (0, ("x", "y"))
+    assert (report.casts, report.narrow_names) == (0, {"x", "y"})
 
 
 def test_a_value_read_twice_in_one_type_is_cast_once(tmp_path):
@@ -82,7 +82,7 @@ def test_integers_scales_and_operators_without_halves_stay(tmp_path):
     found = dtypes(model)
     assert (found["Range"], found["Resize"], found["Add"]) == ("FLOAT", "FLOAT16", "INT64")
     assert model.graph.initializers["scales"].dtype == ir.DataType.FLOAT
-    assert [(use.name, use.nodes) for use in report.islands] == [(NO_HALF, 1)]
+    assert [(use.name, use.nodes) for use in report.held] == [(NO_HALF, 1)]
 
 
 def test_constants_become_weights(tmp_path):
@@ -142,7 +142,7 @@ def test_real_networks_cast_and_check(tiny_onnx, tmp_path, network, precision):
     assert products and all(n.outputs[0].dtype not in (None, ir.DataType.FLOAT) for n in products)
     assert before <= set(model.graph.initializers)  # refit needs the names
     assert report.wide < report.narrow
-    assert len(report.narrow_tensors) == (20 if network == "large" else 0)
+    assert len(report.narrow_names) == (20 if network == "large" else 0)
 
 
 def test_only_fp32_graphs_are_cast():

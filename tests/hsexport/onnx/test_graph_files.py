@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hsexport.onnx.passes.load import load_graph
+from hsexport.onnx.graph_files import load_graph
 
 
 @pytest.fixture

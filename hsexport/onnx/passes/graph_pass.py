@@ -1,0 +1,55 @@
+"""What every pass over a graph is here: an onnx_ir pass whose errors name it and the node it cannot do with."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from hsengines.errors import HSError
+
+_SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+class PassError(HSError):
+    """A graph does not meet a pass's conditions; the message names the pass and the node or tensor."""
+
+
+class GraphPass(ir.passes.InPlacePass):
+    """A pass over one flat graph, in place, to be run by `apply`; what it found out stays with it.
+
+    Where it does not say otherwise, it requires a graph without subgraphs, functions or operators of foreign domains.
+    """
+
+    def requires(self, model: ir.Model) -> None:
+        """Raises PassError if the graph is not flat."""
+        if model.functions:
+            name = next(iter(model.functions.values())).name
+            raise self.refusal(f"the model has the function '{name}', expected none", "inline it first")
+        for node in model.graph:
+            if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
+                raise self.refusal(f"node '{node.name}' ({node.op_type}) has a subgraph, expected none")
+            if node.domain not in ("", "ai.onnx"):
+                raise self.refusal(f"node '{node.name}' is {node.domain}.{node.op_type}, expected plain ONNX")
+
+    def refusal(self, said: str, hint: str = "") -> PassError:
+        """The error of this pass."""
+        return PassError(f"{type(self).__name__}: {said}", hint)
+
+
+def apply(model: ir.Model, *passes: ir.passes.PassBase) -> None:
+    """Runs passes in order, in place. Raises PassError."""
+    if not passes:
+        return
+    try:
+        ir.passes.Sequential(*passes)(model)
+    except (ir.passes.PassError, ir.passes.InvariantError) as err:
+        raise_own(err)
+        raise PassError(f"{err}: {err.__cause__}") from err
+
+
+def raise_own(err: BaseException) -> None:
+    """Raises the HSError that is at the bottom of a foreign one: onnx_ir wraps what goes wrong, several times over."""
+    cause: BaseException | None = err
+    while cause is not None:
+        if isinstance(cause, HSError):
+            raise cause from cause.__cause__
+        cause = cause.__cause__
