@@ -34,7 +34,9 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     networks = networks_of(recipe)
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
-    reporter.end("pair", f"{recipe.large.parameters / 1e6:.1f}M and {recipe.small.parameters / 1e6:.1f}M parameters")
+    reporter.end(
+        "pair", f"{recipe.facts.large.parameters / 1e6:.1f}M and {recipe.facts.small.parameters / 1e6:.1f}M parameters"
+    )
     store = Store(request.cache)
     exported = export_all(networks, store, reporter)
     if request.stop_after == "export":

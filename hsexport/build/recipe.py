@@ -12,6 +12,7 @@ from hsengines.backend import BuildOptions
 from hsengines.errors import HSError
 from hsengines.spec import DimRange
 from hsengines.traits import DEFAULT_BACKEND
+from hsexport.checkpoints.config import TransformerConfig
 from hsexport.checkpoints.documents import read_document, setting_of
 from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
 from hsexport.checkpoints.errors import PairError
@@ -21,15 +22,18 @@ from hsexport.checkpoints.padding import stated_pad_id
 from hsexport.checkpoints.pair import Pair, load_pair
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.adapter import Adapter, AdapterRequest, read_adapter
-from hsruntime.bundle.manifest import (
-    AdapterRecord,
+from hsruntime.facts import (
     Defaults,
+    Facts,
     Latent,
-    PositionTable,
-    Scheduler,
+    Lora,
+    Operations,
+    Positions,
+    Sigmas,
     Size,
     Sizes,
-    TextEncoder,
+    TextSide,
+    TextSlot,
     Transformer,
     size_text,
 )
@@ -86,7 +90,8 @@ class BuildRequest:
 class TextPart:
     """One text encoder with its folders."""
 
-    record: TextEncoder
+    slot: TextSlot
+    kind: str
     encoder: Path
     tokenizer: Path
     hidden: int
@@ -96,37 +101,20 @@ class TextPart:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked pair with every number the networks and the manifest need."""
+    """A checked pair, its facts, and what the networks need beside them."""
 
     request: BuildRequest
     pair: Pair
-    large: Transformer
-    small: Transformer
-    latent: Latent
-    positions: dict[str, PositionTable]
-    sizes: Sizes
-    scheduler: Scheduler
+    facts: Facts
     text: tuple[TextPart, ...]
-    defaults: Defaults
     adapters: Mapping[Role, tuple[Adapter, ...]]
     """What to fuse into each member's weights."""
 
-    @property
-    def t5_length(self) -> int:
-        """T5's tokens, or their stand-ins: as many where the build leaves T5 out, T5_LENGTH where the pair has none."""
-        t5 = TEXT_ENCODERS[-1]
-        return _length(self.pair, *t5) if t5[0] in self.pair.shared else T5_LENGTH
-
-    @property
-    def text_tokens(self) -> int:
-        """T."""
-        return self.text[0].record.length + self.t5_length
-
     def ranges(self) -> dict[str, DimRange]:
         """Extents of every symbolic dimension. Minima are 1: `sizes` bounds what users may ask for."""
-        per_token, scale, batch = self.latent.pixels_per_token, self.latent.vae_scale, self.sizes.max_batch
-        (width, height), (max_width, max_height) = self.sizes.default, self.sizes.maximum
-        steps, levels = self.defaults.steps, self.scheduler.num_train_timesteps
+        sizes, per_token, scale = self.facts.sizes, self.facts.latent.pixels_per_token, self.facts.latent.vae_scale
+        (width, height), (max_width, max_height), batch = sizes.default, sizes.maximum, sizes.max_batch
+        steps, levels = self.facts.defaults.steps, self.facts.sigmas.levels
         tokens = DimRange(1, width * height // per_token**2, max_width * max_height // per_token**2)
         return {
             "B": DimRange(1, 1, batch),
@@ -134,9 +122,9 @@ class Recipe:
             "L": DimRange(1, 2, 2 * batch),
             "N": tokens,
             "M": tokens,
-            "R": DimRange(0, tokens.optimum, max(tokens.maximum, self.text_tokens)),
-            "K": DimRange(1, tokens.optimum, max(tokens.maximum, self.text_tokens)),
-            "T": DimRange(1, self.text_tokens, self.text_tokens),
+            "R": DimRange(0, tokens.optimum, max(tokens.maximum, self.facts.text_tokens)),
+            "K": DimRange(1, tokens.optimum, max(tokens.maximum, self.facts.text_tokens)),
+            "T": DimRange(1, self.facts.text_tokens, self.facts.text_tokens),
             "S": DimRange(1, steps, levels),
             "h": DimRange(1, height // scale, max_height // scale),
             "w": DimRange(1, width // scale, max_width // scale),
@@ -160,49 +148,82 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
     adapters = {member.role: _adapters(member, request) for member in (pair.large, pair.small)}
-    return Recipe(
-        request=request,
-        pair=pair,
-        large=_transformer(pair.large, adapters["large"]),
-        small=_transformer(pair.small, adapters["small"]),
-        latent=latent,
-        positions={
-            role: _positions(member, latent, sizes) for role, member in (("large", pair.large), ("small", pair.small))
-        },
-        sizes=sizes,
-        scheduler=Scheduler(num_train_timesteps=pair.scheduler.num_train_timesteps, shift=pair.scheduler.shift),
-        text=tuple(
-            _text_part(pair, *names)
-            for names in TEXT_ENCODERS
-            if names[0] in pair.shared and names[0] not in request.parts_left_out
-        ),
-        defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
-        adapters=adapters,
+    text = tuple(
+        _text_part(pair, *names)
+        for names in TEXT_ENCODERS
+        if names[0] in pair.shared and names[0] not in request.parts_left_out
     )
+    # T5's tokens, or their stand-ins: as many where the build leaves T5 out, T5_LENGTH where the pair has none.
+    t5_length = _length(pair, *TEXT_ENCODERS[-1]) if TEXT_ENCODERS[-1][0] in pair.shared else T5_LENGTH
+    slots = [part.slot for part in text]
+    facts = Facts(
+        family="sd3",
+        large=_transformer(pair.large, adapters["large"], latent, sizes),
+        small=_transformer(pair.small, adapters["small"], latent, sizes),
+        latent=latent,
+        sizes=sizes,
+        sigmas=Sigmas(rule="flow-match-euler", levels=pair.scheduler.num_train_timesteps, shift=pair.scheduler.shift),
+        text={"text": TextSide(join="join_text", tokens=text[0].slot.length + t5_length, encoders=slots)},
+        defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
+    )
+    return Recipe(request, pair, facts, text, adapters)
 
 
 def _adapters(member: Member, request: BuildRequest) -> tuple[Adapter, ...]:
     return tuple(read_adapter(asked, member) for asked in request.lora if asked.role == member.role)
 
 
-def _transformer(member: Member, adapters: tuple[Adapter, ...]) -> Transformer:
+def _transformer(member: Member, adapters: tuple[Adapter, ...], latent: Latent, sizes: Sizes) -> Transformer:
     config = member.config
+    columns, rows = (side // latent.pixels_per_token for side in sizes.maximum)
     return Transformer(
         source=member.told_source(),
         parameters=member.parameters,
         layers=config.num_layers,
         heads=config.num_attention_heads,
         head_size=config.attention_head_dim,
-        dual_attention_layers=list(config.dual_attention_layers),
-        text_width=config.joint_attention_dim,
-        pooled_width=config.pooled_projection_dim,
-        adapters=[AdapterRecord(name=a.file.name, sha256=a.sha256, scale=a.scale) for a in adapters],
+        image_slots=config.num_layers + len(config.dual_attention_layers),
+        text_slots=config.num_layers,
+        positions=Positions(origin="centre", table_size=config.pos_embed_max_size, rows=rows, columns=columns),
+        text="text",
+        operations=operations_of(config),
+        adapters=tuple(Lora(name=a.file.name, sha256=a.sha256, scale=a.scale) for a in adapters),
     )
 
 
-def _positions(member: Member, latent: Latent, sizes: Sizes) -> PositionTable:
-    columns, rows = (side // latent.pixels_per_token for side in sizes.maximum)
-    return PositionTable(table_size=member.config.pos_embed_max_size, rows=rows, columns=columns)
+TIMESTEP_WIDTH = 256  # diffusers' CombinedTimestepTextProjEmbeddings
+
+
+def operations_of(config: TransformerConfig) -> dict[str, Operations]:
+    """Matrix products of a step, a multiplication and an addition being two operations.
+
+    Layers, per token: 12 w^2 multiply-adds (query, key, value, output, two of 4 w^2 in the feed-forward), per query and
+    key 2 w. The last layer's text keeps keys and values only; a dual attention adds 4 w^2 and its own queries and keys
+    among image tokens. Modulation follows from timestep and pooled text, not from the tokens.
+    """
+    w, layers, dual = config.width, config.num_layers, len(config.dual_attention_layers)
+    token = config.in_channels * config.patch_size**2
+    chunks = 6 * layers + 3 * dual  # of width w, for the image; a dual one has 9
+    chunks += 6 * (layers - 1) + 2  # for the text
+    chunks += 2  # norm_out
+    return {
+        "layers": {
+            "G*M": 2 * (12 * layers + 4 * dual) * w * w,
+            "G*L": 2 * (12 * layers - 10) * w * w,
+            "G*M*N": 4 * w * (layers + dual),
+            "G*M*T": 4 * w * layers,
+            "G*L*N": 4 * w * (layers - 1),
+            "G*L*T": 4 * w * (layers - 1),
+        },
+        "embeddings": {
+            "G*M": 2 * token * w,
+            "G*L": 2 * config.joint_attention_dim * w,
+            "G": 2 * (config.pooled_projection_dim * w + w * w),
+            "1": 2 * (TIMESTEP_WIDTH * w + w * w),  # one timestep for all rows
+        },
+        "modulation": {"G": 2 * chunks * w * w},
+        "output": {"G*M": 2 * token * w},
+    }
 
 
 def _sizes(pair: Pair, latent: Latent, request: BuildRequest) -> Sizes:
@@ -235,16 +256,18 @@ def _check_size(name: str, size: tuple[int, ...], unit: int, reach: int) -> None
 
 def _text_part(pair: Pair, encoder: str, tokenizer: str, kind: str) -> TextPart:
     folder, vocabulary = pair.shared[encoder], setting_of(pair.shared[encoder], "vocab_size")
-    record = TextEncoder(
+    number = encoder.removeprefix("text_encoder").strip("_") or "1"
+    answers = ("states",) if kind == "t5" else ("states", "pooled")
+    slot = TextSlot(
         engine=encoder,
-        kind=kind,
         tokenizer=f"tokenizers/{tokenizer}.json",
         length=_length(pair, encoder, tokenizer, kind),
         pad_id=_pad_id(pair.shared[tokenizer], vocabulary),
+        into={answer: f"{answer}_{number}" for answer in answers},
     )
     hidden = setting_of(folder, "d_model" if kind == "t5" else "hidden_size")
     projection = 0 if kind == "t5" else setting_of(folder, "projection_dim")
-    return TextPart(record, folder, pair.shared[tokenizer], hidden, projection, vocabulary)
+    return TextPart(slot, kind, folder, pair.shared[tokenizer], hidden, projection, vocabulary)
 
 
 def _length(pair: Pair, encoder: str, tokenizer: str, kind: str) -> int:
@@ -284,8 +307,8 @@ def check_tokenizers(recipe: Recipe) -> None:
     """Loads each tokenizer with transformers, which takes seconds; raises PairError now and not when all is packed."""
     for part in recipe.text:
         found = load_tokenizer(part.tokenizer).pad_token_id
-        if found != part.record.pad_id:
+        if found != part.slot.pad_id:
             raise PairError(
-                f"{part.tokenizer} pads with token {part.record.pad_id} by its files, with {found} by transformers",
+                f"{part.tokenizer} pads with token {part.slot.pad_id} by its files, with {found} by transformers",
                 "save the tokenizer again with transformers",
             )

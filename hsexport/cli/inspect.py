@@ -11,9 +11,10 @@ from rich.table import Table
 
 from hsengines.dtypes import FLOATS
 from hsexport.cli.command import bundle_argument, command, json_option
-from hsruntime.bundle.manifest import EngineRecord, Manifest, Transformer, manifest_bytes, size_text
+from hsruntime.bundle.manifest import EngineRecord, Manifest, manifest_bytes
 from hsruntime.bundle.reader import Bundle, open_bundle
-from hsruntime.schedule.arithmetic import bundle_speedup
+from hsruntime.facts import Transformer, size_text
+from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
 
 LOG_WIDTH = 150  # where no terminal tells its own
@@ -33,35 +34,36 @@ def inspect(bundle: Path, as_json: bool) -> None:
     console.print(_engine_table(opened.manifest))
     console.print()
     console.print(_build_table(opened.manifest))
-    _print_islands(console, opened.manifest)
+    _print_fp32_blocks(console, opened.manifest)
 
 
 def _print_facts(console: Console, bundle: Bundle) -> None:
     m = bundle.manifest
-    sizes = list(map(size_text, (m.sizes.minimum, m.sizes.default, m.sizes.maximum)))
+    sizes = list(map(size_text, (m.facts.sizes.minimum, m.facts.sizes.default, m.facts.sizes.maximum)))
     total_mb = sum(f.size_bytes for f in m.files) / 1e6
-    schedule = resolve_schedule(m.defaults.schedule, None, m.defaults.steps)
-    side = m.latent.pixels_per_token
-    tokens = m.sizes.default[0] * m.sizes.default[1] // side**2
-    predicted = bundle_speedup(m, schedule)
+    schedule = resolve_schedule(m.facts.defaults.schedule, None, m.facts.defaults.steps)
+    side = m.facts.latent.pixels_per_token
+    tokens = m.facts.sizes.default[0] * m.facts.sizes.default[1] // side**2
+    predicted = predicted_speedup(schedule, m.facts)
     console.print(
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )
     console.print(f"for      {m.target}")
-    console.print(f"large    {_model(m.large)}")
-    console.print(f"small    {_model(m.small)}")
+    console.print(f"large    {_model(m.facts.large)}")
+    console.print(f"small    {_model(m.facts.small)}")
     console.print(
-        f"sizes    {sizes[0]} to {sizes[2]}, default {sizes[1]} ({tokens} tokens), up to {m.sizes.max_batch} at once"
+        f"sizes    {sizes[0]} to {sizes[2]}, default {sizes[1]} ({tokens} tokens), "
+        f"up to {m.facts.sizes.max_batch} at once"
     )
-    console.print(f"default  {m.defaults.schedule}: {schedule}, guidance {m.defaults.guidance_scale:g}")
+    console.print(f"default  {m.facts.defaults.schedule}: {schedule}, guidance {m.facts.defaults.guidance_scale:g}")
     console.print(f"         {predicted:.2f} times as fast as large alone, by counting operations")
     console.print(f"built    by {', '.join(f'{k} {v}' for k, v in m.tools.items())} on {m.device}")
 
 
 def _model(t: Transformer) -> str:
-    dual = f", dual attention in {len(t.dual_attention_layers)}" if t.dual_attention_layers else ""
+    slots = f", {t.image_slots} attention layers" if t.image_slots != t.layers else ""
     fused = "".join(f", LoRA {a.name} fused {a.scale:g} times" for a in t.adapters)
-    return f"{t.source}: {t.parameters / 1e6:.1f}M parameters, {t.layers} layers of width {t.width}{dual}{fused}"
+    return f"{t.source}: {t.parameters / 1e6:.1f}M parameters, {t.layers} layers of width {t.width}{slots}{fused}"
 
 
 def _engine_table(manifest: Manifest) -> Table:
@@ -71,7 +73,7 @@ def _engine_table(manifest: Manifest) -> Table:
         megabytes = sum(sizes[path] for path in (record.file, *record.weights)) / 1e6
         parity = record.parity
         error, measured = (f"{parity.max_relative:.1e}", parity.measured_on) if parity else ("-", "-")
-        profiles = ", ".join(p.name for p in record.profiles)
+        profiles = ", ".join(p.name for p in record.spec.profiles)
         table.add_row(name, f"{megabytes:.2f}", record.precision, _types(record), profiles, error, measured)
     return table
 
@@ -79,7 +81,7 @@ def _engine_table(manifest: Manifest) -> Table:
 def _types(record: EngineRecord) -> str:
     """The dtypes at the engine's border, floats as precisions are called."""
     short = {dtype: precision for precision, dtype in FLOATS.items()}
-    found = {tensor.dtype for tensor in (*record.inputs, *record.outputs)}
+    found = {tensor.dtype for tensor in (*record.spec.inputs, *record.spec.outputs)}
     return " ".join(sorted(short.get(dtype, dtype) for dtype in found))
 
 
@@ -90,20 +92,20 @@ def _build_table(manifest: Manifest) -> Table:
         audit = record.audit
         found = ", ".join(f"{n} {dtype}" for dtype, n in audit.products.items()) if audit else "-"
         products = f"{found} ({audit.read_from})" if audit else found
-        for number, profile in enumerate(record.profiles):
-            ranges = ", ".join(f"{d} {low}..{best}..{high}" for d, (low, best, high) in profile.dims.items())
+        for number, profile in enumerate(record.spec.profiles):
+            ranges = ", ".join(f"{d} {r.minimum}..{r.optimum}..{r.maximum}" for d, r in profile.dims.items())
             first = (name, products, record.build_key[:12]) if number == 0 else ("", "", "")
             table.add_row(first[0], profile.name, ranges, first[1], first[2])
     return table
 
 
-def _print_islands(console: Console, manifest: Manifest) -> None:
-    held = {name: record.islands for name, record in manifest.engines.items() if record.islands}
+def _print_fp32_blocks(console: Console, manifest: Manifest) -> None:
+    held = {name: record.fp32_blocks for name, record in manifest.engines.items() if record.fp32_blocks}
     if not held:
         return
     table = Table("engine", "in fp32", "nodes", "because", box=None)
-    for name, islands in held.items():
-        for number, island in enumerate(islands):
-            table.add_row(name if number == 0 else "", island.name, str(island.nodes), island.reason)
+    for name, fp32_blocks in held.items():
+        for number, block in enumerate(fp32_blocks):
+            table.add_row(name if number == 0 else "", block.name, str(block.nodes), block.reason)
     console.print()
     console.print(table)

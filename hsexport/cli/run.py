@@ -92,7 +92,7 @@ def run(
                 schedule=schedule,
                 callback=_step_shower(progress),
             )
-        guidance = session.manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
+        guidance = session.manifest.facts.defaults.guidance_scale if guidance_scale is None else guidance_scale
     cuts = [str(w.message) for w in caught]
     for cut in cuts:
         console.print(f"warning: {cut}", soft_wrap=True, markup=False)
@@ -107,7 +107,7 @@ def run(
 def _asked(session: Any, schedule: str | None, steps: int | None) -> Any:
     from hsruntime.schedule.presets import resolve_schedule
 
-    defaults = session.manifest.defaults
+    defaults = session.manifest.facts.defaults
     return resolve_schedule(schedule or defaults.schedule, steps, defaults.steps)
 
 

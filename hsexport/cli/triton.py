@@ -48,7 +48,7 @@ def triton(
     if as_json:
         click.echo(json.dumps(_summary(written, options)))
         return
-    rows, how = written.bundle.manifest.sizes.max_batch, _placement(written) if link else "copied"
+    rows, how = written.bundle.manifest.facts.sizes.max_batch, _placement(written) if link else "copied"
     Console(stderr=True, highlight=False).print(
         f"{written.model}: batches of up to {rows}, bundle {how}; serve it: tritonserver --model-repository {out}",
         soft_wrap=True,
@@ -67,7 +67,7 @@ def _summary(written: Any, options: Any) -> dict[str, Any]:
     return {
         "model": str(written.model),
         "name": written.model.name,
-        "max_batch": written.bundle.manifest.sizes.max_batch,
+        "max_batch": written.bundle.manifest.facts.sizes.max_batch,
         "progress": options.progress,
         "instances": options.instances,
         "linked_files": written.linked,

@@ -24,7 +24,7 @@ from hsexport.measure.bench.hardware import hardware
 from hsruntime import Result, Session
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.picture.picture import contact_sheet, region_overlay
-from hsruntime.schedule.arithmetic import bundle_speedup
+from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule
 
@@ -46,7 +46,7 @@ class Speed:
 
 def schedules_for(manifest: Manifest) -> dict[str, Schedule]:
     """The three columns' schedules: as many steps of large, as the bundle stitches by default, and of small."""
-    stitched = resolve_schedule(manifest.defaults.schedule, None, manifest.defaults.steps)
+    stitched = resolve_schedule(manifest.facts.defaults.schedule, None, manifest.facts.defaults.steps)
     return {
         "large only": resolve_schedule("large", stitched.steps, stitched.steps),
         "stitched": stitched,
@@ -101,7 +101,7 @@ def speeds_from_times(
             schedule=str(schedule),
             loop_ms=1000 * median(times[name]),
             speedup=median(reference / times[name]),
-            predicted=bundle_speedup(manifest, schedule),
+            predicted=predicted_speedup(schedule, manifest.facts),
         )
         for name, schedule in schedules.items()
     }
@@ -112,8 +112,12 @@ def report(manifest: Manifest, speeds: dict[str, Speed], rounds: int, threads: i
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": asdict(hardware(threads)),
-        "bundle": {"backend": manifest.backend, "precision": manifest.precision, "size": list(manifest.sizes.default)},
-        "guidance_scale": manifest.defaults.guidance_scale,
+        "bundle": {
+            "backend": manifest.backend,
+            "precision": manifest.precision,
+            "size": list(manifest.facts.sizes.default),
+        },
+        "guidance_scale": manifest.facts.defaults.guidance_scale,
         "rounds": rounds,
         "schedules": {name: asdict(speed) for name, speed in speeds.items()},
     }

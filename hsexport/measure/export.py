@@ -69,7 +69,7 @@ def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     recipe = recipe_for(request)
     network, bf16 = large_network(recipe), torch.bfloat16
     model = SD3Transformer2DModel.from_pretrained(recipe.pair.large.directory.transformer, torch_dtype=bf16)
-    module = TokenTransformer(model, recipe.positions["large"], takes_cache=True).eval().to(bf16)
+    module = TokenTransformer(model, recipe.facts.large.positions, takes_cache=True).eval().to(bf16)
     inputs = network.sample_inputs(dims=network.trace_dims)
     tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in network.spec.inputs]
     program = torch.onnx.export(

@@ -24,9 +24,7 @@ from hsengines.ort.pool import shared_options, use_shared_pool
 from hsengines.spec import EngineSpec, Profile
 from hsexport.measure.bench.hardware import hardware
 from hsexport.measure.contact_sheet import write_report
-from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import Bundle, open_bundle
-from hsruntime.loop.buffers import text_tokens
 from hsruntime.schedule.arithmetic import step_flops
 
 KINDS = {
@@ -54,14 +52,14 @@ class StepProfile:
 
 def profiles_of(bundle: Bundle, rounds: int) -> Iterator[StepProfile]:
     """Large over all tokens and over the region, then small."""
-    manifest, text = bundle.manifest, text_tokens(bundle.manifest)
+    manifest, text = bundle.manifest, bundle.manifest.facts.text_tokens
     for step, engine, role, profile in (
-        ("large", "large", manifest.large, "full"),
-        ("large on the region", "large", manifest.large, "region"),
-        ("small", "small", manifest.small, "full"),
+        ("large", "large", manifest.facts.large, "full"),
+        ("large on the region", "large", manifest.facts.large, "region"),
+        ("small", "small", manifest.facts.small, "full"),
     ):
         record = manifest.engines[engine]
-        spec = engine_spec(engine, record)
+        spec = record.spec
         dims = {dim: size.optimum for dim, size in _profile(spec, profile).dims.items()} | {"G": ROWS}
         active = dims.get("M", dims.get("N", 0))
         flops = ROWS * step_flops(role, active, active + dims.get("R", 0), text)

@@ -53,7 +53,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 def compare(session: Session, pair: Pair, model: str, rounds: int) -> Comparison:
     """Interleaved rounds of ours and theirs after a warm-up round."""
-    steps, options = session.manifest.defaults.steps, pipeline_options(session.manifest)
+    steps, options = session.manifest.facts.defaults.steps, pipeline_options(session.manifest)
     pipeline = pipeline_for(pair, model)
 
     def ours() -> None:
@@ -92,7 +92,7 @@ def main(
     count = threads or os.cpu_count() or 1
     torch.set_num_threads(count)
     opened = open_bundle(bundle)
-    pair = load_pair(large or opened.manifest.large.source, small or opened.manifest.small.source)
+    pair = load_pair(large or opened.manifest.facts.large.source, small or opened.manifest.facts.small.source)
     with hush_libraries(), warnings.catch_warnings(), Session(opened, SessionOptions(threads=count)) as session:
         warnings.simplefilter("ignore")
         empty = Session(opened, backend=NullBackend())

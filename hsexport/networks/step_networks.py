@@ -64,7 +64,7 @@ def step_networks(recipe: Recipe) -> list[Network]:
 
 def _velocity_networks(recipe: Recipe) -> list[Network]:
     """prepare, guide, guide_held, blend, advance: from latents to a transformer, and from velocities to latents."""
-    network, width = _Networks(recipe), recipe.latent.token_width
+    network, width = _Networks(recipe), recipe.facts.latent.token_width
     return [
         network(
             "prepare",
@@ -128,7 +128,7 @@ def _velocity_networks(recipe: Recipe) -> list[Network]:
 
 def _score_networks(recipe: Recipe) -> list[Network]:
     """Score and spread: what a region is chosen by."""
-    network, latent = _Networks(recipe), recipe.latent
+    network, latent = _Networks(recipe), recipe.facts.latent
     velocity = ("B", "N", latent.token_width)
     return [
         network(
@@ -148,7 +148,7 @@ def _score_networks(recipe: Recipe) -> list[Network]:
 
 def _cache_networks(recipe: Recipe) -> list[Network]:
     """select_cache and merge_cache: keys and values out of a cache, and back into it."""
-    network, heads, size = _Networks(recipe), recipe.large.heads, recipe.large.head_size
+    network, heads, size = _Networks(recipe), recipe.facts.large.heads, recipe.facts.large.head_size
     return [
         network(
             "select_cache",
@@ -172,11 +172,11 @@ def _cache_networks(recipe: Recipe) -> list[Network]:
 
 
 def _unpatchify(recipe: Recipe) -> Network:
-    channels = recipe.latent.channels
+    channels = recipe.facts.latent.channels
     return _Networks(recipe)(
         "unpatchify",
         lambda: _module("Unpatchify"),
-        (_floats("tokens", "B", "N", recipe.latent.token_width), _ints("order", channels, "h", "w")),
+        (_floats("tokens", "B", "N", recipe.facts.latent.token_width), _ints("order", channels, "h", "w")),
         (_floats("latents", "B", channels, "h", "w"),),
-        order=f"{recipe.latent.token_width}*N",
+        order=f"{recipe.facts.latent.token_width}*N",
     )

@@ -11,26 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hsruntime.bundle.manifest import Latent, Transformer
-from hsruntime.schedule.arithmetic import step_flops
+from hsruntime.facts import Transformer, counted
 
-TIMESTEP_WIDTH = 256  # diffusers' CombinedTimestepTextProjEmbeddings
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class PassFlops:
-    """Floating-point operations of one run of a transformer, all rows together, by where they happen."""
-
-    layers: int
-    embeddings: int  # of tokens, text, timestep and pooled text
-    modulation: int
-    output: int
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.layers + self.embeddings + self.modulation + self.output
 
 
 @dataclass(frozen=True)
@@ -49,20 +32,10 @@ class Extent:
         return 0 if self.text_cached else self.text
 
 
-def pass_flops(model: Transformer, latent: Latent, over: Extent) -> PassFlops:
-    """Of one run. The timestep is one for all rows; modulation follows from it and the pooled text, not the tokens."""
-    w, rows, token = model.width, over.rows, latent.token_width
-    per_row = over.active * token * w + over.live_text * model.text_width * w + model.pooled_width * w + w * w
-    chunks = 6 * model.layers + 3 * len(model.dual_attention_layers)  # of width w, for the image; a dual one has 9
-    chunks += 6 * (model.layers - 1) + 2  # for the text, of which the last layer keeps keys and values only
-    chunks += 2  # norm_out
-    layers = step_flops(model, over.active, over.tokens, over.text, text_cached=over.text_cached)
-    return PassFlops(
-        layers=rows * layers,
-        embeddings=2 * (rows * per_row + TIMESTEP_WIDTH * w + w * w),
-        modulation=2 * rows * chunks * w * w,
-        output=2 * rows * over.active * w * token,
-    )
+def pass_flops(model: Transformer, over: Extent) -> dict[str, int]:
+    """Of one run, all rows together, by part of the network."""
+    dims = {"G": over.rows, "M": over.active, "N": over.tokens, "T": over.text, "L": over.live_text}
+    return {part: counted(terms, **dims) for part, terms in model.operations.items()}
 
 
 TABLES = re.compile(r".*(embedding|embed_tokens|shared|relative_attention_bias).*")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hsengines.dtypes import FLOATS, numpy_dtype
 from hsengines.traits import traits_of
 from hsexport.build.recipe import Recipe
 from hsexport.plan.flops import Extent
 from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
-from hsruntime.bundle.manifest import Manifest, Size, Transformer
-from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes, text_tokens
+from hsexport.plan.networks import item_bytes
+from hsruntime.facts import Size, Transformer
+from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes
 from hsruntime.schedule.schedule import Schedule
 
 
@@ -46,15 +46,12 @@ class RunMemory:
         return self.weights_bytes + self.cache_bytes + self.loop_bytes + scratch + self.process_bytes
 
 
-def run_memory(
-    recipe: Recipe, manifest: Manifest, schedule: Schedule, weights: Mapping[str, int], size: Size, pictures: int
-) -> RunMemory:
+def run_memory(recipe: Recipe, schedule: Schedule, weights: Mapping[str, int], size: Size, pictures: int) -> RunMemory:
     """For `pictures` of `size` at once; `weights` are every engine's bytes by name."""
-    guided = recipe.defaults.guidance_scale > 1
-    shape = LoopShape.of(manifest, schedule, size, pictures, guided=guided)
-    traits, fused = traits_of(manifest.backend), traits_of(manifest.backend).fused_attention
-    item = numpy_dtype(FLOATS[manifest.precision]).itemsize
-    text, cache = text_tokens(manifest), cache_bytes(manifest, shape)
+    facts, request = recipe.facts, recipe.request
+    shape = LoopShape.of(facts, schedule, size, pictures, guided=facts.defaults.guidance_scale > 1)
+    item, traits = item_bytes(request.options.precision), traits_of(request.backend)
+    text, cache, fused = facts.text_tokens, cache_bytes(facts, shape, item), traits.fused_attention
     whole = Extent(shape.rows, shape.tokens, shape.tokens, text)
     region = Extent(shape.rows, shape.active, shape.tokens, text, shape.text_cached)
     return RunMemory(
@@ -62,10 +59,10 @@ def run_memory(
         pictures=pictures,
         weights_bytes=sum(weights.values()),
         cache_bytes=cache,
-        loop_bytes=loop_bytes(manifest, shape) - cache,
-        full_bytes=transformer_activations(recipe.large, whole, item, fused=fused),
-        region_bytes=transformer_activations(recipe.large, region, item, fused=fused) if shape.active else 0,
-        small_bytes=transformer_activations(recipe.small, whole, item, fused=fused),
+        loop_bytes=loop_bytes(facts, shape, item) - cache,
+        full_bytes=transformer_activations(facts.large, whole, item, fused=fused),
+        region_bytes=transformer_activations(facts.large, region, item, fused=fused) if shape.active else 0,
+        small_bytes=transformer_activations(facts.small, whole, item, fused=fused),
         decoder_bytes=decoder_activations(recipe, size, pictures, item),
         process_bytes=RUNNER_PROCESS if traits.on_cpu else DEVICE_PROCESS,
     )
@@ -89,6 +86,6 @@ def transformer_activations(model: Transformer, over: Extent, item_bytes: int, *
 def decoder_activations(recipe: Recipe, size: Size, pictures: int, item_bytes: int) -> int:
     """Where the VAE's decoder is widest: three tensors of a block's input width (input, its norm, the convolved)."""
     widths = recipe.pair.vae.block_out_channels[::-1]
-    pixels = size[0] * size[1] // recipe.latent.vae_scale**2
+    pixels = size[0] * size[1] // recipe.facts.latent.vae_scale**2
     widest = max(widths[max(0, level - 1)] * 4**level for level in range(len(widths)))
     return item_bytes * pictures * pixels * 3 * widest

@@ -79,7 +79,7 @@ def holding_of(network: Network, recipe: Recipe) -> Holding:
     for name, weight in _distinct(network.weights):
         if _is_read(network, name):
             own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
-            stored, size = weight.stored, math.prod(weight.shape) * _item_bytes(own)
+            stored, size = weight.stored, math.prod(weight.shape) * item_bytes(own)
             unchanged = stored is not None and stored.dtype == STORED[own]
             held.append(HeldTensor(name, weight.shape, size, unchanged))
     return Holding(tuple(held), sum(header.size_bytes for header in network.weights.sources.values()))
@@ -131,5 +131,6 @@ def _fp32_modules(network: Network, recipe: Recipe, precision: str) -> tuple[str
     return tuple(pattern for island in islands if not island.operators for pattern in island.modules)
 
 
-def _item_bytes(precision: str) -> int:
+def item_bytes(precision: str) -> int:
+    """Of one number."""
     return numpy_dtype(FLOATS[precision]).itemsize

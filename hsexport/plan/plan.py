@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
 from hsexport.build.networks import networks_of
-from hsexport.build.outline import manifest_outline
 from hsexport.build.recipe import BuildRequest, Recipe, recipe_for
 from hsexport.checkpoints.previews import Previews
 from hsexport.networks.network import Network
@@ -26,7 +25,7 @@ from hsexport.plan.shortfalls import (
 )
 from hsexport.plan.stages import StagePlan, stage_plans
 from hsexport.plan.work import Roofline, Work, roofline, work_of
-from hsruntime.bundle.manifest import Manifest, Size, Sizes
+from hsruntime.facts import Size, Sizes
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule
 
@@ -78,24 +77,23 @@ def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: 
     `gpu` is what the bundle shall run on, if the plan is to tell of it.
     """
     precision = recipe.request.options.precision
-    manifest = manifest_outline(recipe, networks)
     holdings = {network.name: holding_of(network, recipe) for network in networks}
     plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)
-    schedule = resolve_schedule(recipe.defaults.schedule, None, recipe.defaults.steps)
+    schedule = resolve_schedule(recipe.facts.defaults.schedule, None, recipe.facts.defaults.steps)
     options, backend = recipe.request.options, recipe.request.backend
     stages = stage_plans(plans, backend, machine, stripped=options.stripped)
     if recipe.request.stop_after:
         stages = stages[: 1 + [stage.name for stage in stages].index(recipe.request.stop_after)]
     held = {plan.name: 0 if options.weight_streaming else plan.bundle_bytes for plan in plans}
-    counted = _Counted(recipe, manifest, schedule, held)
-    work = work_of(recipe, manifest, schedule, holdings)
+    counted = _Counted(recipe, schedule, held)
+    work = work_of(recipe, schedule, holdings)
     return Plan(
         backend=backend,
         precision=precision,
-        sizes=recipe.sizes,
-        schedule=recipe.defaults.schedule,
-        steps=recipe.defaults.steps,
-        guidance_scale=recipe.defaults.guidance_scale,
+        sizes=recipe.facts.sizes,
+        schedule=recipe.facts.defaults.schedule,
+        steps=recipe.facts.defaults.steps,
+        guidance_scale=recipe.facts.defaults.guidance_scale,
         networks=plans,
         stages=stages,
         memory=tuple(counted.cases()),
@@ -123,23 +121,22 @@ class _Counted:
     """Counts the memory of pictures of any size."""
 
     recipe: Recipe
-    manifest: Manifest
     schedule: Schedule
     weights: Mapping[str, int]
 
     def memory(self, size: Size, pictures: int) -> RunMemory:
-        return run_memory(self.recipe, self.manifest, self.schedule, self.weights, size, pictures)
+        return run_memory(self.recipe, self.schedule, self.weights, size, pictures)
 
     def cases(self) -> Iterator[RunMemory]:
-        sizes = self.recipe.sizes
+        sizes = self.recipe.facts.sizes
         cases = ((size, n) for size in (sizes.default, sizes.maximum) for n in (1, sizes.max_batch))
         yield from (self.memory(*case) for case in dict.fromkeys(cases))
 
     def device_shortfalls(self, machine: Machine, gpu: Gpu | None) -> Iterator[Shortfall]:
         traits, options = traits_of(self.recipe.request.backend), self.recipe.request.options
-        t5 = next((part.record.engine for part in self.recipe.text if part.record.kind == "t5"), "")
+        t5 = next((part.slot.engine for part in self.recipe.text if part.kind == "t5"), "")
         choices = Choices(
-            sizes=self.recipe.sizes,
+            sizes=self.recipe.facts.sizes,
             memory=self.memory,
             t5_bytes=self.weights.get(t5, 0),
             streams_weights=traits.resident_weights and not options.weight_streaming,

@@ -10,7 +10,7 @@ from hsexport.plan.gpus import GPUS, Gpu
 from hsexport.plan.machine import Machine
 from hsexport.plan.memory import RunMemory
 from hsexport.plan.stages import StagePlan
-from hsruntime.bundle.manifest import Size, Sizes, size_text
+from hsruntime.facts import Size, Sizes, size_text
 
 GB = 1e9
 

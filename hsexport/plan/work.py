@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hsexport.build.recipe import Recipe
-from hsexport.plan.flops import Extent, PassFlops, decoder_flops, encoder_flops, pass_flops
+from hsexport.plan.flops import Extent, decoder_flops, encoder_flops, pass_flops
 from hsexport.plan.gpus import Gpu
-from hsexport.plan.networks import Holding
-from hsruntime.bundle.manifest import Manifest
-from hsruntime.loop.buffers import LoopShape, cache_bytes, text_tokens
+from hsexport.plan.networks import Holding, item_bytes
+from hsruntime.loop.buffers import LoopShape, cache_bytes
 from hsruntime.schedule.arithmetic import Kind, Pass, passes, predicted_speedup
 from hsruntime.schedule.schedule import Schedule
 
@@ -31,7 +30,7 @@ class Run:
 class Step:
     """One run of a transformer with all rows of a picture, by where its operations happen."""
 
-    flops: PassFlops
+    flops: Mapping[str, int]
     run: Run
 
 
@@ -81,16 +80,17 @@ class Roofline:
     reference_seconds: float
 
 
-def work_of(recipe: Recipe, manifest: Manifest, schedule: Schedule, holdings: Mapping[str, Holding]) -> Work:
+def work_of(recipe: Recipe, schedule: Schedule, holdings: Mapping[str, Holding]) -> Work:
     """Of one picture of the default size, at the default guidance."""
-    shape = LoopShape.of(manifest, schedule, recipe.sizes.default, 1, guided=recipe.defaults.guidance_scale > 1)
-    text, guided = text_tokens(manifest), shape.rows == 2
-    counter = _Counter(recipe, manifest, shape, {name: each.size_bytes for name, each in holdings.items()})
+    facts = recipe.facts
+    shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=facts.defaults.guidance_scale > 1)
+    guided = shape.rows == 2
+    counter = _Counter(recipe, shape, {name: each.size_bytes for name, each in holdings.items()})
     encoders = [
-        (part.record.engine, encoder_flops(holdings[part.record.engine].shapes, shape.rows, part.record.length))
+        (part.slot.engine, encoder_flops(holdings[part.slot.engine].shapes, shape.rows, part.slot.length))
         for part in recipe.text
     ]
-    height, width = (side * recipe.latent.patch_size for side in shape.grid)
+    height, width = (side * facts.latent.patch_size for side in shape.grid)
     decode = decoder_flops(holdings["vae_decoder"].shapes, 1, height, width)
     before = [Run(name, 1, flops, counter.weights[name]) for name, flops in encoders]
     after = Run("vae_decoder", 1, decode, counter.weights["vae_decoder"])
@@ -103,7 +103,7 @@ def work_of(recipe: Recipe, manifest: Manifest, schedule: Schedule, holdings: Ma
         decode_flops=decode,
         runs=(*before, *map(counter.run, passes(schedule, guided=guided)), after),
         reference=(*before, counter.run(alone), after),
-        speedup=predicted_speedup(schedule, recipe.large, recipe.small, shape.tokens, text, guided=guided),
+        speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
     )
 
 
@@ -133,7 +133,6 @@ class _Counter:
     """Counts runs of the transformers over one loop's shape."""
 
     recipe: Recipe
-    manifest: Manifest
     shape: LoopShape
     weights: Mapping[str, int]
 
@@ -145,18 +144,18 @@ class _Counter:
         """A pass with what it moves."""
         model = "small" if each.kind == "small" else "large"
         cache = 0 if each.kind == "small" else self._cache_bytes(each.rows)
-        return Run(each.kind, each.count, self.flops(each.kind, each.rows).total, self.weights[model] + cache)
+        return Run(each.kind, each.count, sum(self.flops(each.kind, each.rows).values()), self.weights[model] + cache)
 
-    def flops(self, kind: Kind, rows: int) -> PassFlops:
+    def flops(self, kind: Kind, rows: int) -> dict[str, int]:
         """Of one run."""
-        shape, text = self.shape, text_tokens(self.manifest)
+        shape, text = self.shape, self.recipe.facts.text_tokens
         region = kind == "region"
         active = shape.active if region else shape.tokens
         over = Extent(rows, active, shape.tokens, text, text_cached=region and shape.text_cached)
-        model = self.recipe.small if kind == "small" else self.recipe.large
-        return pass_flops(model, self.recipe.latent, over)
+        model = self.recipe.facts.small if kind == "small" else self.recipe.facts.large
+        return pass_flops(model, over)
 
     def _cache_bytes(self, rows: int) -> int:
         """Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own."""
         once = LoopShape(1, rows, self.shape.grid, 0, self.shape.steps)
-        return cache_bytes(self.manifest, once)
+        return cache_bytes(self.recipe.facts, once, item_bytes(self.recipe.request.options.precision))

@@ -31,7 +31,7 @@ def most_together(manifest: Manifest, asked: int | None) -> int:
     On a CPU four of the demo pair's pictures together took 3.3 times as long as one (2 cores, AMD EPYC): a fifth more
     pictures a minute, and each of them late.
     """
-    built_for = manifest.sizes.max_batch
+    built_for = manifest.facts.sizes.max_batch
     return min(built_for, asked or (1 if manifest.on_cpu else built_for))
 
 

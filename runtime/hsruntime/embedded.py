@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from hsengines.errors import BackendUnavailable, DeviceError, DeviceMemoryError, EngineLoadError, HSError, ShapeError
-from hsruntime.bundle.manifest import BundleError
-from hsruntime.loop.buffers import text_tokens
+from hsengines.spec import Dim
+from hsruntime.bundle.manifest import BundleError, tensor_spec
 from hsruntime.request import Progress, RequestError
 from hsruntime.schedule.schedule import ScheduleError
 from hsruntime.session import Session
@@ -97,19 +97,23 @@ def close(session: Session) -> None:
 def describe(session: Session) -> bytes:
     """What a caller must know to ask for pictures, as JSON."""
     m = session.manifest
-    sizes = {"default": m.sizes.default, "minimum": m.sizes.minimum, "maximum": m.sizes.maximum}
+
+    def width_of(name: str) -> Dim:
+        return tensor_spec(m, m.facts.text[m.facts.large.text].join, name).shape[-1]
+
+    sizes = {"default": m.facts.sizes.default, "minimum": m.facts.sizes.minimum, "maximum": m.facts.sizes.maximum}
     facts = {
         "backend": m.backend,
         "precision": m.precision,
         "target": m.target,
-        "large": m.large.source,
-        "small": m.small.source,
-        "sizes": {**sizes, "multiple": m.latent.pixels_per_token},
-        "max_batch": m.sizes.max_batch,
-        "max_steps": m.scheduler.num_train_timesteps,
-        "defaults": m.defaults,
-        "latents": {"channels": m.latent.channels, "pixels_each": m.latent.vae_scale},
-        "text": {"tokens": text_tokens(m), "width": m.large.text_width, "pooled_width": m.large.pooled_width},
+        "large": m.facts.large.source,
+        "small": m.facts.small.source,
+        "sizes": {**sizes, "multiple": m.facts.latent.pixels_per_token},
+        "max_batch": m.facts.sizes.max_batch,
+        "max_steps": m.facts.sigmas.levels,
+        "defaults": m.facts.defaults,
+        "latents": {"channels": m.facts.latent.channels, "pixels_each": m.facts.latent.vae_scale},
+        "text": {"tokens": m.facts.text_tokens, "width": width_of("text"), "pooled_width": width_of("pooled")},
         "engines": list(m.engines),
     }
     return msgspec.json.encode(facts)
@@ -158,7 +162,7 @@ def encode(
     session: Session, prompts: Sequence[bytes], negatives: Sequence[bytes], guidance_scale: float
 ) -> tuple[Any, Any]:
     """Text embeddings as DLPack capsules, with rows of negative prompts if that guidance asks for them."""
-    guided = (guidance_scale or session.manifest.defaults.guidance_scale) > 1
+    guided = (guidance_scale or session.manifest.facts.defaults.guidance_scale) > 1
     negative = _negative(negatives) if guided else None
     found = session.encode(_texts("prompt", prompts), negative_prompt=negative)
     return _capsule(found.text), _capsule(found.pooled)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.errors import HSError, ShapeError
-from hsruntime.bundle.manifest import Manifest
-from hsruntime.loop.buffers import text_tokens
+from hsruntime.bundle.manifest import Manifest, tensor_spec
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError
@@ -87,9 +86,9 @@ def negative_list(negative: str | Sequence[str], count: int) -> list[str]:
 
 def check_batch(manifest: Manifest, pictures: int) -> None:
     """Raises ShapeError for more than the bundle takes."""
-    if pictures > manifest.sizes.max_batch:
+    if pictures > manifest.facts.sizes.max_batch:
         raise ShapeError(
-            f"{pictures} prompts at once, the bundle takes {manifest.sizes.max_batch}",
+            f"{pictures} prompts at once, the bundle takes {manifest.facts.sizes.max_batch}",
             "build with a larger --max-batch",
         )
 
@@ -102,8 +101,8 @@ def check_alone(prompt: object, negative: object) -> None:
 
 def checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bool) -> int:
     """How many pictures the rows are for. Raises RequestError."""
-    rows, model = given.rows if np.ndim(given.text) else 0, manifest.large
-    wanted = {"text": (rows, text_tokens(manifest), model.text_width), "pooled": (rows, model.pooled_width)}
+    rows, join = given.rows if np.ndim(given.text) else 0, manifest.facts.text[manifest.facts.large.text].join
+    wanted = {name: tensor_spec(manifest, join, name).resolve({"B": rows}) for name in ("text", "pooled")}
     for name, shape in wanted.items():
         found = np.asarray(getattr(given, name))
         if found.shape != shape or found.dtype != np.float32:
@@ -138,7 +137,7 @@ def _check_texts(subject: str, texts: list[str]) -> None:
 
 def checked_guidance(manifest: Manifest, asked: float | None) -> float:
     """As asked, else the bundle's. Raises RequestError."""
-    scale = manifest.defaults.guidance_scale if asked is None else asked
+    scale = manifest.facts.defaults.guidance_scale if asked is None else asked
     # The engines take float32, where a larger number is infinite; the comparison is false for nan as well.
     if not abs(scale) <= FLOAT32_MAX:
         raise RequestError(f"guidance_scale {scale} is not a finite number", "scales lie between 1 and 10 or so")
@@ -147,8 +146,8 @@ def checked_guidance(manifest: Manifest, asked: float | None) -> float:
 
 def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
     """As asked, else the bundle's. Raises ScheduleError."""
-    schedule = resolve_schedule(wanted or manifest.defaults.schedule, steps, manifest.defaults.steps)
-    levels = manifest.scheduler.num_train_timesteps
+    schedule = resolve_schedule(wanted or manifest.facts.defaults.schedule, steps, manifest.facts.defaults.steps)
+    levels = manifest.facts.sigmas.levels
     if schedule.steps > levels:
         raise ScheduleError(
             f"the schedule has {schedule.steps} steps, the pair was trained on {levels} noise levels",
@@ -161,7 +160,8 @@ def checked_size(
     manifest: Manifest, size: tuple[int | None, int | None], latents: np.ndarray | None
 ) -> tuple[int, int]:
     """Width and height; a side that is None is the latents' or the bundle's. Raises ShapeError."""
-    sizes, multiple, scale = manifest.sizes, manifest.latent.pixels_per_token, manifest.latent.vae_scale
+    sizes, latent = manifest.facts.sizes, manifest.facts.latent
+    multiple, scale = latent.pixels_per_token, latent.vae_scale
     default = sizes.default
     if latents is not None and latents.ndim == 4:
         default = (latents.shape[3] * scale, latents.shape[2] * scale)
@@ -186,8 +186,8 @@ def checked_latents(
     manifest: Manifest, latents: np.ndarray | None, size: tuple[int, int], seeds: tuple[int, ...]
 ) -> np.ndarray:
     """As given, else the seeds' noise. Raises RequestError."""
-    scale = manifest.latent.vae_scale
-    shape = (len(seeds), manifest.latent.channels, size[1] // scale, size[0] // scale)
+    scale = manifest.facts.latent.vae_scale
+    shape = (len(seeds), manifest.facts.latent.channels, size[1] // scale, size[0] // scale)
     if latents is None:
         return seeded_noise(shape[1:], seeds)
     if latents.shape != shape or latents.dtype != np.float32:

@@ -12,7 +12,6 @@ import numpy as np
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
-from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import Conditioning, LoopShape
 from hsruntime.loop.denoise import denoise
@@ -236,19 +235,19 @@ class Session:
 
     def _load(self, name: str) -> Engine:
         record = self.manifest.engines[name]
-        return self._backend.load(self.bundle.file(record.file), engine_spec(name, record), self._device)
+        return self._backend.load(self.bundle.file(record.file), record.spec, self._device)
 
     def _bound_text(self) -> Callable[[Conditioning], BoundText]:
         return lambda into: BoundText(self._tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop."""
-        sigmas = sigmas_for(self.manifest.scheduler, request.schedule.steps)
-        timesteps = (sigmas[:-1] * np.float32(self.manifest.scheduler.num_train_timesteps)).astype(np.float32)
-        tokens = tokens_from_latents(request.latents, self.manifest.latent.patch_size)
+        sigmas = sigmas_for(self.manifest.facts.sigmas, request.schedule.steps)
+        timesteps = (sigmas[:-1] * np.float32(self.manifest.facts.sigmas.levels)).astype(np.float32)
+        tokens = tokens_from_latents(request.latents, self.manifest.facts.latent.patch_size)
         coefficients = solver_coefficients(sigmas, request.schedule.solver)
         loop.begin(tokens, timesteps, coefficients, request.guidance_scale)
 
     def _loop_shape(self, request: Request) -> LoopShape:
         size, pictures = request.size, request.pictures
-        return LoopShape.of(self.manifest, request.schedule, size, pictures, guided=request.guided)
+        return LoopShape.of(self.manifest.facts, request.schedule, size, pictures, guided=request.guided)

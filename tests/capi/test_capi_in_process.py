@@ -149,7 +149,7 @@ def test_describe_tells_sizes_and_defaults(lib, handle, session):
     facts = json.loads(text.value)
     assert facts["sizes"] == {"default": [16, 16], "minimum": [8, 8], "maximum": [24, 24], "multiple": 4}
     assert facts["max_batch"] == 4
-    assert facts["defaults"]["schedule"] == session.manifest.defaults.schedule
+    assert facts["defaults"]["schedule"] == session.manifest.facts.defaults.schedule
 
 
 def test_missing_bundle_is_told(lib, tmp_path):

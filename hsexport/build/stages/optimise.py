@@ -20,7 +20,7 @@ from hsexport.build.stages.export import ExportedNetwork
 from hsexport.build.store import Store
 from hsexport.networks.network import Network
 from hsexport.onnx.passes.islands import Island, default_islands, islands_from_text
-from hsruntime.bundle.manifest import IslandRecord
+from hsruntime.bundle.manifest import Fp32Block
 
 if TYPE_CHECKING:
     from hsexport.onnx.lint import Finding
@@ -40,7 +40,7 @@ class Graph:
     precision: str
     onnx: Path
     golden: Path
-    islands: tuple[IslandRecord, ...]
+    islands: tuple[Fp32Block, ...]
     digests: Mapping[str, str]
 
     @property
@@ -52,7 +52,7 @@ class Graph:
 class _Report(msgspec.Struct, frozen=True):
     """What the store keeps beside a graph; its warnings are told again whenever it is taken from there."""
 
-    islands: list[IslandRecord]
+    islands: list[Fp32Block]
     warnings: list[str]
 
 

@@ -9,16 +9,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
-
 from hsengines.backend import Backend, BuildOptions
 from hsexport import __version__
-from hsexport.build.outline import manifest_outline
 from hsexport.build.progress import Reporter
 from hsexport.build.recipe import Recipe, load_tokenizer
 from hsexport.build.stages.compile import CompiledEngine
 from hsexport.build.stages.export import TOOLS
-from hsruntime.bundle.manifest import EngineRecord, Manifest, ParityRecord, engine_record
+from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
 from hsruntime.bundle.writer import write_bundle
 
@@ -44,7 +41,7 @@ def pack(
     for engine, measured in zip(engines, parity, strict=True):
         _add_engine(contents, engine, measured)
     for part in recipe.text:
-        contents.files[part.record.tokenizer] = load_tokenizer(part.tokenizer).backend_tokenizer.to_str().encode()
+        contents.files[part.slot.tokenizer] = load_tokenizer(part.tokenizer).backend_tokenizer.to_str().encode()
     reporter.stage("pack", len(contents.files))
     manifest = _manifest(recipe, contents.engines, backend, options)
     reporter.begin(str(recipe.request.out))
@@ -58,12 +55,14 @@ def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecor
     golden = f"goldens/{name}.npz"
     contents.files |= {file: engine.files.engine, golden: engine.graph.golden}
     contents.files |= dict(zip(weights, engine.files.weights, strict=True))
-    record = engine_record(
-        engine.graph.spec, file=file, weights=weights, build_key=engine.key, precision=engine.graph.precision
-    )
-    contents.engines[name] = msgspec.structs.replace(
-        record,
-        islands=list(engine.graph.islands),
+    contents.engines[name] = EngineRecord(
+        file=file,
+        weights=weights,
+        spec=engine.graph.spec,
+        build_key=engine.key,
+        precision=engine.graph.precision,
+        weight_format="unquantized",
+        fp32_blocks=list(engine.graph.islands),
         options=engine.options,
         audit=engine.audit,
         golden=golden,
@@ -72,10 +71,14 @@ def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecor
 
 
 def _manifest(recipe: Recipe, engines: dict[str, EngineRecord], backend: Backend, options: BuildOptions) -> Manifest:
-    return msgspec.structs.replace(
-        manifest_outline(recipe, ()),
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        backend=backend.name,
+        precision=options.precision,
         target=backend.target(options),
         tools={"hsexport": __version__, "builder": backend.version()} | {tool: version(tool) for tool in TOOLS},
         device=f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        facts=recipe.facts,
         engines=engines,
+        files=[],
     )

@@ -13,7 +13,6 @@ from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.build.verify.origin import UNNAMED, NamedPair, recipe_of
 from hsruntime.bundle.golden import load_golden
-from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import Bundle
 
 
@@ -52,7 +51,7 @@ def verify_bundle(bundle: Bundle, reporter: Reporter, named: NamedPair = UNNAMED
 
 def _load(bundle: Bundle, backend: Backend, device: Device, name: str) -> Engine:
     record = bundle.manifest.engines[name]
-    return backend.load(bundle.file(record.file), engine_spec(name, record), device)
+    return backend.load(bundle.file(record.file), record.spec, device)
 
 
 def _goldens(bundle: Bundle, backend: Backend, device: Device, reporter: Reporter) -> Iterator[Comparison]:

@@ -7,7 +7,6 @@ import numpy as np
 from hsengines.backend import Device, Engine
 from hsexport.build.verify.compare import Comparison, compare, engine_outputs, tolerance_of
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.loop.buffers import text_tokens
 
 MOST_TOKENS = 24
 MOST_TEXT = 5
@@ -36,20 +35,21 @@ def check_oracle(engine: Engine, device: Device, manifest: Manifest, seed: int =
 
 
 def _inputs(manifest: Manifest, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    large, table, rows = manifest.large, manifest.positions["large"], 2
+    large, table, rows = manifest.facts.large, manifest.facts.large.positions, 2
     places = table.rows * table.columns
-    tokens, text = min(MOST_TOKENS, places), min(MOST_TEXT, text_tokens(manifest))
+    tokens, text = min(MOST_TOKENS, places), min(MOST_TEXT, manifest.facts.text_tokens)
     positions = rng.permutation(places)[:tokens].astype(np.int32)
     inputs = {
-        "tokens": rng.standard_normal((rows, tokens, manifest.latent.token_width), np.float32),
+        "tokens": rng.standard_normal((rows, tokens, manifest.facts.latent.token_width), np.float32),
         "positions": np.tile(positions, (rows, 1)),
         "timestep": np.array([500.0], np.float32),
-        "text": rng.standard_normal((rows, text, large.text_width), np.float32),
-        "pooled": rng.standard_normal((rows, large.pooled_width), np.float32),
     }
+    for spec in manifest.engines["large"].spec.inputs:
+        if spec.name not in inputs and not spec.name.startswith("past_"):
+            inputs[spec.name] = rng.standard_normal(spec.resolve({"G": rows, "T": text}), np.float32)
     empty = np.zeros((rows, large.heads, 0, large.head_size), np.float32)
-    past = {f"past_{which}_{i}": empty for i in range(large.attention_layers) for which in "kv"}
-    return inputs | past | {f"past_text_{which}_{i}": empty for i in range(large.layers) for which in "kv"}
+    past = {f"past_{which}_{i}": empty for i in range(large.image_slots) for which in "kv"}
+    return inputs | past | {f"past_text_{which}_{i}": empty for i in range(large.text_slots) for which in "kv"}
 
 
 def _region(

@@ -13,8 +13,8 @@ from hsexport.checkpoints import PairError
 from hsexport.checkpoints.mark import is_mark
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.adapter import AdapterRequest
-from hsruntime.bundle.manifest import Transformer
 from hsruntime.bundle.reader import Bundle
+from hsruntime.facts import Transformer
 
 ROLES: tuple[Role, ...] = ("large", "small")
 
@@ -33,7 +33,7 @@ UNNAMED = NamedPair()
 
 def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
     """The recipe that the bundle was built by. Raises HSError where the pair is not here, or is another one."""
-    sizes = bundle.manifest.sizes
+    sizes = bundle.manifest.facts.sizes
     request = BuildRequest(
         large=_source(bundle, named, "large"),
         small=_source(bundle, named, "small"),
@@ -44,16 +44,16 @@ def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
         min_size=sizes.minimum,
         max_size=sizes.maximum,
         max_batch=sizes.max_batch,
-        without_t5=all(encoder.kind != "t5" for encoder in bundle.manifest.text_encoders),
+        without_t5=all(slot.engine != "text_encoder_3" for slot in bundle.manifest.facts.slots),
     )
     recipe = recipe_for(request)
     for role in ROLES:
-        _check_same(role, getattr(bundle.manifest, role), getattr(recipe, role))
+        _check_same(role, getattr(bundle.manifest.facts, role), getattr(recipe.facts, role))
     return recipe
 
 
 def _source(bundle: Bundle, named: NamedPair, role: Role) -> str:
-    given, told = getattr(named, role), getattr(bundle.manifest, role).source
+    given, told = getattr(named, role), getattr(bundle.manifest.facts, role).source
     if given is not None:
         return given
     if is_mark(told):
@@ -79,6 +79,6 @@ def _check_same(role: Role, built: Transformer, found: Transformer) -> None:
 
 def _in_words(value: object) -> str:
     """A field's value; LoRAs by name and scale."""
-    if isinstance(value, list) and value and hasattr(value[0], "scale"):
+    if isinstance(value, tuple) and value and hasattr(value[0], "scale"):
         return ", ".join(f"{a.name} ({a.sha256[:12]}) {a.scale:g} times" for a in value)
     return str(value or "none")

@@ -28,7 +28,7 @@ from hsexport.deploy.serve.images import answer_of, drawn, orders_of
 from hsexport.deploy.serve.limits import BodyLimits
 from hsexport.deploy.serve.measured import Measured
 from hsexport.deploy.serve.service import Service
-from hsruntime.bundle.manifest import size_text
+from hsruntime.facts import size_text
 from hsruntime.schedule.presets import PRESETS
 
 GENERATIONS = "/v1/images/generations"
@@ -140,13 +140,13 @@ def _facts(service: Service) -> BundleFacts:
     return BundleFacts(
         backend=manifest.backend,
         precision=manifest.precision,
-        default_size=size_text(manifest.sizes.default),
-        smallest_size=size_text(manifest.sizes.minimum),
-        largest_size=size_text(manifest.sizes.maximum),
-        multiple=manifest.latent.pixels_per_token,
-        schedule=manifest.defaults.schedule,
-        steps=manifest.defaults.steps,
-        guidance_scale=manifest.defaults.guidance_scale,
+        default_size=size_text(manifest.facts.sizes.default),
+        smallest_size=size_text(manifest.facts.sizes.minimum),
+        largest_size=size_text(manifest.facts.sizes.maximum),
+        multiple=manifest.facts.latent.pixels_per_token,
+        schedule=manifest.facts.defaults.schedule,
+        steps=manifest.facts.defaults.steps,
+        guidance_scale=manifest.facts.defaults.guidance_scale,
         presets=sorted(PRESETS),
     )
 

@@ -18,7 +18,7 @@ from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, Se
 from hsexport.deploy.serve.order import Drawn, Job
 from hsexport.deploy.serve.service import Service
 from hsexport.deploy.serve.worker import AbandonedError
-from hsruntime.bundle.manifest import size_text
+from hsruntime.facts import size_text
 from hsruntime.options import PictureOptions
 from hsruntime.picture.picture import region_overlay
 

@@ -79,7 +79,7 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
     return _CONFIG.substitute(
         mark=MARK,
         name=name,
-        max_batch=manifest.sizes.max_batch,
+        max_batch=manifest.facts.sizes.max_batch,
         inputs="".join(_input(*row) for row in _INPUTS),
         outputs="".join(_output(*row) for row in outputs),
         max_queue_delay_us=options.max_queue_delay_us,

@@ -61,13 +61,13 @@ class TritonPythonModel:
         self._session = Session.open(version / parameters["bundle"], threads=int(parameters["threads"]))
         self._tells_progress = pb_utils.using_decoupled_model_transaction_policy(config)
         manifest = self._session.manifest
-        for rows in sorted({1, manifest.sizes.max_batch}):
+        for rows in sorted({1, manifest.facts.sizes.max_batch}):
             self._session.warm_up(PictureOptions(prompt=[""] * rows).completed(manifest))
 
     def execute(self, asked: list[Any]) -> None:
         """Answers each request through its sender: pictures, or an error that harms no neighbour."""
         orders = [order for order in map(self._order, asked) if order is not None]
-        for batch in batches(orders, self._session.manifest.sizes.max_batch):
+        for batch in batches(orders, self._session.manifest.facts.sizes.max_batch):
             self._serve(batch)
 
     def finalize(self) -> None:

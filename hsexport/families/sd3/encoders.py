@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
     """One text encoder at its full padded length; B counts prompts and negative prompts together."""
-    length = part.record.length
+    length = part.slot.length
     outputs = [_states("states", length, part.hidden)]
-    if part.record.kind == "clip":
+    if part.kind == "clip":
         outputs.append(TensorSpec("pooled", "float32", ("B", part.projection)))
     ids = TensorSpec("ids", "int32", ("B", length))
-    spec = EngineSpec(part.record.engine, (ids,), tuple(outputs), _text_profile(recipe))
+    spec = EngineSpec(part.slot.engine, (ids,), tuple(outputs), _text_profile(recipe))
     limits = {"ids": part.vocabulary}
     return Network(
         spec,
         lambda: _encoder_skeleton(part),
         {"B": 3},
         limits,
-        weights=part_weights(part.encoder, prefix="model.", kind=part.record.kind),
+        weights=part_weights(part.encoder, prefix="model.", kind=part.kind),
         facts=config_fact(part.encoder),
         narrow_tensors=("states", "pooled"),
     )
@@ -36,15 +36,15 @@ def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
 
 def join_text_network(recipe: Recipe) -> Network:
     """All encoders' states and pooled answers joined as the transformers take them."""
-    width = recipe.large.text_width
-    clips = [part for part in recipe.text if part.record.kind == "clip"]
+    width = recipe.pair.large.config.joint_attention_dim
+    clips = [part for part in recipe.text if part.kind == "clip"]
     inputs: list[TensorSpec] = []
     for number, part in enumerate(clips, start=1):
-        inputs.append(_states(f"states_{number}", part.record.length, part.hidden))
+        inputs.append(_states(f"states_{number}", part.slot.length, part.hidden))
         inputs.append(TensorSpec(f"pooled_{number}", "float32", ("B", part.projection)))
-    inputs.append(_states("states_3", recipe.t5_length, width))
+    inputs.append(_states("states_3", recipe.facts.text_tokens - recipe.text[0].slot.length, width))
     outputs = (
-        _states("text", recipe.text_tokens, width),
+        _states("text", recipe.facts.text_tokens, width),
         TensorSpec("pooled", "float32", ("B", sum(part.projection for part in clips))),
     )
 
@@ -59,7 +59,7 @@ def join_text_network(recipe: Recipe) -> Network:
 
 def vae_decoder_network(recipe: Recipe) -> Network:
     """Latents of any height and width in the profile to pictures."""
-    latent, ranges, folder = recipe.latent, recipe.ranges(), recipe.pair.shared["vae"]
+    latent, ranges, folder = recipe.facts.latent, recipe.ranges(), recipe.pair.shared["vae"]
     scale = latent.vae_scale
     spec = EngineSpec(
         "vae_decoder",
@@ -97,7 +97,7 @@ def _encoder_skeleton(part: TextPart) -> nn.Module:
 
     # Parameters alone: CLIP counts its positions itself, and nothing would bring those numbers back.
     with told_by_folder(part.encoder), init_empty_weights(include_buffers=False):
-        if part.record.kind == "clip":
+        if part.kind == "clip":
             return ClipEncoder(CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(part.encoder))).float()
         config = T5Config.from_pretrained(part.encoder)
         # Eager attention: the fused one's output strides trip torch.export's decomposition (transformers 5.23).

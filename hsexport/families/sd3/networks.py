@@ -11,7 +11,7 @@ from hsexport.build.recipe import Recipe
 from hsexport.checkpoints.member import Member
 from hsexport.families.sd3.weights import transformer_weights
 from hsexport.networks.network import Network
-from hsruntime.bundle.manifest import Transformer
+from hsruntime.facts import Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +30,9 @@ def large_network(recipe: Recipe) -> Network:
 
     R = U = 0 makes it the whole model; T = 0 leaves the text stream to the cache.
     """
-    arch, ranges = recipe.large, recipe.ranges()
-    past = [*_slots(arch, "past", arch.attention_layers, "R"), *_slots(arch, "past_text", arch.layers, "U")]
-    presents = [*_slots(arch, "present", arch.attention_layers, "M"), *_slots(arch, "present_text", arch.layers, "T")]
+    arch, ranges = recipe.facts.large, recipe.ranges()
+    past = [*_slots(arch, "past", arch.image_slots, "R"), *_slots(arch, "past_text", arch.text_slots, "U")]
+    presents = [*_slots(arch, "present", arch.image_slots, "M"), *_slots(arch, "present_text", arch.text_slots, "T")]
     rows, tokens, text = ranges["G"], ranges["N"], ranges["T"]
     region = DimRange(1, max(1, round(REGION_RATIO * tokens.optimum)), tokens.maximum)
     cached = DimRange(0, tokens.optimum - region.optimum, max(1, tokens.maximum - 1))
@@ -41,17 +41,19 @@ def large_network(recipe: Recipe) -> Network:
         Profile("full", {"G": rows, "M": tokens, "R": DimRange(0, 0, 0), "T": text, "U": DimRange(0, 0, 0)}),
         Profile("region", {"G": rows, "M": region, "R": cached, "T": live, "U": kept}),
     )
-    velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.latent.token_width))
-    spec = EngineSpec("large", (*_common_inputs(recipe, arch, "M"), *past), (velocity, *presents), profiles)
+    velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.facts.latent.token_width))
+    spec = EngineSpec(
+        "large", (*_common_inputs(recipe, recipe.pair.large, "M"), *past), (velocity, *presents), profiles
+    )
     return _network(recipe, spec, recipe.pair.large, narrow=("text", "pooled", "past_*", "present_*"))
 
 
 def small_network(recipe: Recipe) -> Network:
     """Small: always the whole picture, no cache."""
     ranges = recipe.ranges()
-    velocity = TensorSpec("velocity", "float32", ("G", "N", recipe.latent.token_width))
+    velocity = TensorSpec("velocity", "float32", ("G", "N", recipe.facts.latent.token_width))
     profiles = (Profile("full", {name: ranges[name] for name in ("G", "N", "T")}),)
-    spec = EngineSpec("small", _common_inputs(recipe, recipe.small, "N"), (velocity,), profiles)
+    spec = EngineSpec("small", _common_inputs(recipe, recipe.pair.small, "N"), (velocity,), profiles)
     return _network(recipe, spec, recipe.pair.small, narrow=("text", "pooled"))
 
 
@@ -60,18 +62,18 @@ def _slots(arch: Transformer, prefix: str, layers: int, tokens: str) -> list[Ten
     return [TensorSpec(name, "float32", shape) for name in cache_names(prefix, layers)]
 
 
-def _common_inputs(recipe: Recipe, arch: Transformer, tokens: str) -> tuple[TensorSpec, ...]:
+def _common_inputs(recipe: Recipe, member: Member, tokens: str) -> tuple[TensorSpec, ...]:
     return (
-        TensorSpec("tokens", "float32", ("G", tokens, recipe.latent.token_width)),
+        TensorSpec("tokens", "float32", ("G", tokens, recipe.facts.latent.token_width)),
         TensorSpec("positions", "int32", ("G", tokens)),
         TensorSpec("timestep", "float32", (1,)),
-        TensorSpec("text", "float32", ("G", "T", arch.text_width)),
-        TensorSpec("pooled", "float32", ("G", arch.pooled_width)),
+        TensorSpec("text", "float32", ("G", "T", member.config.joint_attention_dim)),
+        TensorSpec("pooled", "float32", ("G", member.config.pooled_projection_dim)),
     )
 
 
 def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str, ...]) -> Network:
-    kept, config = recipe.positions[member.role], member.config
+    kept, config = getattr(recipe.facts, member.role).positions, member.config
 
     def skeleton() -> nn.Module:
         import torch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hsexport.checkpoints.config import TransformerConfig
 from hsexport.families.sd3.attention import KeyValue, flat, joint_attention, self_attention
-from hsruntime.bundle.manifest import PositionTable
+from hsruntime.facts import Positions
 
 
 def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
@@ -53,7 +53,7 @@ class TokenTransformer(nn.Module):
     the keys and values of the active tokens (G, H, M, D) and of the text (G, H, T, D), in the same order.
     """
 
-    def __init__(self, model: SD3Transformer2DModel, kept: PositionTable, *, takes_cache: bool) -> None:
+    def __init__(self, model: SD3Transformer2DModel, kept: Positions, *, takes_cache: bool) -> None:
         super().__init__()
         self.takes_cache = takes_cache
         self.time_text_embed = model.time_text_embed

@@ -8,13 +8,13 @@ from hsexport.checkpoints.member import Member
 from hsexport.checkpoints.weights import Changed, Stored, Weight, Weights
 from hsexport.checkpoints.weights.adapter import Adapter
 from hsexport.checkpoints.weights.lora import fused
-from hsruntime.bundle.manifest import PositionTable
+from hsruntime.facts import Positions
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
 """diffusers' names of what TokenTransformer holds in another shape."""
 
 
-def transformer_weights(member: Member, kept: PositionTable, adapters: tuple[Adapter, ...]) -> Weights:
+def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter, ...]) -> Weights:
     """All of them as the checkpoint has them, but for the patch embedding and the table, which follow from theirs.
 
     `adapters` are fused first.
@@ -40,7 +40,7 @@ def token_weight(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1))
 
 
-def centre_rows(table: np.ndarray, kept: PositionTable) -> np.ndarray:
+def centre_rows(table: np.ndarray, kept: Positions) -> np.ndarray:
     """Rows (rows * columns, width) of a trained table (1, table_size^2, width): its middle rectangle.
 
     diffusers crops each picture's positions from the middle of the table (PatchEmbed.cropped_pos_embed), so what

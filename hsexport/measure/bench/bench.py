@@ -73,7 +73,7 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
 
 def is_demo(manifest: Manifest) -> bool:
     """Whether the bundle was built from the pair that ships with the package."""
-    return manifest.large.source == manifest.small.source == "demo"
+    return manifest.facts.large.source == manifest.facts.small.source == "demo"
 
 
 def _prompts(request: BenchRequest, manifest: Manifest) -> list[Prompt]:
@@ -116,7 +116,7 @@ def _scores(
         reporter.end(contender.name)
     if not drawing.diffusers:
         return scores, None
-    guidance = drawing.bundle.manifest.defaults.guidance_scale
+    guidance = drawing.bundle.manifest.facts.defaults.guidance_scale
     return scores, score_diffusers(f"large, 28 Euler steps, guidance {guidance:g}", rounds, opinions)
 
 

@@ -37,17 +37,17 @@ def whole_pipeline(source: str) -> StableDiffusion3Pipeline:
 
 def pipeline_options(manifest: Manifest) -> dict[str, object]:
     """What makes the pipeline draw the bundle's default picture, but for prompt, steps and noise."""
-    width, height = manifest.sizes.default
-    length = max((e.length for e in manifest.text_encoders if e.kind == "t5"), default=256)
-    guidance = manifest.defaults.guidance_scale
+    width, height = manifest.facts.sizes.default
+    length = manifest.facts.text_tokens - manifest.facts.slots[0].length
+    guidance = manifest.facts.defaults.guidance_scale
     return {"width": width, "height": height, "guidance_scale": guidance, "max_sequence_length": length}
 
 
 def diffusers_contestant(source: str, manifest: Manifest, threads: int) -> Contestant:
     """Draws with diffusers at its default steps, from the noise that the bundle's schedules start from."""
     torch.set_num_threads(threads)
-    pipeline, options, latent = whole_pipeline(source), pipeline_options(manifest), manifest.latent
-    width, height = manifest.sizes.default
+    pipeline, options, latent = whole_pipeline(source), pipeline_options(manifest), manifest.facts.latent
+    width, height = manifest.facts.sizes.default
     shape = (latent.channels, height // latent.vae_scale, width // latent.vae_scale)
 
     def draw(prompt: Prompt) -> Shot:

@@ -16,7 +16,7 @@ from hsexport.measure.bench.headline import headline
 from hsexport.measure.bench.pareto import STYLES, front, points_by
 from hsexport.measure.bench.report import Report
 from hsexport.measure.bench.scores import Score
-from hsruntime.bundle.manifest import size_text
+from hsruntime.facts import size_text
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 NO_STYLE = "#9aa0a8"

@@ -41,7 +41,7 @@ class Plan:
 
 def plan_for(manifest: Manifest, wanted: Sequence[str]) -> Plan:
     """The schedules `wanted`, or the default choice if there are none. Raises ScheduleError."""
-    steps = manifest.defaults.steps
+    steps = manifest.facts.defaults.steps
     found = {name: resolve_schedule(name, None, steps) for name in (LARGE, CONVERGED, *wanted)}
     left_out: list[str] = []
     if not wanted:
@@ -70,9 +70,9 @@ def kind_of(schedule: Schedule) -> Kind:
 
 def _controls(manifest: Manifest) -> dict[str, Schedule]:
     """The default schedule if it has a region, else HybridStitch's, with regions that look at nothing."""
-    steps = manifest.defaults.steps
-    default = resolve_schedule(manifest.defaults.schedule, None, steps)
-    name = manifest.defaults.schedule if manifest.defaults.schedule in PRESETS else "default"
+    steps = manifest.facts.defaults.steps
+    default = resolve_schedule(manifest.facts.defaults.schedule, None, steps)
+    name = manifest.facts.defaults.schedule if manifest.facts.defaults.schedule in PRESETS else "default"
     if not default.has_region:
         name, default = "hybridstitch", hybridstitch(max(steps, 3))
     policy, replace = default.region, msgspec.structs.replace

@@ -103,13 +103,13 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
     return BundleFacts(
         path=str(bundle.path),
         manifest_sha256=sha256_of(bundle.path / "manifest.json"),
-        large=m.large.source,
-        small=m.small.source,
+        large=m.facts.large.source,
+        small=m.facts.small.source,
         backend=m.backend,
         precision=m.precision,
-        size=m.sizes.default,
-        steps=m.defaults.steps,
-        guidance_scale=m.defaults.guidance_scale,
+        size=m.facts.sizes.default,
+        steps=m.facts.defaults.steps,
+        guidance_scale=m.facts.defaults.guidance_scale,
     )
 
 

@@ -12,7 +12,7 @@ from hsexport.measure.bench.metrics import METRICS
 from hsexport.measure.bench.plan import CONVERGED, LARGE, Contender
 from hsexport.measure.bench.prompts import Prompt
 from hsruntime import Session
-from hsruntime.schedule.arithmetic import bundle_speedup
+from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.text.tokenize import PromptCutWarning
 
 REFERENCES = (LARGE, CONVERGED)
@@ -52,14 +52,14 @@ def contestant(session: Session, contender: Contender) -> Contestant:
     """Draws with one schedule of an open bundle."""
 
     def draw(prompt: Prompt) -> Shot:
-        manifest = session.manifest
+        facts = session.manifest.facts
         result = session.generate(prompt.text, seed=prompt.seed, schedule=contender.schedule)
         return Shot(
             picture=result.image,
             seconds=result.seconds,
             loop_seconds=result.loop_seconds,
             schedule=str(result.schedule),
-            predicted=bundle_speedup(manifest, result.schedule) * manifest.defaults.steps / result.schedule.steps,
+            predicted=predicted_speedup(result.schedule, facts) * facts.defaults.steps / result.schedule.steps,
             region=None if result.region is None else result.region[0].reshape(result.grid),
         )
 

@@ -10,7 +10,7 @@ from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.measure.gpu_check.results import EngineParity
 from hsruntime.bundle.golden import load_golden
-from hsruntime.bundle.manifest import EngineRecord, engine_spec
+from hsruntime.bundle.manifest import EngineRecord
 from hsruntime.bundle.reader import Bundle
 
 
@@ -27,7 +27,7 @@ def parity_of(bundle: Bundle) -> Iterator[EngineParity]:
 
 def _engine_parity(bundle: Bundle, name: str, backend: Backend, device: Device) -> Iterator[EngineParity]:
     record = bundle.manifest.engines[name]
-    engine = backend.load(bundle.file(record.file), engine_spec(name, record), device)
+    engine = backend.load(bundle.file(record.file), record.spec, device)
     try:
         for comparison in _comparisons(bundle, name, engine, device):
             yield _row(bundle, record, comparison)

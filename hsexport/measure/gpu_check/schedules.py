@@ -9,7 +9,7 @@ import msgspec
 from hsexport.measure.gpu_check.plan import PROMPT, Plan
 from hsexport.measure.gpu_check.results import ScheduleTime
 from hsexport.measure.gpu_check.watched import WatchedSession
-from hsruntime.schedule.arithmetic import bundle_speedup
+from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import RegionPolicy, Schedule
 from hsruntime.session import Result
@@ -51,5 +51,5 @@ def _row(session: WatchedSession, name: str, schedule: Schedule, rounds: list[di
         picture_s=median(each[name].seconds for each in rounds),
         loop_s=median(each[name].loop_seconds for each in rounds),
         speedup=median(each[REFERENCE].loop_seconds / each[name].loop_seconds for each in rounds),
-        predicted=bundle_speedup(session.manifest, schedule),
+        predicted=predicted_speedup(schedule, session.manifest.facts),
     )

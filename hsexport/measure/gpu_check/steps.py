@@ -12,7 +12,6 @@ from hsexport.measure.gpu_check.results import Gap, OutsideEngines, StepTime
 from hsexport.measure.gpu_check.watched import WatchedSession, open_watched
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
-from hsruntime.loop.buffers import text_tokens
 from hsruntime.loop.region import active_count
 from hsruntime.options import PictureOptions
 from hsruntime.schedule.arithmetic import step_flops
@@ -87,10 +86,10 @@ def _median(rounds: list[Times], step: str) -> float:
 
 def step_costs(manifest: Manifest, ratio: float) -> dict[str, int]:
     """Operations of each kind of step, by counting."""
-    width, height = manifest.sizes.default
-    tokens, text = width * height // manifest.latent.pixels_per_token**2, text_tokens(manifest)
-    full, small = (step_flops(model, tokens, tokens, text) for model in (manifest.large, manifest.small))
-    region = step_flops(manifest.large, active_count(ratio, tokens), tokens, text)
+    width, height = manifest.facts.sizes.default
+    tokens, text = width * height // manifest.facts.latent.pixels_per_token**2, manifest.facts.text_tokens
+    full, small = (step_flops(model, tokens, tokens, text) for model in (manifest.facts.large, manifest.facts.small))
+    region = step_flops(manifest.facts.large, active_count(ratio, tokens), tokens, text)
     return {"full": full, "region": region, "small": small, "hybrid": region + small}
 
 
@@ -104,4 +103,4 @@ def outside_engines(plan: Plan, bundle: Bundle) -> OutsideEngines:
 
     whole = loop(lambda: open_watched(plan, bundle, graphs=True))
     empty = loop(lambda: WatchedSession(bundle, backend=NullBackend()))
-    return OutsideEngines(empty / whole, 1000 * empty / bundle.manifest.defaults.steps)
+    return OutsideEngines(empty / whole, 1000 * empty / bundle.manifest.facts.defaults.steps)

@@ -48,11 +48,11 @@ def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Callable[[], Any
     _use_threads(plan)
     recipe = recipe_for(BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
     pipeline = pipeline_for(recipe.pair, "large").to(device, _dtype(precision))
-    width, height = recipe.sizes.default
+    width, height = recipe.facts.sizes.default
 
     def run() -> None:
-        options = {"num_inference_steps": plan.steps, "guidance_scale": recipe.defaults.guidance_scale}
-        length = recipe.t5_length
+        options = {"num_inference_steps": plan.steps, "guidance_scale": recipe.facts.defaults.guidance_scale}
+        length = recipe.facts.text_tokens - recipe.facts.slots[0].length
         pipeline(PROMPT, width=width, height=height, output_type="np", max_sequence_length=length, **options)
 
     def compile_large() -> None:
@@ -73,22 +73,23 @@ def _plain_loop(plan: Plan, precision: str, device: str) -> tuple[Callable[[], A
     recipe = recipe_for(BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
     dtype = _dtype(precision)
     model = original_of(recipe.pair.large, dtype).to(device)
-    width, height = recipe.sizes.default
+    width, height = recipe.facts.sizes.default
     place: dict[str, Any] = {"device": device, "dtype": dtype}
-    noise = torch.randn(1, recipe.latent.channels, height // recipe.latent.vae_scale, width // recipe.latent.vae_scale)
-    text = torch.randn(ROWS, recipe.text_tokens, recipe.large.text_width).to(**place)
-    pooled = torch.randn(ROWS, recipe.large.pooled_width).to(**place)
-    sigmas = torch.from_numpy(sigmas_for(recipe.scheduler, plan.steps)).to(device)
+    latent = recipe.facts.latent
+    noise = torch.randn(1, latent.channels, height // latent.vae_scale, width // latent.vae_scale)
+    text = torch.randn(ROWS, recipe.facts.text_tokens, recipe.pair.large.config.joint_attention_dim).to(**place)
+    pooled = torch.randn(ROWS, recipe.pair.large.config.pooled_projection_dim).to(**place)
+    sigmas = torch.from_numpy(sigmas_for(recipe.facts.sigmas, plan.steps)).to(device)
     network = [model]
 
     @torch.inference_mode()
     def run() -> None:
         latents = noise.to(device)
         for now, after in pairwise(sigmas):
-            timestep = (now * recipe.scheduler.num_train_timesteps).expand(ROWS)
+            timestep = (now * recipe.facts.sigmas.levels).expand(ROWS)
             rows = latents.to(dtype).expand(ROWS, -1, -1, -1)
             untold, told = network[0](rows, text, pooled, timestep, return_dict=False)[0].float().chunk(2)
-            latents = latents + (after - now) * (untold + recipe.defaults.guidance_scale * (told - untold))
+            latents = latents + (after - now) * (untold + recipe.facts.defaults.guidance_scale * (told - untold))
 
     def compile_large() -> None:
         network[0] = torch.compile(model)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from hsexport.measure.tune.candidates import Candidate
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.schedule.arithmetic import bundle_speedup
+from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError
 
@@ -63,7 +63,7 @@ def count_all(
         except ScheduleError as err:
             rejected.append(rejection(candidate, "refused", f"this runtime does not run it: {err.message}"))
             continue
-        speedup = bundle_speedup(manifest, schedule) * large_steps / schedule.steps
+        speedup = predicted_speedup(schedule, manifest.facts) * large_steps / schedule.steps
         counted.append(Counted(candidate, schedule, speedup))
     return counted, rejected
 

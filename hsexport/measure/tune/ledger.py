@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from hsengines.errors import HSError
 from hsexport import __version__
-from hsruntime.bundle.manifest import Defaults, Manifest, manifest_bytes
+from hsruntime.bundle.manifest import Manifest, manifest_bytes
+from hsruntime.facts import Defaults
 
 LEDGER_NAME = "ledger.jsonl"
 
@@ -101,7 +102,7 @@ class Ledger:
 
     def first_defaults(self, manifest: Manifest) -> Defaults:
         """What the bundle did by default before its first search in this folder, which may be this one."""
-        subject, now = subject_of(manifest), manifest.defaults
+        subject, now = subject_of(manifest), manifest.facts.defaults
         if subject not in self._defaults:
             self.add(FirstDefaults(subject, now.schedule, now.steps))
         first = self._defaults[subject]
@@ -119,7 +120,7 @@ class Ledger:
 
 def subject_of(manifest: Manifest) -> str:
     """A name for what measurements depend on: the manifest without its default schedule and steps."""
-    constant = msgspec.structs.replace(manifest.defaults, schedule="", steps=1)
+    constant = msgspec.structs.replace(manifest.facts.defaults, schedule="", steps=1)
     content = manifest_bytes(msgspec.structs.replace(manifest, defaults=constant))
     return hashlib.sha256(content + __version__.encode()).hexdigest()[:16]
 

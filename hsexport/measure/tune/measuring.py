@@ -152,8 +152,8 @@ class Measurer:
     def _bound_for(self, schedule: Schedule) -> tuple[int, int]:
         """What decides whether two schedules run on the same bound loop: steps and active tokens."""
         manifest = self._setup.session.manifest
-        width, height = manifest.sizes.default
-        tokens = width * height // manifest.latent.pixels_per_token**2
+        width, height = manifest.facts.sizes.default
+        tokens = width * height // manifest.facts.latent.pixels_per_token**2
         return schedule.steps, active_count(schedule.region.ratio, tokens) if schedule.has_region else 0
 
 

@@ -18,7 +18,7 @@ def prompts_for(manifest: Manifest, file: Path | None, count: int) -> tuple[Prom
 
     Raises PromptError for a file without prompts, and where there is neither a file nor the demo pair.
     """
-    if file is None and manifest.large.source != "demo":
+    if file is None and manifest.facts.large.source != "demo":
         raise PromptError("this pair brings no prompts of its own", "give --prompt-file, a text with one prompt a line")
     texts = prompts_from_file(file) if file else msgspec.json.decode(DEMO_CAPTIONS.read_bytes(), type=list[str])
     chosen = spread(texts, count)

@@ -22,9 +22,10 @@ from hsexport.measure.tune.measuring import Measurer, Setup
 from hsexport.measure.tune.prompts import prompts_for
 from hsexport.measure.tune.search import Search
 from hsexport.measure.tune.verdict import sentences
-from hsruntime.bundle.manifest import Defaults, Manifest
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.bundle.writer import write_defaults
+from hsruntime.facts import Defaults
 from hsruntime.options import SessionOptions
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.session import Session
@@ -101,7 +102,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
 
 def _setup(request: TuneRequest, session: Session, steps: int, metric: Metric, prompts: tuple[Prompt, ...]) -> Setup:
     manifest = session.manifest
-    converged = min(CONVERGED_STEPS, manifest.scheduler.num_train_timesteps)
+    converged = min(CONVERGED_STEPS, manifest.facts.sigmas.levels)
     large = resolve_schedule("large", steps, steps)
     reference = large if request.reference == "same-steps" else resolve_schedule("large", converged, converged)
     conditions = Conditions(subject_of(manifest), request.threads, str(large), str(reference), metric.name)
@@ -132,4 +133,4 @@ def _write(path: Path, measured: Manifest, winner: Row) -> None:
     if subject_of(now) != subject_of(measured):
         raise HSError(f"bundle '{path}' was replaced while it was measured", "start the search again")
     schedule = winner.counted.schedule
-    write_defaults(path, msgspec.structs.replace(now.defaults, schedule=str(schedule), steps=schedule.steps))
+    write_defaults(path, msgspec.structs.replace(now.facts.defaults, schedule=str(schedule), steps=schedule.steps))

@@ -21,7 +21,7 @@ from hsexport.onnx.passes.casting import (
 from hsexport.onnx.passes.graph_pass import GraphPass
 from hsexport.onnx.passes.half import half_type, takes
 from hsexport.onnx.passes.islands import Island
-from hsruntime.bundle.manifest import IslandRecord
+from hsruntime.bundle.manifest import Fp32Block
 
 NO_HALF = "no half precision"
 """What holds operators that ONNX defines for fp32 only (Range) or whose type is an attribute."""
@@ -44,7 +44,7 @@ class CastPrecision(GraphPass):
         self.dtype = half_type(precision)
         self._patterns, self._islands = narrow_tensors, islands
         self.narrow = self.wide = self.casts = 0
-        self.held: list[IslandRecord] = []
+        self.held: list[Fp32Block] = []
         self.narrow_names: set[str] = set()
 
     def requires(self, model: ir.Model) -> None:
@@ -97,11 +97,11 @@ class CastPrecision(GraphPass):
         """The nodes that stay fp32; `held` then says who asked for it."""
         wide = {node for node in nodes if not takes(node, opset, self.dtype)}
         if wide:
-            self.held.append(IslandRecord(name=NO_HALF, nodes=len(wide), reason="ONNX has them in fp32 alone"))
+            self.held.append(Fp32Block(name=NO_HALF, nodes=len(wide), reason="ONNX has them in fp32 alone"))
         for island in self._islands:
             held = [node for node in nodes if island.holds(node)]
             wide.update(held)
-            self.held.append(IslandRecord(name=island.name, nodes=len(held), reason=island.reason))
+            self.held.append(Fp32Block(name=island.name, nodes=len(held), reason=island.reason))
         return wide
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NoReturn
 
 from hsengines.dtypes import FLOATS, numpy_dtype
-from hsengines.errors import HSError
-from hsruntime.bundle.manifest import BundleError, EngineRecord, Manifest, Sizes, TensorRecord, engine_spec
+from hsengines.spec import TensorSpec
+from hsruntime.bundle.manifest import BundleError, EngineRecord, Manifest
+from hsruntime.facts import Sizes, TextSide
 
 OUTPUTS = {
-    "join_text": ("text", "pooled"),
     "vae_decoder": ("pictures",),
     "select_cache": ("selected",),
     "unpatchify": ("latents",),
@@ -21,19 +21,19 @@ _FOREIGN = "the bundle was not written by hsexport; build it again"
 
 def check_consistency(manifest: Manifest) -> None:
     """Raises BundleError for the first value that no session could work with."""
+    facts = manifest.facts
     _check_precision("", manifest.precision)
-    for role in ("large", "small"):
-        if role not in manifest.positions:
-            _refuse(f"positions has no '{role}', it has {sorted(manifest.positions)}")
-    _check_sizes(manifest.sizes)
+    for role, model in (("large", facts.large), ("small", facts.small)):
+        if model.text not in facts.text:
+            _refuse(f"{role} reads the text side '{model.text}', there is {sorted(facts.text)}")
+    for side in facts.text.values():
+        _check_text(manifest, side)
+    _check_sizes(manifest.facts.sizes)
     for name, record in manifest.engines.items():
         _check_engine(name, record)
     for name, outputs in OUTPUTS.items():
         for output in outputs:
             _output(manifest, name, output)
-    shape = _output(manifest, "join_text", "text").shape
-    if len(shape) != 3 or not isinstance(shape[1], int):
-        _refuse(f"engine 'join_text', output 'text': shape {shape}, expected 3 dimensions, the second a number")
 
 
 def _check_sizes(sizes: Sizes) -> None:
@@ -49,19 +49,32 @@ def _check_precision(where: str, precision: str) -> None:
 
 def _check_engine(name: str, record: EngineRecord) -> None:
     _check_precision(f"engine '{name}', ", record.precision)
-    for tensor in [*record.inputs, *record.outputs]:
+    if record.spec.name != name:
+        _refuse(f"engine '{name}' calls itself '{record.spec.name}'")
+    for tensor in [*record.spec.inputs, *record.spec.outputs]:
         if not _is_dtype(tensor.dtype):
             _refuse(f"engine '{name}', tensor '{tensor.name}': dtype '{tensor.dtype}' is unknown")
         if any(isinstance(extent, int) and extent < 0 for extent in tensor.shape):
             _refuse(f"engine '{name}', tensor '{tensor.name}': shape {tensor.shape} has a negative extent")
-    for profile in record.profiles:
-        for dim, (minimum, _, _) in profile.dims.items():
-            if minimum < 0:
-                _refuse(f"engine '{name}', profile '{profile.name}': {dim} starts at {minimum}")
-    try:
-        engine_spec(name, record)
-    except HSError as err:
-        raise BundleError(f"engine '{name}': {err.message}", _FOREIGN) from err
+    for profile in record.spec.profiles:
+        for dim, extents in profile.dims.items():
+            if extents.minimum < 0:
+                _refuse(f"engine '{name}', profile '{profile.name}': {dim} starts at {extents.minimum}")
+
+
+def _check_text(manifest: Manifest, side: TextSide) -> None:
+    """Refuses answers that the join does not take, and a join whose text has not the side's tokens."""
+    inputs = {tensor.name for tensor in manifest.engines[side.join].spec.inputs}
+    for slot in side.encoders:
+        for answer, place in slot.into.items():
+            _output(manifest, slot.engine, answer)
+            if place not in inputs:
+                _refuse(f"engine '{side.join}' has no input '{place}' for what '{slot.engine}' answers")
+    shape = _output(manifest, side.join, "text").shape
+    if len(shape) != 3 or shape[1] != side.tokens:
+        _refuse(
+            f"engine '{side.join}', output 'text': shape {list(shape)}, expected 3 dimensions with {side.tokens} tokens"
+        )
 
 
 def _is_dtype(name: str) -> bool:
@@ -75,8 +88,8 @@ def _is_dtype(name: str) -> bool:
     return dtype.name == name and dtype.kind in "biuf"
 
 
-def _output(manifest: Manifest, engine: str, name: str) -> TensorRecord:
-    outputs = {tensor.name: tensor for tensor in manifest.engines[engine].outputs}
+def _output(manifest: Manifest, engine: str, name: str) -> TensorSpec:
+    outputs = {tensor.name: tensor for tensor in manifest.engines[engine].spec.outputs}
     if name not in outputs:
         _refuse(f"engine '{engine}' has no output '{name}', it has {sorted(outputs)}")
     return outputs[name]

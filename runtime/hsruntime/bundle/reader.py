@@ -14,7 +14,7 @@ from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifes
 
 MANIFEST_NAME = "manifest.json"
 REQUIRED_ENGINES = (
-    "large", "small", "vae_decoder", "join_text", "prepare", "guide", "guide_held", "blend", "advance", "score",
+    "large", "small", "vae_decoder", "prepare", "guide", "guide_held", "blend", "advance", "score",
     "spread", "select_cache", "merge_cache", "unpatchify",
 )  # fmt: skip
 
@@ -78,7 +78,8 @@ def check_references(manifest: Manifest, listed: Iterable[str]) -> None:
     for subject, path in _file_references(manifest):
         if path not in known:
             raise BundleError(f"{subject} refers to '{path}', which is not among the bundle's files", _FOREIGN)
-    wanted = [*REQUIRED_ENGINES, *(encoder.engine for encoder in manifest.text_encoders)]
+    joins = (side.join for side in manifest.facts.text.values())
+    wanted = [*REQUIRED_ENGINES, *joins, *(slot.engine for slot in manifest.facts.slots)]
     missing = [name for name in wanted if name not in manifest.engines]
     if missing:
         raise BundleError(f"the manifest has no engine '{missing[0]}', it has {sorted(manifest.engines)}", _FOREIGN)
@@ -114,7 +115,7 @@ def _file_references(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield from ((f"engine '{name}', weights,", path) for path in engine.weights)
         if engine.golden is not None:
             yield f"engine '{name}', golden,", engine.golden
-    for encoder in manifest.text_encoders:
+    for encoder in manifest.facts.slots:
         yield f"text encoder '{encoder.engine}', tokenizer,", encoder.tokenizer
 
 

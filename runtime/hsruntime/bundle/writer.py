@@ -14,8 +14,9 @@ import msgspec
 from hsengines.errors import HSError
 from hsengines.link import link_or_copy
 from hsengines.process import left_behind
-from hsruntime.bundle.manifest import BundleError, Defaults, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
+from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
+from hsruntime.facts import Defaults
 
 Source = Path | bytes
 """Where a file's bytes come from."""
@@ -68,7 +69,8 @@ def write_defaults(out: Path, defaults: Defaults) -> Bundle:
     """
     out = out.resolve()
     bundle = open_bundle(out, hashes=False)
-    manifest = msgspec.structs.replace(bundle.manifest, defaults=defaults)
+    facts = msgspec.structs.replace(bundle.manifest.facts, defaults=defaults)
+    manifest = msgspec.structs.replace(bundle.manifest, facts=facts)
     partial = _sibling(out, "partial", os.getpid())
     with _os_errors_told(out / MANIFEST_NAME, out.parent, len(manifest_bytes(manifest))):
         _clear_leftovers(out)

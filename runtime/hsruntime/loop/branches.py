@@ -26,7 +26,7 @@ class Active:
     @classmethod
     def empty(cls, device: Device, manifest: Manifest, shape: LoopShape, rows: int, presents: Cache) -> Active:
         """Uninitialised but for the text's index; a branch of all rows reads a cached text where `presents` has it."""
-        heads, width = manifest.large.heads, manifest.latent.token_width
+        heads, width = manifest.facts.large.heads, manifest.facts.latent.token_width
         text = presents.text[0].shape[2]
         past = Cache.empty(device, manifest, rows, shape.cached, 0)
         text_index = None
@@ -63,11 +63,11 @@ class Branch:
     @classmethod
     def empty(cls, device: Device, manifest: Manifest, shape: LoopShape, rows: int, text: Conditioning) -> Branch:
         """Uninitialised."""
-        width = manifest.latent.token_width
+        width = manifest.facts.latent.token_width
         return cls(
             shape,
             rows,
-            manifest.large.heads,
+            manifest.facts.large.heads,
             text,
             TokenBuffers.empty(device, rows, shape.tokens, width),
             device.empty((rows, shape.tokens), "int32"),

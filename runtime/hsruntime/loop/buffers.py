@@ -8,7 +8,8 @@ import numpy as np
 
 from hsengines.backend import Device, Tensor
 from hsengines.dtypes import numpy_dtype
-from hsruntime.bundle.manifest import Manifest, Size, tensor_record
+from hsruntime.bundle.manifest import Manifest, tensor_spec
+from hsruntime.facts import Facts, Size
 from hsruntime.loop.region import active_count
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.embeddings import TextEmbeddings
@@ -26,12 +27,12 @@ class LoopShape:
     text_cached: bool = False  # whether region steps take the text's keys and values from the cache
 
     @classmethod
-    def of(cls, manifest: Manifest, schedule: Schedule, size: Size, pictures: int, *, guided: bool) -> LoopShape:
+    def of(cls, facts: Facts, schedule: Schedule, size: Size, pictures: int, *, guided: bool) -> LoopShape:
         """What a schedule needs for as many pictures of `size` (width, height) pixels at once."""
-        side = manifest.latent.pixels_per_token
+        side = facts.latent.pixels_per_token
         grid = (size[1] // side, size[0] // side)
         active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
-        room = steps_room(schedule.steps, manifest.scheduler.num_train_timesteps)
+        room = steps_room(schedule.steps, facts.sigmas.levels)
         cached_text = schedule.has_region and schedule.region.text == "cached"
         return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)
 
@@ -64,13 +65,13 @@ class Cache:
     @classmethod
     def empty(cls, device: Device, manifest: Manifest, rows: int, tokens: int, text: int) -> Cache:
         """Uninitialised slots (rows, H, tokens, D) and (rows, H, text, D) of the dtype that large takes."""
-        model, dtype = manifest.large, cache_dtype(manifest)
+        model, dtype = manifest.facts.large, cache_dtype(manifest)
 
         def slots(layers: int, count: int) -> tuple[Tensor, ...]:
             shape = (rows, model.heads, count, model.head_size)
             return tuple(device.empty(shape, dtype) for _ in range(2 * layers))
 
-        return cls(slots(model.attention_layers, tokens), slots(model.layers, text))
+        return cls(slots(model.image_slots, tokens), slots(model.text_slots, text))
 
     def named(self, prefix: str) -> dict[str, Tensor]:
         """Under the engine's names: past_k_0, past_v_0, past_k_1, ..., past_text_k_0, ..."""
@@ -147,11 +148,8 @@ class Conditioning:
     @classmethod
     def empty(cls, device: Device, manifest: Manifest, rows: int) -> Conditioning:
         """Uninitialised."""
-        large, length = manifest.large, text_tokens(manifest)
-        text, pooled = (tensor_record(manifest, "join_text", name).dtype for name in ("text", "pooled"))
-        return cls(
-            device.empty((rows, length, large.text_width), text), device.empty((rows, large.pooled_width), pooled)
-        )
+        specs = (tensor_spec(manifest, "join_text", name) for name in ("text", "pooled"))
+        return cls(*(device.empty(spec.resolve({"B": rows}), spec.dtype) for spec in specs))
 
     @property
     def named(self) -> dict[str, Tensor]:
@@ -178,38 +176,35 @@ class Conditioning:
         self.pooled.write(np.ascontiguousarray(other.pooled.read()[first:]))
 
 
-def text_tokens(manifest: Manifest) -> int:
-    """T: one CLIP's length and T5's; the two CLIPs stand side by side."""
-    length = tensor_record(manifest, "join_text", "text").shape[1]
-    assert isinstance(length, int)  # a bundle does not open otherwise
-    return length
-
-
 def cache_dtype(manifest: Manifest) -> str:
     """What keys and values are kept in: the transformer's own precision."""
-    return tensor_record(manifest, "select_cache", "selected").dtype
+    return tensor_spec(manifest, "select_cache", "selected").dtype
 
 
-def cache_bytes(manifest: Manifest, shape: LoopShape) -> int:
+def cache_item_bytes(manifest: Manifest) -> int:
+    """What one number of a key or value takes."""
+    return numpy_dtype(cache_dtype(manifest)).itemsize
+
+
+def cache_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
     """What keys and values take: of the whole picture and the text, and with a region of cached and active tokens."""
-    large = manifest.large
-    slot = 2 * large.width * numpy_dtype(cache_dtype(manifest)).itemsize
-    image = shape.tokens * (2 if shape.active else 1) * large.attention_layers
+    large = facts.large
+    image = shape.tokens * (2 if shape.active else 1) * large.image_slots
     live = shape.active and not shape.text_cached
-    text = text_tokens(manifest) * (2 if live else 1) * large.layers
-    return shape.rows * (image + text) * slot
+    text = facts.text_tokens * (2 if live else 1) * large.text_slots
+    return shape.rows * (image + text) * 2 * large.width * item_bytes
 
 
-def loop_bytes(manifest: Manifest, shape: LoopShape) -> int:
+def loop_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
     """What a loop's tensors take, but for a few that hold one number each; steps of the prompts' rows alone add theirs.
 
-    The cache is nearly all of it.
+    `item_bytes` is what a key's or value's number takes; the cache is nearly all of it.
     """
-    width = manifest.latent.token_width
-    index = shape.rows * manifest.large.heads * shape.cached * 4 if shape.active else 0
+    width = facts.latent.token_width
+    index = shape.rows * facts.large.heads * shape.cached * 4 if shape.active else 0
     floats = 7 * shape.pictures * shape.tokens * width + shape.rows * (shape.tokens * 2 + shape.active) * width
     blended = shape.pictures * 2 * shape.active * width if shape.active else 0
-    return cache_bytes(manifest, shape) + index + 4 * (floats + blended)
+    return cache_bytes(facts, shape, item_bytes) + index + 4 * (floats + blended)
 
 
 def write_all(tensor: Tensor, value: np.ndarray | float | int) -> None:

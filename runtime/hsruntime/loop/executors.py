@@ -8,8 +8,9 @@ import numpy as np
 
 from hsengines.backend import Device, Engine
 from hsengines.errors import DeviceMemoryError
-from hsruntime.bundle.manifest import Manifest, size_text
-from hsruntime.loop.buffers import Conditioning, LoopShape, loop_bytes
+from hsruntime.bundle.manifest import Manifest
+from hsruntime.facts import size_text
+from hsruntime.loop.buffers import Conditioning, LoopShape, cache_item_bytes, loop_bytes
 from hsruntime.loop.flow import latents_from_tokens
 from hsruntime.loop.loop import Loop
 from hsruntime.picture.decode import Decoder
@@ -34,8 +35,8 @@ class Executor:
         self._conditioning = Conditioning.empty(device, manifest, shape.rows)
         self.loop = Loop(manifest, engines, device, shape, self._conditioning)
         self._text = text_side(self._conditioning)
-        self._latent, self._grid = manifest.latent, shape.grid
-        self._decoder = Decoder(manifest.latent, engines, device, shape, self.loop.step.latents, tile)
+        self._latent, self._grid = manifest.facts.latent, shape.grid
+        self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.step.latents, tile)
 
     def encode(self, prompts: list[str]) -> None:
         """Prompts by row into the conditioning."""
@@ -88,7 +89,7 @@ class Executors:
         if shape in self._kept:
             self._kept[shape] = self._kept.pop(shape)  # youngest last
         else:
-            self._make_room(loop_bytes(self._manifest, shape))
+            self._make_room(loop_bytes(self._manifest.facts, shape, cache_item_bytes(self._manifest)))
             self._kept[shape] = self._made(shape)
         return self._kept[shape]
 
@@ -131,7 +132,7 @@ _SHRINKS = "ask for fewer pictures at once, a smaller size, a lower region ratio
 
 
 def _told(err: DeviceMemoryError, manifest: Manifest, shape: LoopShape) -> DeviceMemoryError:
-    needed = loop_bytes(manifest, shape)
-    side = manifest.latent.pixels_per_token
+    needed = loop_bytes(manifest.facts, shape, cache_item_bytes(manifest))
+    side = manifest.facts.latent.pixels_per_token
     what = f"{shape.pictures} of {size_text((shape.grid[1] * side, shape.grid[0] * side))} pixels"
     return DeviceMemoryError(f"the loop for {what} needs {needed / 2**20:.0f} MiB: {err.message}", _SHRINKS, needed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hsruntime.bundle.manifest import Scheduler
+from hsruntime.facts import Positions, Sigmas
 
 
 def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
@@ -14,16 +14,27 @@ def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigmas_for(scheduler: Scheduler, steps: int) -> np.ndarray:
-    """Noise levels (steps + 1,) float32, from 1 down to 0.
+def sigmas_for(sigmas: Sigmas, steps: int) -> np.ndarray:
+    """Noise levels (steps + 1,) float32, from 1 down to 0, as the rule spaces them."""
+    return np.append(RULES[sigmas.rule](sigmas, steps), 0).astype(np.float32)
 
-    As FlowMatchEulerDiscreteScheduler.set_timesteps has them: evenly spaced between the shifted extremes of the
+
+def _flow_match_euler(sigmas: Sigmas, steps: int) -> np.ndarray:
+    """As FlowMatchEulerDiscreteScheduler.set_timesteps has them: evenly spaced between the shifted extremes of the
     training levels, then shifted once more.
     """
-    count = scheduler.num_train_timesteps
-    trained = shifted(np.array([count, 1], np.float32) / np.float32(count), scheduler.shift)
+    count = sigmas.levels
+    trained = shifted(np.array([count, 1], np.float32) / np.float32(count), sigmas.shift)
     spaced = np.linspace(trained[0] * count, trained[1] * count, steps) / count
-    return np.append(shifted(spaced.astype(np.float32), scheduler.shift), 0).astype(np.float32)
+    return shifted(spaced.astype(np.float32), sigmas.shift)
+
+
+def _trailing(sigmas: Sigmas, steps: int) -> np.ndarray:
+    """1, 1 - 1/steps, ..., 1/steps, shifted once: what FluxPipeline passes as `sigmas`."""
+    return shifted(np.linspace(1, 1 / steps, steps, dtype=np.float32), sigmas.shift)
+
+
+RULES = {"flow-match-euler": _flow_match_euler, "trailing": _trailing}
 
 
 def solver_coefficients(sigmas: np.ndarray, solver: str) -> np.ndarray:
@@ -61,9 +72,9 @@ def latents_from_tokens(tokens: np.ndarray, patch: int, grid: tuple[int, int]) -
     return np.ascontiguousarray(split.reshape(len(tokens), c, h * patch, w * patch))
 
 
-def grid_positions(table: tuple[int, int, int], grid: tuple[int, int]) -> np.ndarray:
-    """Rows (h*w,) int32 of the kept position table (table_size, rows, columns) for a picture of (h, w) tokens."""
-    size, rows, columns = table
-    h, w = grid
-    top, left = (size - h) // 2 - (size - rows) // 2, (size - w) // 2 - (size - columns) // 2
-    return ((np.arange(h)[:, None] + top) * columns + np.arange(w) + left).ravel().astype(np.int32)
+def grid_positions(kept: Positions, grid: tuple[int, int]) -> np.ndarray:
+    """Rows (h*w,) int32 of the kept position table for a picture of (h, w) tokens."""
+    (h, w), size, top, left = grid, kept.table_size, 0, 0
+    if kept.origin == "centre":
+        top, left = (size - h) // 2 - (size - kept.rows) // 2, (size - w) // 2 - (size - kept.columns) // 2
+    return ((np.arange(h)[:, None] + top) * kept.columns + np.arange(w) + left).ravel().astype(np.int32)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from hsengines.backend import Binding, Device, Engine, Enqueue, Tensor
-from hsruntime.bundle.manifest import Manifest, tensor_record
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.branches import Active, Branch
 from hsruntime.loop.buffers import Cache, Conditioning, LoopShape, StepBuffers, TokenBuffers, write_all
 from hsruntime.loop.flow import grid_positions
@@ -33,7 +33,7 @@ class Sequences:
         self._text = text
         self._bindings: list[Binding] = []
         self._branches: dict[str, Branch] = {}
-        self.step = StepBuffers.empty(device, shape, manifest.latent.token_width)
+        self.step = StepBuffers.empty(device, shape, manifest.facts.latent.token_width)
         write_all(self.step.zero, 0)
         pictures = np.arange(shape.pictures, dtype=np.int32)
         self.step.uncond.write(pictures)
@@ -97,7 +97,7 @@ class Sequences:
 
     def write_merge(self, region: Region) -> None:
         """Which of the region's tokens the cache takes back."""
-        self._merge_index.write(merge_index(region, self.shape.rows, self._manifest.large.heads))
+        self._merge_index.write(merge_index(region, self.shape.rows, self._manifest.facts.large.heads))
 
     def _write_blend(self, region: Region) -> None:
         self._blend.write(merge_index(region, self.shape.pictures, 1)[:, 0])
@@ -126,7 +126,7 @@ class Sequences:
     @cached_property
     def _merge_index(self) -> Tensor:
         shape = self.shape
-        index = self._device.empty((shape.rows, self._manifest.large.heads, shape.tokens), "int32")
+        index = self._device.empty((shape.rows, self._manifest.facts.large.heads, shape.tokens), "int32")
         write_all(index, 0)
         return index
 
@@ -225,8 +225,8 @@ class Sequences:
     def _large_active(self, branch: Branch, active: Active) -> Enqueue:
         inputs = branch.inputs(active.tokens, self.step.timestep) | active.past.named("past")
         if self.shape.text_cached:
-            width, dtype = self._manifest.large.text_width, tensor_record(self._manifest, "large", "text").dtype
-            inputs["text"] = self._device.empty((branch.rows, 0, width), dtype)
+            text = self._text.text
+            inputs["text"] = self._device.empty((branch.rows, 0, text.shape[2]), text.dtype.name)
         return self._bind("large", inputs, {"velocity": active.tokens.velocity} | active.unread.named("present"))
 
     def _small(self, branch: Branch) -> Enqueue:
@@ -265,8 +265,7 @@ class Sequences:
         return [engine, _copied(step.latents, step.next_latents), _copied(step.step, step.next_step)]
 
     def _positions(self, model: str) -> np.ndarray:
-        table = self._manifest.positions[model]
-        return grid_positions((table.table_size, table.rows, table.columns), self.shape.grid)
+        return grid_positions(getattr(self._manifest.facts, model).positions, self.shape.grid)
 
 
 def _copied(target: Tensor, source: Tensor) -> Enqueue:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hsengines.backend import Device, Engine, Tensor
-from hsruntime.bundle.manifest import Latent
+from hsruntime.facts import Latent
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.flow import latents_from_tokens
 from hsruntime.picture.picture import picture_bytes

@@ -27,7 +27,7 @@ def tile_side(manifest: Manifest, pixels: int | None) -> int | None:
     """Latents along a tile's side; None for pictures decoded whole. Raises ShapeError for what no tile can be."""
     if pixels is None:
         return None
-    scale = manifest.latent.vae_scale
+    scale = manifest.facts.latent.vae_scale
     low, high = _side_range(manifest)
     low = max(low, OVERLAP_PARTS)
     if not low * scale <= pixels <= high * scale:
@@ -46,11 +46,12 @@ def tile_side(manifest: Manifest, pixels: int | None) -> int | None:
 
 def _side_range(manifest: Manifest) -> tuple[int, int]:
     """The latents that a profile of the decoder takes along both sides; the largest picture's without a profile."""
-    record, sizes = manifest.engines["vae_decoder"], manifest.sizes
-    sides = [(p.dims["h"], p.dims["w"]) for p in record.profiles if {"h", "w"} <= p.dims.keys()]
+    record, sizes = manifest.engines["vae_decoder"], manifest.facts.sizes
+    sides = [(p.dims["h"], p.dims["w"]) for p in record.spec.profiles if {"h", "w"} <= p.dims.keys()]
     if not sides:
-        return 1, min(sizes.maximum) // manifest.latent.vae_scale
-    return max(((max(h[0], w[0]), min(h[2], w[2])) for h, w in sides), key=lambda found: found[1] - found[0])
+        return 1, min(sizes.maximum) // manifest.facts.latent.vae_scale
+    ranges = ((max(h.minimum, w.minimum), min(h.maximum, w.maximum)) for h, w in sides)
+    return max(ranges, key=lambda found: found[1] - found[0])
 
 
 def tiles_over(extents: tuple[int, int], side: int | None) -> Tiles:

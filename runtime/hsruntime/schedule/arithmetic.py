@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from hsruntime.bundle.manifest import Manifest, Transformer
-from hsruntime.loop.buffers import text_tokens
+from hsruntime.facts import Facts, Transformer, counted
 from hsruntime.loop.region import active_count
 from hsruntime.schedule.schedule import Schedule
 
@@ -15,16 +14,9 @@ from hsruntime.schedule.schedule import Schedule
 def step_flops(model: Transformer, active: int, tokens: int, text: int, *, text_cached: bool = False) -> int:
     """Floating-point operations of one row's step over `active` of `tokens` image tokens and `text` text tokens.
 
-    Matrix products only: per token and layer 12 w^2 multiply-adds (query, key, value, output, two of 4 w^2 in the
-    feed-forward), per query and key 2 w; a dual attention adds 4 w^2 and its own queries and keys among image tokens.
-    A cached text costs its keys and nothing else.
+    Matrix products of the layers only. A cached text costs its keys and nothing else.
     """
-    w, keys = model.width, tokens + text
-    live = 0 if text_cached else text
-    linear = 12 * w * w * (active + live) * model.layers - 10 * w * w * live  # the last text half keeps only K and V
-    joint = 2 * w * keys * ((active + live) * model.layers - live)
-    dual = (4 * w * w * active + 2 * w * active * tokens) * len(model.dual_attention_layers)
-    return 2 * (linear + joint + dual)
+    return counted(model.operations["layers"], G=1, M=active, N=tokens, T=text, L=0 if text_cached else text)
 
 
 Kind = Literal["large", "region", "small"]
@@ -40,13 +32,13 @@ class Costs:
     small: int
 
     @classmethod
-    def of(cls, schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int) -> Costs:
-        """For a picture of `tokens` and a prompt of `text` tokens."""
-        active, cached = active_count(schedule.region.ratio, tokens), schedule.region.text == "cached"
+    def of(cls, schedule: Schedule, facts: Facts, tokens: int) -> Costs:
+        """For a picture of `tokens`."""
+        text, active = facts.text_tokens, active_count(schedule.region.ratio, tokens)
         return cls(
-            step_flops(large, tokens, tokens, text),
-            step_flops(large, active, tokens, text, text_cached=cached),
-            step_flops(small, tokens, tokens, text),
+            step_flops(facts.large, tokens, tokens, text),
+            step_flops(facts.large, active, tokens, text, text_cached=schedule.region.text == "cached"),
+            step_flops(facts.small, tokens, tokens, facts.text[facts.small.text].tokens),
         )
 
     def run(self, kind: Kind) -> int:
@@ -77,26 +69,20 @@ def passes(schedule: Schedule, *, guided: bool = True) -> Iterator[Pass]:
             yield Pass("small", live, segment.steps)
 
 
-def schedule_flops(
-    schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int, *, guided: bool = True
-) -> int:
+def schedule_flops(schedule: Schedule, facts: Facts, tokens: int, *, guided: bool = True) -> int:
     """Transformer operations of a whole schedule and picture, the gap signal's extra small steps included."""
-    costs = Costs.of(schedule, large, small, tokens, text)
+    costs = Costs.of(schedule, facts, tokens)
     return sum(each.count * each.rows * costs.run(each.kind) for each in passes(schedule, guided=guided))
 
 
 def predicted_speedup(
-    schedule: Schedule, large: Transformer, small: Transformer, tokens: int, text: int, *, guided: bool = True
+    schedule: Schedule, facts: Facts, tokens: int | None = None, *, guided: bool | None = None
 ) -> float:
-    """Cost of large alone over as many steps, divided by the schedule's."""
-    rows = 2 if guided else 1
-    reference = schedule.steps * rows * step_flops(large, tokens, tokens, text)
-    return reference / schedule_flops(schedule, large, small, tokens, text, guided=guided)
-
-
-def bundle_speedup(manifest: Manifest, schedule: Schedule) -> float:
-    """`predicted_speedup` of a bundle's pair at its default size, guidance and text length."""
-    width, height = manifest.sizes.default
-    tokens = width * height // manifest.latent.pixels_per_token**2
-    guided = manifest.defaults.guidance_scale > 1
-    return predicted_speedup(schedule, manifest.large, manifest.small, tokens, text_tokens(manifest), guided=guided)
+    """Cost of large alone over as many steps, divided by the schedule's; at the pair's default size and guidance."""
+    if guided is None:
+        guided = facts.defaults.guidance_scale > 1
+    if tokens is None:
+        width, height = facts.sizes.default
+        tokens = width * height // facts.latent.pixels_per_token**2
+    reference = schedule.steps * (2 if guided else 1) * step_flops(facts.large, tokens, tokens, facts.text_tokens)
+    return reference / schedule_flops(schedule, facts, tokens, guided=guided)

@@ -27,7 +27,7 @@ class TextSide(Protocol):
 
 def tokenizers_of(bundle: Bundle) -> list[PromptTokenizer]:
     """The bundle's tokenizers, in the order of its text encoders."""
-    return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.text_encoders]
+    return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.facts.slots]
 
 
 class BoundText:
@@ -82,15 +82,11 @@ def joined_states(
     device: Device,
     rows: int,
 ) -> dict[str, Tensor]:
-    """The encoders' answers, named as `join_text` takes them: states_1, pooled_1, ..., T5's last.
-
-    Zeros in T5's place where a bundle was built without it, as StableDiffusion3Pipeline does.
-    """
+    """The encoders' answers, named as the join takes them; zeros where no encoder answers."""
     states: dict[str, Tensor] = {}
-    for number, (tokenizer, answer) in enumerate(zip(tokenizers, answers, strict=True), start=1):
-        place = 3 if tokenizer.encoder.kind == "t5" else number
-        states |= {f"{name}_{place}": tensor for name, tensor in answer.items()}
-    if "states_3" not in states:
-        spec = next(t for t in join.inputs if t.name == "states_3")
-        states["states_3"] = device.upload(np.zeros(spec.resolve({"B": rows}), numpy_dtype(spec.dtype)))
+    for tokenizer, answer in zip(tokenizers, answers, strict=True):
+        states |= {tokenizer.encoder.into[name]: tensor for name, tensor in answer.items()}
+    for spec in join.inputs:
+        if spec.name not in states:
+            states[spec.name] = device.upload(np.zeros(spec.resolve({"B": rows}), numpy_dtype(spec.dtype)))
     return states

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from hsruntime.bundle.manifest import BundleError, TextEncoder
+from hsruntime.bundle.manifest import BundleError
+from hsruntime.facts import TextSlot
 
 
 class PromptCutWarning(UserWarning):
@@ -19,7 +20,7 @@ class PromptCutWarning(UserWarning):
 class PromptTokenizer:
     """One encoder's tokenizer at its fixed length. Raises BundleError for a file that tokenizers refuses."""
 
-    def __init__(self, path: Path, encoder: TextEncoder) -> None:
+    def __init__(self, path: Path, encoder: TextSlot) -> None:
         self.encoder = encoder
         self._whole = _tokenizer_from_file(path)
         self._whole.no_truncation()

@@ -38,7 +38,7 @@ def diffusers_pipeline(large: Path, small: Path | None = None) -> StableDiffusio
 
 def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_length):
     """Over final pixels, in steps of 1/255."""
-    latent, (width, height) = session.manifest.latent, size
+    latent, (width, height) = session.manifest.facts.latent, size
     shape = (len(PROMPTS), latent.channels, height // latent.vae_scale, width // latent.vae_scale)
     noise = np.random.default_rng(5).standard_normal(shape, np.float32)
     theirs = pipeline(
@@ -91,7 +91,7 @@ def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, ti
     pipeline.set_progress_bar_config(disable=True)
     with Session.open(built(large, small, tmp_path / "bundle", tiny_cache, without_t5=True)) as session:
         manifest = session.manifest
-        assert [encoder.kind for encoder in manifest.text_encoders] == ["clip", "clip"]
+        assert [encoder.kind for encoder in manifest.facts.slots] == ["clip", "clip"]
         assert not [name for name in (*manifest.engines, *(f.path for f in manifest.files)) if "_3" in name]
         assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, T5_LENGTH) <= 1
         short = session.generate(PROMPTS[0], schedule="large:6").image

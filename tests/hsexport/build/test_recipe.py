@@ -44,7 +44,7 @@ def edit(path, **changes):
     ],
 )
 def test_default_steps_are_those_of_the_schedule(pair, request_, expected):
-    assert recipe(pair, **request_).defaults.steps == expected
+    assert recipe(pair, **request_).facts.defaults.steps == expected
 
 
 def test_steps_that_contradict_the_schedule_are_refused(pair):
@@ -76,9 +76,9 @@ def test_text_is_as_long_without_t5_as_with_it(large, t5_length):
     edit(large / "tokenizer_3" / "tokenizer_config.json", model_max_length=t5_length)
     pair = load_pair(str(large), str(large))
     whole, without = (recipe(pair, without_t5=choice) for choice in (False, True))
-    assert [part.record.kind for part in without.text] == ["clip", "clip"]
-    assert [r.t5_length for r in (whole, without)] == [min(t5_length, 256)] * 2
-    assert whole.text_tokens == without.text_tokens
+    assert [part.kind for part in without.text] == ["clip", "clip"]
+    assert [r.facts.text_tokens - r.facts.slots[0].length for r in (whole, without)] == [min(t5_length, 256)] * 2
+    assert whole.facts.text_tokens == without.facts.text_tokens
 
 
 def test_pair_that_has_no_t5_may_leave_it_out(large):
@@ -86,13 +86,14 @@ def test_pair_that_has_no_t5_may_leave_it_out(large):
     for part in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(large / part)
     pair = load_pair(str(large), str(large))
-    assert [recipe(pair, without_t5=choice).t5_length for choice in (False, True)] == [256, 256]
+    found = [recipe(pair, without_t5=choice).facts for choice in (False, True)]
+    assert [facts.text_tokens - facts.slots[0].length for facts in found] == [256, 256]
 
 
 @pytest.mark.parametrize("length", [..., None, 10**30, 1e30])
 def test_tokenizer_without_a_length_takes_the_encoders(large, length):
     edit(large / "tokenizer" / "tokenizer_config.json", model_max_length=length)
-    assert recipe_of(large).text[0].record.length == 12
+    assert recipe_of(large).text[0].slot.length == 12
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "projection_dim"])

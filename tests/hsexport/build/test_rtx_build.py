@@ -87,7 +87,7 @@ def test_two_profiles_share_the_weights(made):
     """The file: weights once, and kernels for each layer and profile."""
     manifest = made.fp16.bundle.manifest
     size = next(f.size_bytes for f in manifest.files if f.path.endswith("/large.engine"))
-    weights, layers, profiles = 2 * manifest.large.parameters, manifest.large.layers, 2
+    weights, layers, profiles = 2 * manifest.facts.large.parameters, manifest.facts.large.layers, 2
     assert len(manifest.engines["large"].profiles) == profiles
     assert size < 1.3 * weights + layers * profiles * OVERHEAD_BYTES
 

@@ -10,7 +10,7 @@ from tiny_pair import randomise
 
 from hsexport.families.sd3.attention import KeyValue
 from hsexport.families.sd3.transformer import Cache
-from hsruntime.bundle.manifest import PositionTable
+from hsruntime.facts import Positions
 from hsruntime.loop.flow import grid_positions, latents_from_tokens, tokens_from_latents
 
 TABLE = 14
@@ -76,11 +76,11 @@ def rows_of(tensor, index):
 def test_region_velocity_and_text_equal_the_full_pass(case):
     model = make_model(case["architecture"], case["seed"])
     (h, w), rows = case["grid"], case["rows"]
-    table = PositionTable(table_size=TABLE, rows=9, columns=9)
+    table = Positions(origin="centre", table_size=TABLE, rows=9, columns=9)
     tokens_module = live_transformer(model, table, takes_cache=True)
     patch = case["architecture"]["patch_size"]
     tokens = torch.randn(rows, h * w, patch * patch * 4)
-    positions = torch.from_numpy(grid_positions((TABLE, 9, 9), case["grid"])).expand(rows, -1)
+    positions = torch.from_numpy(grid_positions(table, case["grid"])).expand(rows, -1)
     timestep, text, pooled = torch.tensor([431.0]), torch.randn(rows, case["text"], 12), torch.randn(rows, 10)
 
     full = Cache([], [])
@@ -112,13 +112,13 @@ def test_region_velocity_and_text_equal_the_full_pass(case):
 @given(architectures(), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 2**16))
 def test_full_velocity_equals_diffusers(architecture, grid, seed):
     model = make_model(architecture, seed)
-    table, patch = PositionTable(table_size=TABLE, rows=9, columns=9), architecture["patch_size"]
+    table, patch = Positions(origin="centre", table_size=TABLE, rows=9, columns=9), architecture["patch_size"]
     latents = torch.randn(2, 4, grid[0] * patch, grid[1] * patch)
     text, pooled, timestep = torch.randn(2, 5, 12), torch.randn(2, 10), torch.tensor([77.0])
     expected = model(latents, text, pooled, timestep.expand(2), return_dict=False)[0]
 
     tokens = torch.from_numpy(tokens_from_latents(latents.numpy(), patch))
-    positions = torch.from_numpy(grid_positions((TABLE, 9, 9), grid)).expand(2, -1)
+    positions = torch.from_numpy(grid_positions(table, grid)).expand(2, -1)
     for takes_cache in (True, False):
         module = live_transformer(model, table, takes_cache=takes_cache)
         velocity = module(tokens, positions, timestep, text, pooled)[0]
@@ -130,7 +130,7 @@ def test_full_velocity_equals_diffusers(architecture, grid, seed):
 def test_a_wrong_cache_is_noticed():
     """The oracle can fail: keys of other tokens give another velocity."""
     model = make_model({"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "patch_size": 1}, 0)
-    module = live_transformer(model, PositionTable(table_size=TABLE, rows=9, columns=9), takes_cache=True)
+    module = live_transformer(model, Positions(origin="centre", table_size=TABLE, rows=9, columns=9), takes_cache=True)
     tokens, text, pooled = torch.randn(1, 16, 4), torch.randn(1, 3, 12), torch.randn(1, 10)
     positions = torch.arange(16, dtype=torch.int32)[None]
     whole = module(tokens, positions, torch.tensor([500.0]), text, pooled)

@@ -58,6 +58,6 @@ def test_a_pair_is_read_without_transformers(tiny_pair_dirs, monkeypatch, tmp_pa
     monkeypatch.setattr(recipe, "load_tokenizer", never)
     request = recipe.BuildRequest("large", "small", tmp_path, tmp_path)
     made = recipe.recipe_from_pair(load_pair(*map(str, tiny_pair_dirs)), request)
-    assert [part.record.pad_id for part in made.text] == [1, 0, 0]
+    assert [part.slot.pad_id for part in made.text] == [1, 0, 0]
     with pytest.raises(AssertionError):
         recipe.check_tokenizers(made)

@@ -21,7 +21,7 @@ def test_tune_tells_what_it_measured_and_writes_the_winner(hsexport, own_bundle,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "winner" in done.stdout and "too slow by counting" in done.stdout
-    default = open_bundle(own_bundle).manifest.defaults.schedule
+    default = open_bundle(own_bundle).manifest.facts.defaults.schedule
     assert f"{default} is " in done.stdout
     assert "now the default" in done.stdout and "hybridstitch, 28 steps" in done.stdout
     assert (tmp_path / "own.bundle.tune" / "ledger.jsonl").is_file()

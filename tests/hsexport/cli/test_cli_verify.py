@@ -85,7 +85,7 @@ def test_verify_without_the_pair_uses_goldens_and_says_so(hsexport, tiny_bundle,
     moved = tmp_path / "moved"
     shutil.copytree(tiny_bundle, moved)
     manifest = manifest_from_bytes((moved / "manifest.json").read_bytes())
-    gone = msgspec.structs.replace(manifest.large, source="org/gone-away")
+    gone = msgspec.structs.replace(manifest.facts.large, source="org/gone-away")
     (moved / "manifest.json").write_bytes(manifest_bytes(msgspec.structs.replace(manifest, large=gone)))
     report = json.loads(hsexport("verify", moved, "--json").stdout)
     assert report["passed"] and "org/gone-away" in report["left_out"][0]

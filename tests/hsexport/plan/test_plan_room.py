@@ -8,12 +8,10 @@ import pytest
 from hsengines.backend import BuildOptions
 from hsengines.traits import traits_of
 from hsexport.build.networks import networks_of
-from hsexport.build.outline import manifest_outline
 from hsexport.cli.build_options import _precision
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
-from hsruntime.bundle.manifest import tensor_record
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.buffers import LoopShape, loop_bytes
 
@@ -71,25 +69,22 @@ def test_engines_hold_the_weights_that_were_planned(tiny_recipe, tiny_bundle, ro
         assert planned.parameters <= held <= planned.parameters + 1000
 
 
-def test_the_outline_is_the_manifest_that_a_build_writes(tiny_recipe, tiny_bundle):
-    recipe = tiny_recipe()
-    outline, built = manifest_outline(recipe, networks_of(recipe)), open_bundle(tiny_bundle).manifest
-    for field in ("large", "small", "latent", "positions", "sizes", "scheduler", "text_encoders", "defaults"):
-        assert getattr(outline, field) == getattr(built, field)
-    for name, record in built.engines.items():
-        assert outline.engines[name].inputs == record.inputs
-        assert outline.engines[name].profiles == record.profiles
+def test_facts_and_networks_are_what_a_build_writes_into_the_manifest(tiny_recipe, tiny_bundle):
+    recipe, built = tiny_recipe(), open_bundle(tiny_bundle).manifest
+    assert recipe.facts == built.facts
+    assert {network.name: network.spec for network in networks_of(recipe)} == {
+        name: record.spec for name, record in built.engines.items()
+    }
 
 
 def test_a_narrow_bundle_keeps_narrow_keys_and_values(sd35_recipe):
-    recipe = sd35_recipe(backend="tensorrt", precision="bf16")
-    outline = manifest_outline(recipe, networks_of(recipe))
-    assert tensor_record(outline, "select_cache", "selected").dtype == "bfloat16"
+    networks = {network.name: network for network in networks_of(sd35_recipe(backend="tensorrt", precision="bf16"))}
+    assert {tensor.dtype for tensor in networks["select_cache"].spec_at("bf16").outputs} == {"bfloat16"}
 
 
 def test_running_memory_is_the_loops_own_count_and_the_weights(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt", precision="bf16", max_batch=2)
-    plan, outline = plan_for(recipe, roomy), manifest_outline(recipe, networks_of(recipe))
+    plan = plan_for(recipe, roomy)
     assert [(case.size, case.pictures) for case in plan.memory] == [
         ((1024, 1024), 1),
         ((1024, 1024), 2),
@@ -98,10 +93,10 @@ def test_running_memory_is_the_loops_own_count_and_the_weights(sd35_recipe, room
     ]
     one = plan.memory[0]
     shape = LoopShape(1, 2, (64, 64), 1216, 32)
-    assert one.cache_bytes + one.loop_bytes == loop_bytes(outline, shape)
+    assert one.cache_bytes + one.loop_bytes == loop_bytes(recipe.facts, shape, 2)
     assert one.weights_bytes == plan.bundle_bytes
     scratch = max(one.full_bytes, one.region_bytes, one.small_bytes, one.decoder_bytes)
-    assert one.total_bytes == one.weights_bytes + loop_bytes(outline, shape) + scratch + one.process_bytes
+    assert one.total_bytes == one.weights_bytes + loop_bytes(recipe.facts, shape, 2) + scratch + one.process_bytes
     assert one.region_bytes < one.full_bytes
 
 
@@ -125,13 +120,11 @@ def test_scores_count_where_attention_writes_them_out(sd35_recipe, roomy):
 def test_work_is_told_by_step_and_by_picture(sd35_recipe, roomy):
     plan = plan_for(sd35_recipe(backend="tensorrt", precision="bf16"), roomy, gpu_named("h100"))
     work, line = plan.work, plan.roofline
-    steps = (
-        8 * work.large.flops.total + 7 * work.region.flops.total + 21 * work.small.flops.total
-    )  # gap: one more small
+    steps = 8 * work.large.run.flops + 7 * work.region.run.flops + 21 * work.small.run.flops  # gap: one more small
     assert work.flops == steps + work.text_flops + work.decode_flops
-    assert work.reference_flops == 28 * work.large.flops.total + work.text_flops + work.decode_flops
+    assert work.reference_flops == 28 * work.large.run.flops + work.text_flops + work.decode_flops
     assert work.speedup == pytest.approx((work.reference_flops - 15e12) / (work.flops - 15e12), abs=0.01)
-    assert line.large.seconds == work.large.flops.total / 989.4e12
+    assert line.large.seconds == work.large.run.flops / 989.4e12
     assert line.large.bound == "compute"
     assert line.picture_seconds > steps / 989.4e12
 

@@ -19,29 +19,21 @@ import pytest
 
 import hsengines
 import hsruntime
+from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsruntime.bundle.golden import load_golden, save_golden
 from hsruntime.bundle.manifest import (
     FORMAT_VERSION,
-    AdapterRecord,
     AuditRecord,
     BundleError,
-    Defaults,
     EngineRecord,
-    Latent,
     Manifest,
     ParityRecord,
-    PositionTable,
-    ProfileRecord,
-    Scheduler,
-    Sizes,
-    TensorRecord,
-    TextEncoder,
-    Transformer,
     manifest_bytes,
     manifest_from_bytes,
 )
 from hsruntime.bundle.reader import check_paths, open_bundle
 from hsruntime.bundle.writer import write_bundle
+from hsruntime.facts import Defaults, Facts, Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 GOLDEN = Path(__file__).parent / "golden_bundle"
 FORMAT = Path(__file__).parents[3] / "runtime" / "BUNDLE.md"
@@ -84,24 +76,28 @@ def golden_manifest() -> Manifest:
         target="cpu",
         tools={"hsexport": "0.1.0", "onnxruntime": "1.24.0"},
         device="x86_64",
-        large=_transformer("local:0123456789abcdef", layers=2, adapters=[_adapter()]),
-        small=_transformer("demo", layers=1),
-        latent=Latent(channels=4, patch_size=2, vae_scale=8),
-        positions={name: PositionTable(table_size=16, rows=8, columns=8) for name in ("large", "small")},
-        sizes=Sizes(default=(64, 64), minimum=(32, 32), maximum=(128, 128), max_batch=2),
-        scheduler=Scheduler(num_train_timesteps=1000, shift=3.0),
-        text_encoders=[
-            TextEncoder(engine="text_clip", kind="clip", tokenizer="tokenizers/clip.json", length=77, pad_id=49407),
-            TextEncoder(engine="text_t5", kind="t5", tokenizer="tokenizers/t5.json", length=77, pad_id=0),
-        ],
-        defaults=Defaults(schedule="large:10,hybrid:10,small:8", steps=28, guidance_scale=4.5),
+        facts=Facts(
+            family="sd3",
+            large=_transformer("local:0123456789abcdef", layers=2, adapters=(_adapter(),)),
+            small=_transformer("demo", layers=1),
+            latent=Latent(channels=4, patch_size=2, vae_scale=8),
+            sizes=Sizes(default=(64, 64), minimum=(32, 32), maximum=(128, 128), max_batch=2),
+            sigmas=Sigmas(rule="flow-match-euler", levels=1000, shift=3.0),
+            text={"text": TextSide(join="join_text", tokens=154, encoders=[_slot("clip", 49407), _slot("t5", 0)])},
+            defaults=Defaults(schedule="large:10,hybrid:10,small:8", steps=28, guidance_scale=4.5),
+        ),
         engines={name: _engine(name) for name in ENGINES},
         files=[],
     )
 
 
-def _adapter() -> AdapterRecord:
-    return AdapterRecord(name="style.safetensors", sha256=hashlib.sha256(b"lora").hexdigest(), scale=0.8)
+def _slot(kind: str, pad_id: int) -> TextSlot:
+    tokenizer, into = f"tokenizers/{kind}.json", {"states": f"states_{kind}"}
+    return TextSlot(engine=f"text_{kind}", tokenizer=tokenizer, length=77, pad_id=pad_id, into=into)
+
+
+def _adapter() -> Lora:
+    return Lora(name="style.safetensors", sha256=hashlib.sha256(b"lora").hexdigest(), scale=0.8)
 
 
 def _transformer(source: str, layers: int, **fields: Any) -> Transformer:
@@ -111,9 +107,11 @@ def _transformer(source: str, layers: int, **fields: Any) -> Transformer:
         layers=layers,
         heads=2,
         head_size=8,
-        dual_attention_layers=[0],
-        text_width=32,
-        pooled_width=16,
+        image_slots=layers + 1,
+        text_slots=layers,
+        positions=Positions(origin="centre", table_size=16, rows=8, columns=8),
+        text="text",
+        operations={"layers": {"G*M": 6144 * layers, "G*M*N": 64 * layers}},
         **fields,
     )
 
@@ -125,22 +123,30 @@ def _engine(name: str) -> EngineRecord:
         "vae_decoder": {"pictures": ["B", "8*h", "8*w", 3]},
         "select_cache": {"selected": ["G", 2, "R", 8]},
         "unpatchify": {"latents": ["B", 4, "h", "w"]},
+        "text_clip": {"states": ["B", 77, 32]},
+        "text_t5": {"states": ["B", 77, 32]},
     }.get(name, {"velocity": ["G", "M", 16]})
-    tokens = TensorRecord(name="tokens", dtype="float32", shape=["G", "M", 16])
+    inputs = {"join_text": {f"states_{kind}": ["B", 77, 32] for kind in ("clip", "t5")}}.get(
+        name, {"tokens": ["G", "M", 16]}
+    )
+    profiles = (Profile("full", {"G": DimRange(1, 2, 4), "M": DimRange(4, 16, 64)}),) if is_large else ()
     return EngineRecord(
         file=f"engines/{name}.onnx",
         weights=["weights/large.bin"] if is_large else [],
-        inputs=[tokens],
-        outputs=[TensorRecord(name=n, dtype="float32", shape=shape) for n, shape in outputs.items()],
-        profiles=[ProfileRecord(name="full", dims={"G": (1, 2, 4), "M": (4, 16, 64)})] if is_large else [],
+        spec=EngineSpec(name, _tensors(inputs), _tensors(outputs), profiles),
         build_key=hashlib.sha256(name.encode()).hexdigest(),
         precision="fp32",
-        islands=[],
+        weight_format="unquantized",
+        fp32_blocks=[],
         options={},
         audit=AuditRecord(read_from="network", products={"float32": 4}) if is_large else None,
         golden="golden/large.npz" if is_large else None,
         parity=_parity() if is_large else None,
     )
+
+
+def _tensors(shapes: dict[str, list[int | str]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, "float32", tuple(shape)) for name, shape in shapes.items())
 
 
 def _parity() -> ParityRecord:
@@ -168,6 +174,14 @@ def tree_of(root: Path) -> dict[str, bytes]:
 def bundle_path(tmp_path: Path) -> Path:
     """A copy of the golden bundle, to be spoilt."""
     return Path(shutil.copytree(GOLDEN, tmp_path / "bundle"))
+
+
+def slots(manifest: dict[str, Any]) -> Any:
+    return manifest["facts"]["text"]["text"]["encoders"]
+
+
+def spec(manifest: dict[str, Any], engine: str) -> Any:
+    return manifest["engines"][engine]["spec"]
 
 
 def edit_manifest(bundle_path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -369,7 +383,7 @@ def test_older_format_asks_for_a_rebuild(bundle_path: Path) -> None:
         open_bundle(bundle_path)
 
 
-@pytest.mark.parametrize("record", [(), ("large",), ("engines", "large"), ("files", 0)])
+@pytest.mark.parametrize("record", [(), ("facts", "large"), ("engines", "large"), ("files", 0)])
 def test_unknown_field_is_named(bundle_path: Path, record: tuple[str | int, ...]) -> None:
     def add_field(manifest: Any) -> None:
         for key in record:
@@ -382,8 +396,8 @@ def test_unknown_field_is_named(bundle_path: Path, record: tuple[str | int, ...]
 
 
 def test_missing_field_is_named(bundle_path: Path) -> None:
-    edit_manifest(bundle_path, lambda m: m.pop("scheduler"))
-    with pytest.raises(BundleError, match="missing required field `scheduler`"):
+    edit_manifest(bundle_path, lambda m: m["facts"].pop("sigmas"))
+    with pytest.raises(BundleError, match="missing required field `sigmas`"):
         open_bundle(bundle_path)
 
 
@@ -429,8 +443,8 @@ def test_hash_that_is_not_64_lower_case_digits_is_refused(bundle_path: Path, sha
         (lambda m: m["engines"]["small"].update(file="engines/none"), "engine 'small' refers to 'engines/none'"),
         (lambda m: m["engines"]["large"].update(weights=["w"]), "engine 'large', weights, refers to 'w'"),
         (lambda m: m["engines"]["large"].update(golden="../g.npz"), r"engine 'large', golden, refers to '\.\./g\.npz'"),
-        (lambda m: m["text_encoders"][1].update(tokenizer="/etc"), "'text_t5', tokenizer, refers to '/etc'"),
-        (lambda m: m["text_encoders"][0].update(engine="t6"), "has no engine 't6'"),
+        (lambda m: slots(m)[1].update(tokenizer="/etc"), "'text_t5', tokenizer, refers to '/etc'"),
+        (lambda m: slots(m)[0].update(engine="t6"), "has no engine 't6'"),
         *((lambda m, name=name: m["engines"].pop(name), f"has no engine '{name}'") for name in ENGINES),
     ],
 )
@@ -444,22 +458,34 @@ def test_reference_to_nothing_is_named(bundle_path: Path, edit: Callable[[dict[s
     ("edit", "words"),
     [
         (lambda m: m.update(precision="fp8"), "precision 'fp8' is unknown, the format knows fp32, fp16, bf16"),
-        (lambda m: m["positions"].pop("small"), r"positions has no 'small', it has \['large'\]"),
-        (lambda m: m["positions"].pop("large"), r"positions has no 'large'"),
-        (lambda m: m["sizes"].update(minimum=[32, 80]), r"sizes: height 80 \(minimum\), 64 and 128 \(maximum\)"),
-        (lambda m: m["sizes"].update(maximum=[48, 128]), r"sizes: width 32 \(minimum\), 64 and 48 \(maximum\)"),
-        (lambda m: m["engines"]["join_text"]["outputs"].pop(), r"'join_text' has no output 'pooled', .*\['text'\]"),
-        (lambda m: m["engines"]["join_text"]["outputs"].pop(0), "'join_text' has no output 'text'"),
-        (lambda m: m["engines"]["join_text"]["outputs"][0].update(shape=["B", "T", 32]), "the second a number"),
-        (lambda m: m["engines"]["join_text"]["outputs"][0].update(shape=["B", 154]), "expected 3 dimensions"),
-        (lambda m: m["engines"]["vae_decoder"]["outputs"].clear(), "'vae_decoder' has no output 'pictures'"),
-        (lambda m: m["engines"]["small"]["inputs"][0].update(dtype="float33"), "'tokens': dtype 'float33' is unknown"),
-        (lambda m: m["engines"]["small"]["inputs"][0].update(dtype="object"), "dtype 'object' is unknown"),
-        (lambda m: m["engines"]["small"]["inputs"][0].update(shape=[-1]), "has a negative extent"),
-        (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[2, 1, 4]), "'large': range .* ascending"),
-        (lambda m: m["engines"]["large"]["profiles"][0]["dims"].update(G=[-1, 1, 4]), "'full': G starts at -1"),
-        (lambda m: m["text_encoders"][0].update(pad_id=-1), "pad_id"),
-        (lambda m: m["large"]["adapters"][0].update(name="/home/me/style.safetensors"), r"adapters\[0\]\.name"),
+        (lambda m: m["facts"]["small"].update(text="other"), r"small reads the text side 'other', there is \['text'\]"),
+        (lambda m: slots(m)[0]["into"].update(states="states_9"), "'join_text' has no input 'states_9'"),
+        (lambda m: slots(m)[0].update(into={"pooled": "states_clip"}), "'text_clip' has no output 'pooled'"),
+        (lambda m: m["facts"]["sigmas"].update(shift=0), "shift"),
+        (lambda m: m["facts"]["sigmas"].update(rule="karras"), "karras"),
+        (
+            lambda m: m["facts"]["sizes"].update(minimum=[32, 80]),
+            r"sizes: height 80 \(minimum\), 64 and 128 \(maximum\)",
+        ),
+        (
+            lambda m: m["facts"]["sizes"].update(maximum=[48, 128]),
+            r"sizes: width 32 \(minimum\), 64 and 48 \(maximum\)",
+        ),
+        (lambda m: spec(m, "join_text")["outputs"].pop(0), r"'join_text' has no output 'text', .*\['pooled'\]"),
+        (lambda m: spec(m, "join_text")["outputs"][0].update(shape=["B", "T", 32]), "with 154 tokens"),
+        (lambda m: spec(m, "join_text")["outputs"][0].update(shape=["B", 154]), "expected 3 dimensions"),
+        (lambda m: spec(m, "vae_decoder")["outputs"].clear(), "'vae_decoder' has no output 'pictures'"),
+        (lambda m: spec(m, "vae_decoder").update(name="vae"), "calls itself 'vae'"),
+        (lambda m: spec(m, "small")["inputs"][0].update(dtype="float33"), "'tokens': dtype 'float33' is unknown"),
+        (lambda m: spec(m, "small")["inputs"][0].update(dtype="object"), "dtype 'object' is unknown"),
+        (lambda m: spec(m, "small")["inputs"][0].update(shape=[-1]), "has a negative extent"),
+        (lambda m: spec(m, "large")["profiles"][0]["dims"].update(G=[2, 1, 4]), "[rR]ange .* ascending"),
+        (lambda m: spec(m, "large")["profiles"][0]["dims"].update(G=[-1, 1, 4]), "'full': G starts at -1"),
+        (lambda m: slots(m)[0].update(pad_id=-1), "pad_id"),
+        (
+            lambda m: m["facts"]["large"]["adapters"][0].update(name="/home/me/style.safetensors"),
+            r"adapters\[0\]\.name",
+        ),
     ],
 )
 def test_value_that_no_session_could_use_is_named(
@@ -542,7 +568,7 @@ def test_example_in_the_format_is_the_golden_manifest_shortened() -> None:
     for key, value in shown.items():
         if key == "engines":
             assert value.items() <= whole[key].items()
-        elif key in ("files", "text_encoders"):
+        elif key == "files":
             assert all(record in whole[key] for record in value)
         else:
             assert value == whole[key]

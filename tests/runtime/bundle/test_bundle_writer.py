@@ -17,9 +17,10 @@ from small_disk import small_disk
 from test_bundle import GOLDEN, golden_contents, golden_manifest, tree_of
 
 from hsengines.errors import HSError
-from hsruntime.bundle.manifest import BundleError, Defaults
+from hsruntime.bundle.manifest import BundleError
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.bundle.writer import write_bundle, write_defaults
+from hsruntime.facts import Defaults
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and process ids as POSIX has them")
 
@@ -50,7 +51,8 @@ def write_and_die(out: Path, how: str) -> None:
 
 
 def run_write_and_die(out: Path, how: str) -> subprocess.CompletedProcess[str]:
-    tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "support")}
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")])
+    tests = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, __file__, str(out), how]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=tests)
 
@@ -193,7 +195,9 @@ def test_manifest_that_refers_to_nothing_is_not_written(out: Path) -> None:
 def test_manifest_that_would_not_read_back_leaves_the_old_bundle(out: Path, old: dict[str, bytes]) -> None:
     defaults = Defaults(schedule="s", steps=1, guidance_scale=float("nan"))  # JSON has no such number
     with pytest.raises(BundleError, match="guidance_scale"):
-        write_bundle(out, msgspec.structs.replace(golden_manifest(), defaults=defaults), golden_contents())
+        manifest = golden_manifest()
+        facts = msgspec.structs.replace(manifest.facts, defaults=defaults)
+        write_bundle(out, msgspec.structs.replace(manifest, facts=facts), golden_contents())
     assert tree_of(out) == old
     assert neighbours(out) == []
 
@@ -345,7 +349,7 @@ if __name__ == "__main__":
 def write_and_read(out: Path, schedule: str) -> Defaults:
     """Rewrites the golden bundle's defaults; what a reader then finds."""
     write_defaults(out, Defaults(schedule=schedule, steps=14, guidance_scale=4.5))
-    return open_bundle(out).manifest.defaults
+    return open_bundle(out).manifest.facts.defaults
 
 
 def test_defaults_are_replaced_and_no_other_file_is_touched(out: Path, old: dict[str, bytes]) -> None:

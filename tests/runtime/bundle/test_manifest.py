@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
+
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
-from hsruntime.bundle.manifest import Latent, Transformer, engine_record, engine_spec
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.facts import Latent, Positions, Transformer
 
 SPEC = EngineSpec(
     "vae_decoder",
@@ -15,29 +17,28 @@ SPEC = EngineSpec(
 
 
 def test_spec_survives_the_manifest():
-    record = engine_record(SPEC, file="engines/vae.onnx", weights=["weights/vae"], build_key="0" * 64)
-    assert engine_spec("vae_decoder", record) == SPEC
+    assert msgspec.json.decode(msgspec.json.encode(SPEC), type=EngineSpec) == SPEC
 
 
 def test_golden_profile_becomes_ranges():
     record = open_bundle(Path(__file__).parent / "golden_bundle").manifest.engines["large"]
-    assert engine_spec("large", record).profiles == (
-        Profile("full", {"G": DimRange(1, 2, 4), "M": DimRange(4, 16, 64)}),
-    )
+    assert record.spec.profiles == (Profile("full", {"G": DimRange(1, 2, 4), "M": DimRange(4, 16, 64)}),)
 
 
-def test_dual_attention_layers_have_cache_slots_of_their_own():
+def test_width_is_all_heads_together():
     medium = Transformer(
         source="",
         parameters=1,
         layers=24,
         heads=24,
         head_size=64,
-        dual_attention_layers=list(range(13)),
-        text_width=1,
-        pooled_width=1,
+        image_slots=37,
+        text_slots=24,
+        positions=Positions(origin="centre", table_size=1, rows=1, columns=1),
+        text="text",
+        operations={},
     )
-    assert (medium.attention_layers, medium.width) == (37, 1536)
+    assert medium.width == 1536
 
 
 def test_token_covers_a_square_of_pixels():

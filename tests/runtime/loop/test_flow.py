@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsexport.families.sd3.weights import centre_rows
-from hsruntime.bundle.manifest import PositionTable, Scheduler
+from hsruntime.facts import Positions, Sigmas
 from hsruntime.loop.flow import grid_positions, latents_from_tokens, seeded_noise, sigmas_for, tokens_from_latents
 
 SIDES = st.integers(1, 6)
@@ -18,7 +18,7 @@ SIDES = st.integers(1, 6)
 def test_sigmas_equal_diffusers(shift, steps):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
-    sigmas = sigmas_for(Scheduler(num_train_timesteps=1000, shift=shift), steps)
+    sigmas = sigmas_for(Sigmas(rule="flow-match-euler", levels=1000, shift=shift), steps)
     assert sigmas.dtype == np.float32
     # Two units in the last place of a float32 near 1: the two orders of computing round differently.
     np.testing.assert_allclose(sigmas, scheduler.sigmas.numpy(), rtol=0, atol=2e-7)
@@ -46,9 +46,9 @@ def test_positions_are_the_rows_that_diffusers_crops(size, data):
     h, w = data.draw(st.integers(1, rows)), data.draw(st.integers(1, columns))
     embed = PatchEmbed(height=8, width=8, patch_size=2, in_channels=1, embed_dim=4, pos_embed_max_size=size)
     embed.pos_embed = torch.arange(size * size * 4.0).reshape(1, size * size, 4)
-    table = PositionTable(table_size=size, rows=rows, columns=columns)
+    table = Positions(origin="centre", table_size=size, rows=rows, columns=columns)
     kept = torch.from_numpy(centre_rows(embed.pos_embed.numpy(), table))
-    positions = grid_positions((size, rows, columns), (h, w))
+    positions = grid_positions(table, (h, w))
     assert positions.dtype == np.int32
     assert positions.min() >= 0
     expected = embed.cropped_pos_embed(2 * h, 2 * w)[0]

@@ -11,6 +11,7 @@ from hsengines.errors import DeviceError, DeviceMemoryError
 from hsengines.host import HostDevice
 from hsengines.null import NullBackend, NullEngine
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.facts import Positions
 from hsruntime.loop.buffers import Conditioning, LoopShape, loop_bytes
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.loop import Loop
@@ -43,7 +44,7 @@ def session(tiny_bundle, backend):
 @pytest.fixture
 def gather(session):
     """One run for each key and each value."""
-    return ["select_cache"] * (2 * session.manifest.large.attention_layers)
+    return ["select_cache"] * (2 * session.manifest.facts.large.image_slots)
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
     bundle = open_bundle(tiny_bundle)
     manifest = bundle.manifest
     shape = LoopShape(pictures=4, rows=8, grid=(6, 6), active=12, steps=2)
-    cap_mb = 1.3 * loop_bytes(manifest, shape) / 2**20
+    cap_mb = 1.3 * loop_bytes(manifest.facts, shape, 4) / 2**20
     with Session(bundle, SessionOptions(memory_cap_mb=cap_mb), backend=backend) as session:
         for prompts in (["red"] * 4, ["red"] * 3, ["red"] * 2):
             session.generate(prompts, width=24, height=24, schedule="large:1,hybrid:1")
@@ -234,7 +235,7 @@ def test_loop_bytes_is_what_a_loop_takes(tiny_bundle, backend, schedule, guidanc
         before = session._device.allocated_bytes
         loop = Loop(session.manifest, session._engines, session._device, shape, conditioning)
         loop.ready(request.schedule)
-        taken, counted = session._device.allocated_bytes - before, loop_bytes(session.manifest, shape)
+        taken, counted = session._device.allocated_bytes - before, loop_bytes(session.manifest.facts, shape, 4)
         loop.close()
     assert counted == pytest.approx(taken, rel=0.1)
 
@@ -290,8 +291,9 @@ def test_host_runs_one_step_ahead_of_the_device_and_no_more(tiny_bundle, backend
 def test_each_model_gets_positions_of_its_own_table(tiny_bundle, backend, monkeypatch):
     """Crops of an even and of an odd table start at different rows; the tiny pair's tables are both even."""
     bundle = open_bundle(tiny_bundle)
-    odd = msgspec.structs.replace(bundle.manifest.positions["small"], table_size=11)
-    manifest = msgspec.structs.replace(bundle.manifest, positions=bundle.manifest.positions | {"small": odd})
+    facts, replace = bundle.manifest.facts, msgspec.structs.replace
+    small = replace(facts.small, positions=replace(facts.small.positions, table_size=11))
+    manifest = replace(bundle.manifest, facts=replace(facts, small=small))
     found, bind = {}, NullEngine.bind
 
     def kept(self, inputs, outputs):
@@ -303,7 +305,8 @@ def test_each_model_gets_positions_of_its_own_table(tiny_bundle, backend, monkey
     with Session(dataclasses.replace(bundle, manifest=manifest), backend=backend) as session:
         session.generate("red", width=20, height=20, schedule="large:1,small:1")
     for model, size in (("large", 12), ("small", 11)):
-        np.testing.assert_array_equal(found[model], np.tile(grid_positions((size, 6, 6), (5, 5)), (2, 1)))
+        table = Positions(origin="centre", table_size=size, rows=6, columns=6)
+        np.testing.assert_array_equal(found[model], np.tile(grid_positions(table, (5, 5)), (2, 1)))
     assert not np.array_equal(found["large"], found["small"])
 
 

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL
 from hsengines.backend import get_backend
 from hsengines.errors import ShapeError
 from hsengines.null import NullBackend
+from hsengines.spec import DimRange
 from hsruntime import Session
-from hsruntime.bundle.manifest import engine_spec
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.flow import tokens_from_latents
@@ -46,14 +46,14 @@ def decoded(bundle, latents, tile):
     manifest, backend = bundle.manifest, get_backend("ort-cpu")
     device = backend.device()
     engines = {
-        name: backend.load(bundle.file(record.file), engine_spec(name, record), device)
+        name: backend.load(bundle.file(record.file), record.spec, device)
         for name, record in manifest.engines.items()
         if name in ("unpatchify", "vae_decoder")
     }
     grid = (latents.shape[2] // 2, latents.shape[3] // 2)
     shape = LoopShape(len(latents), len(latents), grid, active=0, steps=1)
-    tokens = device.upload(tokens_from_latents(latents, manifest.latent.patch_size))
-    decoder = Decoder(manifest.latent, engines, device, shape, tokens, tile)
+    tokens = device.upload(tokens_from_latents(latents, manifest.facts.latent.patch_size))
+    decoder = Decoder(manifest.facts.latent, engines, device, shape, tokens, tile)
     pictures = decoder.decode()
     decoder.close()
     return pictures.astype(int)
@@ -179,10 +179,10 @@ def test_tile_that_cannot_be_is_told(tiny_bundle, pixels, words):
 
 def test_tile_must_lie_in_the_decoders_profile_along_both_sides(bundle):
     record = bundle.manifest.engines["vae_decoder"]
-    narrow = msgspec.structs.replace(
-        record.profiles[0], dims=record.profiles[0].dims | {"h": (5, 8, 10), "w": (1, 8, 9)}
-    )
-    engines = bundle.manifest.engines | {"vae_decoder": msgspec.structs.replace(record, profiles=[narrow])}
+    (profile,) = record.spec.profiles
+    narrow = msgspec.structs.replace(profile, dims=profile.dims | {"h": DimRange(5, 8, 10), "w": DimRange(1, 8, 9)})
+    spec = msgspec.structs.replace(record.spec, profiles=(narrow,))
+    engines = bundle.manifest.engines | {"vae_decoder": msgspec.structs.replace(record, spec=spec)}
     manifest = msgspec.structs.replace(bundle.manifest, engines=engines)
     assert [tile_side(manifest, pixels) for pixels in (10, 18, None)] == [5, 9, None]
     for pixels in (8, 20):

@@ -2,35 +2,72 @@
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hsexport.families.sd3.transformer import TokenTransformer
-from hsruntime.bundle.manifest import PositionTable, Transformer
+from hsexport.build.recipe import operations_of
+from hsexport.checkpoints.config import TransformerConfig
+from hsexport.families.sd3.transformer import TokenTransformer, transformer_like
+from hsruntime.facts import Defaults, Facts, Latent, Positions, Sigmas, Sizes, TextSide, Transformer
 from hsruntime.schedule.arithmetic import predicted_speedup, schedule_flops, step_flops
 from hsruntime.schedule.notation import schedule_from_text
 
 TOKENS, TEXT = 4096, 333  # 1024x1024 pixels; one CLIP's length and T5's
 
 
-def transformer(layers, heads, dual=()):
-    return Transformer(
-        source="",
-        parameters=1,
-        layers=layers,
-        heads=heads,
-        head_size=64,
-        dual_attention_layers=list(dual),
-        text_width=4096,
-        pooled_width=2048,
+def config(layers, heads, dual=()):
+    return TransformerConfig(
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=64,
+        joint_attention_dim=4096,
+        caption_projection_dim=64 * heads,
+        pooled_projection_dim=2048,
+        pos_embed_max_size=8,  # a small table: positions cost nothing
+        qk_norm="rms_norm",
+        dual_attention_layers=tuple(dual),
     )
 
 
-MODELS = {
-    "SD3.5-Large": transformer(38, 38),
-    "SD3.5-Medium": transformer(24, 24, range(13)),
-    "SD3-Medium": transformer(24, 24),
+def transformer(config):
+    return Transformer(
+        source="",
+        parameters=1,
+        layers=config.num_layers,
+        heads=config.num_attention_heads,
+        head_size=64,
+        image_slots=config.num_layers + len(config.dual_attention_layers),
+        text_slots=config.num_layers,
+        positions=POSITIONS,
+        text="text",
+        operations=operations_of(config),
+    )
+
+
+def pair(large, small):
+    """Facts as far as arithmetic reads them."""
+    return Facts(
+        family="sd3",
+        large=MODELS[large],
+        small=MODELS[small],
+        latent=Latent(channels=16, patch_size=2, vae_scale=8),
+        sizes=Sizes(default=(1024, 1024), minimum=(1024, 1024), maximum=(1024, 1024), max_batch=1),
+        sigmas=Sigmas(rule="flow-match-euler", levels=1000, shift=3.0),
+        text={"text": TextSide(join="join_text", tokens=TEXT, encoders=[])},
+        defaults=Defaults(schedule="large", steps=28, guidance_scale=3.5),
+    )
+
+
+POSITIONS = Positions(origin="centre", table_size=8, rows=8, columns=8)
+CONFIGS = {
+    "SD3.5-Large": config(38, 38),
+    "SD3.5-Medium": config(24, 24, range(13)),
+    "SD3-Medium": config(24, 24),
 }
+MODELS = {name: transformer(found) for name, found in CONFIGS.items()}
 
 
 def tera(model, active=TOKENS):
@@ -51,35 +88,19 @@ def test_steps_cost_what_the_method_says():
 def test_steps_cost_what_torch_counts(model, active):
     arch = MODELS[model]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module = meta_transformer(arch)
+        module = meta_transformer(CONFIGS[model])
         slot = torch.empty(1, arch.heads, TOKENS - active, arch.head_size)
         positions = torch.empty(1, active, dtype=torch.int32)
         text, pooled = torch.empty(1, TEXT, 4096), torch.empty(1, 2048)
-        past = [slot] * (2 * arch.attention_layers) + [slot[:, :, :0]] * (2 * arch.layers)
+        past = [slot] * (2 * arch.image_slots) + [slot[:, :, :0]] * (2 * arch.text_slots)
         module(torch.empty(1, active, 64), positions, torch.empty(1), text, pooled, *past)
     # The formula leaves out what is not in a layer: both embeddings, modulation, the output projection.
     assert step_flops(arch, active, TOKENS, TEXT) == pytest.approx(counter.get_total_flops(), rel=0.005)
 
 
-def meta_transformer(arch):
+def meta_transformer(config):
     """A transformer without memory behind its weights."""
-    size = 8  # a small table: positions cost nothing
-    model = SD3Transformer2DModel(
-        sample_size=128,
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=arch.layers,
-        num_attention_heads=arch.heads,
-        attention_head_dim=arch.head_size,
-        caption_projection_dim=arch.width,
-        joint_attention_dim=arch.text_width,
-        pooled_projection_dim=arch.pooled_width,
-        pos_embed_max_size=size,
-        qk_norm="rms_norm",
-        dual_attention_layers=tuple(arch.dual_attention_layers),
-    ).to("meta")
-    return TokenTransformer(model, PositionTable(table_size=size, rows=size, columns=size), takes_cache=True).to("meta")
+    return TokenTransformer(transformer_like(config).to("meta"), POSITIONS, takes_cache=True).to("meta")
 
 
 @pytest.mark.parametrize(
@@ -97,28 +118,26 @@ def meta_transformer(arch):
 def test_speedups_are_those_the_method_lists(schedule, small, speedup):
     found = schedule_from_text(f"{schedule};signal=change")
     # Two digits are published, and M is rounded from 1229 to 1216 tokens.
-    assert predicted_speedup(found, MODELS["SD3.5-Large"], MODELS[small], TOKENS, TEXT) == pytest.approx(
-        speedup, abs=0.01
-    )
+    assert predicted_speedup(found, pair("SD3.5-Large", small)) == pytest.approx(speedup, abs=0.01)
 
 
 def test_gap_costs_one_step_of_small_for_each_choice_of_a_region():
-    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
+    facts = pair("SD3.5-Large", "SD3-Medium")
 
     def cost(text):
-        return schedule_flops(schedule_from_text(text), large, small, TOKENS, TEXT)
+        return schedule_flops(schedule_from_text(text), facts, TOKENS)
 
-    once = 2 * step_flops(small, TOKENS, TOKENS, TEXT)
+    once = 2 * step_flops(facts.small, TOKENS, TOKENS, TEXT)
     schedule = "large:2,hybrid:7,small:1"
     assert cost(f"{schedule};signal=gap") - cost(f"{schedule};signal=change") == once
     assert cost(f"{schedule};signal=gap,refresh=2") - cost(f"{schedule};signal=center,refresh=2") == 3 * once
 
 
 def test_steps_of_the_prompts_rows_alone_cost_half():
-    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
+    facts = pair("SD3.5-Large", "SD3-Medium")
 
     def cost(text, **options):
-        return schedule_flops(schedule_from_text(text), large, small, TOKENS, TEXT, **options)
+        return schedule_flops(schedule_from_text(text), facts, TOKENS, **options)
 
     assert cost("large:2,large+held:2") == 1.5 * cost("large:2")
     assert cost("large:2,large+held:2", guided=False) == 2 * cost("large:2", guided=False)
@@ -133,9 +152,7 @@ def test_cached_text_makes_a_region_step_as_cheap_as_the_method_says():
 
 
 def test_refreshes_cost_large_steps():
-    large, small = MODELS["SD3.5-Large"], MODELS["SD3-Medium"]
-    refreshed = schedule_flops(
-        schedule_from_text("large:2,hybrid:3;signal=center,refresh=1"), large, small, TOKENS, TEXT
-    )
+    facts = pair("SD3.5-Large", "SD3-Medium")
+    refreshed = schedule_flops(schedule_from_text("large:2,hybrid:3;signal=center,refresh=1"), facts, TOKENS)
     written = schedule_from_text("large:2,hybrid:1,large:1,hybrid:1;signal=center")
-    assert refreshed == schedule_flops(written, large, small, TOKENS, TEXT)
+    assert refreshed == schedule_flops(written, facts, TOKENS)

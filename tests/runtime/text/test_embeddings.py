@@ -49,7 +49,9 @@ def test_latents_are_what_the_decoder_saw(session):
     (painted,) = (session.generate("red", schedule="small:2"),)
     executor = next(reversed(session._executors._kept.values()))
     tokens = executor.loop.step.latents.read()
-    np.testing.assert_array_equal(tokens_from_latents(painted.latents, session.manifest.latent.patch_size), tokens)
+    np.testing.assert_array_equal(
+        tokens_from_latents(painted.latents, session.manifest.facts.latent.patch_size), tokens
+    )
     assert painted.latents.dtype == np.float32
 
 

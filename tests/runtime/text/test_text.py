@@ -23,7 +23,7 @@ PROMPTS = [
 def tokenizers(tiny_bundle):
     """The tiny bundle's: two CLIPs of 12 ids, start and end among them, and a T5 of 10, the end among them."""
     bundle = open_bundle(tiny_bundle)
-    return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.text_encoders]
+    return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.facts.slots]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"version": "1.0"}', b"\xff", None])

@@ -32,7 +32,7 @@ def test_default_choice_holds_every_preset_and_the_controls(manifest):
 
 
 def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(manifest):
-    defaults = msgspec.structs.replace(manifest.defaults, schedule="large", steps=2)
+    defaults = msgspec.structs.replace(manifest.facts.defaults, schedule="large", steps=2)
     plan = plan_for(msgspec.structs.replace(manifest, defaults=defaults), [])
     assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in plan.left_out)
 

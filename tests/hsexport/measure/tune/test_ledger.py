@@ -51,16 +51,16 @@ def test_second_search_in_one_folder_is_refused(tmp_path):
 
 
 def test_subject_ignores_the_defaults_that_tuning_changes(manifest):
-    tuned = msgspec.structs.replace(manifest.defaults, schedule="large:14", steps=14)
-    guided = msgspec.structs.replace(manifest.defaults, guidance_scale=1.0)
+    tuned = msgspec.structs.replace(manifest.facts.defaults, schedule="large:14", steps=14)
+    guided = msgspec.structs.replace(manifest.facts.defaults, guidance_scale=1.0)
     assert subject_of(msgspec.structs.replace(manifest, defaults=tuned)) == subject_of(manifest)
     assert subject_of(msgspec.structs.replace(manifest, defaults=guided)) != subject_of(manifest)
     assert subject_of(msgspec.structs.replace(manifest, device="another")) != subject_of(manifest)
 
 
 def test_first_defaults_outlive_tuning(manifest, tmp_path):
-    tuned = msgspec.structs.replace(manifest.defaults, schedule="large:14", steps=14)
+    tuned = msgspec.structs.replace(manifest.facts.defaults, schedule="large:14", steps=14)
     with Ledger(tmp_path) as ledger:
-        assert ledger.first_defaults(manifest) == manifest.defaults
+        assert ledger.first_defaults(manifest) == manifest.facts.defaults
     with Ledger(tmp_path) as ledger:
-        assert ledger.first_defaults(msgspec.structs.replace(manifest, defaults=tuned)) == manifest.defaults
+        assert ledger.first_defaults(msgspec.structs.replace(manifest, defaults=tuned)) == manifest.facts.defaults

@@ -7,7 +7,7 @@ from hsexport.measure.tune.prompts import prompts_for
 
 @pytest.fixture
 def demo_manifest(manifest):
-    return msgspec.structs.replace(manifest, large=msgspec.structs.replace(manifest.large, source="demo"))
+    return msgspec.structs.replace(manifest, large=msgspec.structs.replace(manifest.facts.large, source="demo"))
 
 
 @pytest.fixture

@@ -71,8 +71,9 @@ def test_every_candidate_is_either_measured_or_rejected_with_a_reason(tuned):
 def test_winner_becomes_the_default_and_nothing_else_changes(tiny_bundle, tuned_bundle, tuned):
     before, after = (open_bundle(path).manifest for path in (tiny_bundle, tuned_bundle))  # every hash checked
     winner = tuned.winner.counted.schedule
-    assert (after.defaults.schedule, after.defaults.steps) == (str(winner), winner.steps)
-    assert msgspec.structs.replace(after, defaults=before.defaults) == before
+    assert (after.facts.defaults.schedule, after.facts.defaults.steps) == (str(winner), winner.steps)
+    facts = msgspec.structs.replace(after.facts, defaults=before.facts.defaults)
+    assert msgspec.structs.replace(after, facts=facts) == before
     assert sorted(p.name for p in tuned_bundle.parent.iterdir()) == ["own.bundle", "work"]
     with Session.open(tuned_bundle) as session:
         assert session.generate("abc").schedule == winner

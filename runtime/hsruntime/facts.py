@@ -1,0 +1,169 @@
+"""What is true of a pair, stated once: the build fixes it before anything is traced, the manifest holds it as it is."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from hsruntime.strict import Strict
+
+Count = Annotated[int, Meta(ge=1)]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Size = tuple[Count, Count]
+"""Width and height in pixels."""
+Operations = dict[str, int]
+"""A count as a sum: products of dimensions ("M*N"), each with how often it is taken."""
+
+
+def size_text(size: tuple[int, ...]) -> str:
+    """A size as people write it: `1024x768`."""
+    return f"{size[0]}x{size[1]}"
+
+
+def counted(operations: Operations, **dims: int) -> int:
+    """The sum for these dimensions; the product named "1" is taken as it is."""
+    known = {"1": 1, **dims}
+    return sum(factor * prod(known[dim] for dim in name.split("*")) for name, factor in operations.items())
+
+
+class Lora(Strict, frozen=True, kw_only=True):
+    """A LoRA that was fused into a transformer's weights at build."""
+
+    name: Annotated[str, Meta(pattern=r"\A[^/\\]+\Z")]
+    """Of the file, without its folder."""
+    sha256: Sha256
+    scale: float
+
+
+class Positions(Strict, frozen=True, kw_only=True):
+    """The part of a position table that an engine carries: which row of it is a token's.
+
+    `origin`: "centre" takes a picture's tokens from the middle of a table of `table_size`^2, of which the engine has
+    the middle `rows` and `columns`; "corner" counts from the table's first row and column.
+    """
+
+    origin: Literal["centre", "corner"]
+    table_size: Count
+    rows: Count
+    columns: Count
+
+
+class Transformer(Strict, frozen=True, kw_only=True):
+    """What the runtime must know of one transformer: cache slots, positions, text side, terms of the arithmetic."""
+
+    source: str
+    """`demo`, a hub id, or for a local path a mark of the weights; a path says nothing on another machine."""
+    parameters: Count
+    layers: Count
+    heads: Count
+    head_size: Count
+    image_slots: Count
+    """Attention layers that keep keys and values of image tokens."""
+    text_slots: Annotated[int, Meta(ge=0)]
+    """Those that keep them of text tokens."""
+    positions: Positions
+    text: str
+    """The text side that it reads."""
+    operations: dict[str, Operations]
+    """Of a step over G rows, M active of N image tokens and T text tokens, L of them live, by part of the network; a
+    part "layers" is there."""
+    adapters: tuple[Lora, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """The width of a token inside the transformer."""
+        return self.heads * self.head_size
+
+
+class Latent(Strict, frozen=True, kw_only=True):
+    """The latent space both transformers share."""
+
+    channels: Count
+    patch_size: Count
+    vae_scale: Count
+    """Pixels per latent along one side."""
+
+    @property
+    def token_width(self) -> int:
+        """Numbers in one token: P = p * p * C."""
+        return self.patch_size**2 * self.channels
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Pixels along one side of the square that a token covers; sizes are multiples of it."""
+        return self.patch_size * self.vae_scale
+
+
+class Sizes(Strict, frozen=True, kw_only=True):
+    """Which pictures the bundle was built for; widths and heights vary independently within the range."""
+
+    default: Size
+    minimum: Size
+    maximum: Size
+    max_batch: Count
+
+
+class Sigmas(Strict, frozen=True, kw_only=True):
+    """The rule that spaces noise levels (hsruntime.loop.flow has one function a rule), and its numbers."""
+
+    rule: Literal["flow-match-euler", "trailing"]
+    levels: Count
+    """As many the pair was trained on; a timestep is sigma times it."""
+    shift: Annotated[float, Meta(gt=0)]
+
+
+class TextSlot(Strict, frozen=True, kw_only=True):
+    """One text encoder, its tokenizer, and where its answers go."""
+
+    engine: str
+    tokenizer: str
+    length: Count
+    pad_id: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    into: dict[str, str]
+    """Its outputs to the inputs of the side's join."""
+
+
+class TextSide(Strict, frozen=True, kw_only=True):
+    """What becomes of a prompt: encoders, and the engine that joins their answers into a transformer's inputs.
+
+    An input of the join that no encoder fills is zeros. Its output "text" (B, T, Dt) is the stream of text tokens.
+    """
+
+    join: str
+    tokens: Count
+    """T, of every prompt."""
+    encoders: list[TextSlot]
+
+
+class Defaults(Strict, frozen=True, kw_only=True):
+    """What `generate` does when it is told nothing."""
+
+    schedule: str
+    steps: Count
+    guidance_scale: float
+
+
+class Facts(Strict, frozen=True, kw_only=True):
+    """A pair and what a bundle of it does."""
+
+    family: str
+    large: Transformer
+    small: Transformer
+    latent: Latent
+    sizes: Sizes
+    sigmas: Sigmas
+    text: dict[str, TextSide]
+    """By name; members that read the same text share one."""
+    defaults: Defaults
+
+    @property
+    def text_tokens(self) -> int:
+        """T of the text that large reads."""
+        return self.text[self.large.text].tokens
+
+    @property
+    def slots(self) -> list[TextSlot]:
+        """The encoders of all text sides."""
+        return [slot for side in self.text.values() for slot in side.encoders]
