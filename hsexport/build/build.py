@@ -5,7 +5,6 @@ from __future__ import annotations
 from hsengines.backend import get_backend
 from hsexport.build.memory import return_what_is_freed
 from hsexport.build.networks import networks_of
-from hsexport.build.progress import Reporter, bytes_told
 from hsexport.build.recipe import BuildRequest, Recipe, check_tokenizers, recipe_for
 from hsexport.build.stages.compile import compile_all
 from hsexport.build.stages.export import export_all
@@ -17,6 +16,7 @@ from hsexport.checkpoints.downloads import Downloads
 from hsexport.checkpoints.previews import Previews
 from hsexport.checkpoints.same_weights import check_same_weights
 from hsexport.plan.plan import check_room, plan_here
+from hsexport.progress import Reporter, bytes_told
 from hsruntime.bundle.reader import Bundle
 
 

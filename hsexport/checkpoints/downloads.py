@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
-from hsexport.build.progress import OnBytes
+from hsexport.progress import OnBytes
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from hsexport.build.progress import OnBytes
+from hsexport.progress import OnBytes
 
 from .agreement import remedy_for
 from .check import WEIGHED_PARTS, parts_of_both

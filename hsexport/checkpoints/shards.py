@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hsexport.build.progress import OnBytes
+from hsexport.progress import OnBytes
 
 from .documents import read_document
 from .errors import PairError

@@ -37,13 +37,13 @@ class Way:
 def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     """The build's stages export and optimise over large alone: golden, parity's input and all."""
     from hsexport.build.memory import return_what_is_freed
-    from hsexport.build.progress import Silent
     from hsexport.build.recipe import BuildRequest, recipe_for
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.store import Store
     from hsexport.families.sd3.networks import large_network
     from hsexport.onnx.graph_files import load_graph
+    from hsexport.progress import Silent
 
     start = time.perf_counter()
     return_what_is_freed()

@@ -21,11 +21,11 @@ def exported(layers: int) -> tuple[int, int]:
 
     from hsexport.build.memory import return_what_is_freed
     from hsexport.build.networks import networks_of
-    from hsexport.build.progress import Silent
     from hsexport.build.recipe import BuildRequest, recipe_for
     from hsexport.build.stages.export import export_all
     from hsexport.build.store import Store
     from hsexport.plan.networks import holding_of
+    from hsexport.progress import Silent
 
     return_what_is_freed()
     with TemporaryDirectory() as folder:

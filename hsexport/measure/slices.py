@@ -60,13 +60,13 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     """Seconds of the build, bytes of weights, of the engine, and of private memory."""
     from hsengines.backend import BuildOptions, get_backend
     from hsexport.build.memory import return_what_is_freed
-    from hsexport.build.progress import Silent
     from hsexport.build.recipe import BuildRequest, recipe_for
     from hsexport.build.stages.compile import compile_all
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.store import Store
     from hsexport.families.sd3.networks import large_network
+    from hsexport.progress import Silent
 
     return_what_is_freed()
     options = BuildOptions(precision=precision, architectures=(arch,))

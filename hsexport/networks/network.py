@@ -16,8 +16,8 @@ from hsengines.spec import EngineSpec, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from hsexport.build.progress import OnBytes
     from hsexport.checkpoints.weights import Weights
+    from hsexport.progress import OnBytes
 
 
 @dataclass(frozen=True)

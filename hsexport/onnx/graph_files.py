@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from hsexport.build.progress import OnBytes
 from hsexport.onnx.passes.graph_pass import raise_own
 from hsexport.onnx.weights import CheckpointTensor, is_placeholder
+from hsexport.progress import OnBytes
 
 INLINE_BYTES = 256
 """Tensors up to this size lie in the graph's own file."""

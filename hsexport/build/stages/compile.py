@@ -11,9 +11,9 @@ from hsengines.backend import Backend, BuildOptions, EngineFiles
 from hsengines.errors import EngineBuildError
 from hsexport.build.audit import audit
 from hsexport.build.key import BuildKey
-from hsexport.build.progress import Reporter
 from hsexport.build.stages.optimise import Graph
 from hsexport.build.store import Store
+from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import AuditRecord
 
 RECORD = "built.json"

@@ -14,12 +14,12 @@ from hsengines.errors import HSError
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
 from hsexport.build.key import BuildKey, file_digest
-from hsexport.build.progress import OnBytes, Reporter, bytes_told
 from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.export import ExportedNetwork
 from hsexport.build.store import Store
 from hsexport.networks.network import Network
 from hsexport.onnx.passes.islands import Island, default_islands, islands_from_text
+from hsexport.progress import OnBytes, Reporter, bytes_told
 from hsruntime.bundle.manifest import Fp32Block
 
 if TYPE_CHECKING:

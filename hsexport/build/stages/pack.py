@@ -11,10 +11,10 @@ from pathlib import Path
 
 from hsengines.backend import Backend, BuildOptions
 from hsexport import __version__
-from hsexport.build.progress import Reporter
 from hsexport.build.recipe import Recipe, load_tokenizer
 from hsexport.build.stages.compile import CompiledEngine
 from hsexport.build.stages.export import TOOLS
+from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
 from hsruntime.bundle.writer import write_bundle

@@ -11,12 +11,12 @@ from hsengines.backend import Backend, Device, get_backend
 from hsengines.errors import HSError
 from hsengines.traits import DEFAULT_BACKEND
 from hsexport.build.key import BuildKey, file_digest
-from hsexport.build.progress import Reporter
 from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.compile import CompiledEngine
 from hsexport.build.store import Store
 from hsexport.build.verify.cast_back import cast_back_graph, first_infinite_block
 from hsexport.build.verify.compare import Comparison, compare, tolerance_of
+from hsexport.progress import Reporter
 from hsruntime.bundle.golden import load_golden
 from hsruntime.bundle.manifest import ParityRecord
 

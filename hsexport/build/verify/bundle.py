@@ -8,10 +8,10 @@ from importlib.util import find_spec
 
 from hsengines.backend import Backend, Device, Engine, get_backend
 from hsengines.errors import HSError
-from hsexport.build.progress import Reporter
 from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.build.verify.origin import UNNAMED, NamedPair, recipe_of
+from hsexport.progress import Reporter
 from hsruntime.bundle.golden import load_golden
 from hsruntime.bundle.reader import Bundle
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from hsexport.build.progress import OnBytes
 from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.loading import in_few_words
 from hsexport.checkpoints.shards import AGAIN, TensorHeader, digest_of
 from hsexport.checkpoints.weights.weight import Weight
+from hsexport.progress import OnBytes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from hsengines.errors import HSError
-from hsexport.build.progress import Reporter, bytes_told
+from hsexport.progress import Reporter, bytes_told
 
 SUMS = "SHA256SUMS"
 SUFFIXES = (".tar", ".tar.gz")

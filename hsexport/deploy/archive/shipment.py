@@ -10,12 +10,12 @@ from pathlib import Path
 from hsengines.errors import HSError
 from hsengines.process import workplace
 from hsengines.traits import traits_of
-from hsexport.build.progress import Reporter
 from hsexport.deploy.archive.archive import Member, checked_name, write_archive
 from hsexport.deploy.archive.own_wheel import own_wheel, requirements_of
 from hsexport.deploy.archive.pins import pins_of
 from hsexport.deploy.archive.target import Target
 from hsexport.deploy.archive.wheels import fetch_wheels
+from hsexport.progress import Reporter
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, open_bundle, sha256_of
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hsengines.errors import HSError
-from hsexport.build.progress import Reporter
 from hsexport.deploy.archive.pip import PipError, pip
 from hsexport.deploy.archive.target import Target
+from hsexport.progress import Reporter
 
 
 def fetch_wheels(pins: list[str], target: Target, into: Path, reporter: Reporter) -> list[Path]:

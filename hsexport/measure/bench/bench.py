@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsexport.build.progress import Reporter
 from hsexport.measure.bench.drawing import Drawing, draw_rounds
 from hsexport.measure.bench.hardware import hardware, usable_cores, versions
 from hsexport.measure.bench.judge import DEMO_JUDGE, Judge, names_from
@@ -17,6 +16,7 @@ from hsexport.measure.bench.report import LPIPS_NOTE, Report, bundle_facts, new_
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Score, opinions_on, score, score_diffusers
 from hsexport.measure.bench.work import Work
+from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 

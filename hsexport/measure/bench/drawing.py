@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hsexport.build.progress import Reporter
 from hsexport.measure.bench.plan import Plan
 from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.bench.rounds import Contestant, Round, contestant, play
 from hsexport.measure.bench.scores import DIFFUSERS
 from hsexport.measure.bench.work import Work
+from hsexport.progress import Reporter
 from hsruntime import Session
 from hsruntime.bundle.reader import Bundle
 from hsruntime.options import SessionOptions

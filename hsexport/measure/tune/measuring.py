@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hsexport.build.progress import Reporter
 from hsexport.measure.bench.metrics import Metric
 from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.tune.counting import Counted
 from hsexport.measure.tune.goal import Score
 from hsexport.measure.tune.ledger import Conditions, Ledger, Measurement
+from hsexport.progress import Reporter
 from hsruntime.loop.region import active_count
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.schedule.schedule import Schedule

@@ -10,7 +10,6 @@ from typing import Literal
 import msgspec
 
 from hsengines.errors import HSError
-from hsexport.build.progress import Reporter
 from hsexport.measure.bench.metrics import Metric
 from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.tune.candidates import family
@@ -22,6 +21,7 @@ from hsexport.measure.tune.measuring import Measurer, Setup
 from hsexport.measure.tune.prompts import prompts_for
 from hsexport.measure.tune.search import Search
 from hsexport.measure.tune.verdict import sentences
+from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.bundle.writer import write_defaults

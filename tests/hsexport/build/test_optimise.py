@@ -10,7 +10,6 @@ import pytest
 from hsengines.backend import BuildOptions
 from hsengines.spec import EngineSpec
 from hsexport.build.networks import networks_of
-from hsexport.build.progress import Silent
 from hsexport.build.recipe import BuildRequest, recipe_for
 from hsexport.build.stages.export import ExportedNetwork, export_all
 from hsexport.build.stages.optimise import GraphError, optimise_all
@@ -20,6 +19,7 @@ from hsexport.build.verify.compare import tolerance_of
 from hsexport.networks.network import Network
 from hsexport.onnx.graph_files import save_graph
 from hsexport.onnx.passes.graph_pass import PassError
+from hsexport.progress import Silent
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 from tiny_pair import T5_LENGTH, make_pair
 
 from hsexport.build.build import build
-from hsexport.build.progress import Silent
 from hsexport.build.recipe import BuildRequest
+from hsexport.progress import Silent
 from hsruntime import Session
 
 PROMPTS = ["a red apple", "an old teapot on a table"]

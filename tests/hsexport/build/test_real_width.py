@@ -17,10 +17,10 @@ def exported(tmp_path_factory):
     """Large alone, in fp32, at 4096 tokens; (store, what the export stage made)."""
     from tiny_pair import make_pipeline
 
-    from hsexport.build.progress import Silent
     from hsexport.build.recipe import BuildRequest, recipe_for
     from hsexport.build.stages.export import export_all
     from hsexport.families.sd3.networks import large_network
+    from hsexport.progress import Silent
 
     root = tmp_path_factory.mktemp("real_width")
     wide = {"heads": 38, "head_size": 64, "joint": 4096, "pooled": 2048, "with_t5": False}
@@ -37,11 +37,11 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision):
-    from hsexport.build.progress import Silent
     from hsexport.build.stages.compile import compile_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.stages.verify import verify_all
     from hsexport.onnx.graph_files import load_graph
+    from hsexport.progress import Silent
 
     store, networks = exported
     backend = get_backend("tensorrt-rtx")

@@ -9,8 +9,8 @@ from one_line import told_in_one_line
 
 from hsengines.backend import BuildOptions
 from hsexport.build.build import build
-from hsexport.build.progress import Silent
 from hsexport.build.recipe import BuildRequest
+from hsexport.progress import Silent
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs [rtx]")]
 

@@ -5,12 +5,12 @@ import pytest
 
 from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.build.networks import networks_of
-from hsexport.build.progress import Silent
 from hsexport.build.stages.export import export_all
 from hsexport.build.store import Store
 from hsexport.plan.flops import Extent, decoder_flops, encoder_flops, pass_flops
 from hsexport.plan.flops_of_graph import GraphFlopsError, flops_of_graph
 from hsexport.plan.networks import holding_of
+from hsexport.progress import Silent
 from hsruntime.schedule.arithmetic import step_flops
 
 

@@ -228,9 +228,9 @@ def test_a_download_needs_room_too(tiny_recipe, roomy, beside_cache, free, words
 
 def test_a_build_asks_before_it_starts(tiny_pair_dirs, tmp_path, monkeypatch, roomy):
     from hsexport.build import build
-    from hsexport.build.progress import Silent
     from hsexport.build.recipe import BuildRequest
     from hsexport.plan import plan
+    from hsexport.progress import Silent
 
     monkeypatch.setattr(plan, "machine_at", lambda *_: replace(roomy, cache_free_bytes=0))
     request = BuildRequest(*map(str, tiny_pair_dirs), out=tmp_path / "bundle", cache=tmp_path / "cache")

@@ -10,9 +10,9 @@ from collections import namedtuple
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.build.progress import Silent
 from hsexport.deploy.archive import archive
 from hsexport.deploy.archive.shipment import ship
+from hsexport.progress import Silent
 
 
 def unpacked(out, folder):

@@ -8,7 +8,6 @@ import pytest
 from house.test_readme import numbers_in, unmeasured_numbers
 
 from hsengines.errors import HSError
-from hsexport.build.progress import Silent
 from hsexport.measure.bench.bench import BenchRequest, bench
 from hsexport.measure.bench.columns import columns_of
 from hsexport.measure.bench.headline import headline
@@ -17,6 +16,7 @@ from hsexport.measure.bench.pareto import Point, front
 from hsexport.measure.bench.report import report_from_json, report_json
 from hsexport.measure.bench.table import markdown, splice
 from hsexport.measure.bench.writing import write_report
+from hsexport.progress import Silent
 
 SCHEDULES = ("large:2,hybrid:1,small:1", "large:2,hybrid:1,small:1;signal=random", "large:4", "small:4")
 

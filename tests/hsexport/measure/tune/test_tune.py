@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hsexport.build.progress import Silent
 from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError
 from hsexport.measure.tune.ledger import LEDGER_NAME
 from hsexport.measure.tune.tune import TuneRequest, tune
+from hsexport.progress import Silent
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.session import Session
 

@@ -1,4 +1,4 @@
-"""How the stages tell of their progress; the command line decides how it looks."""
+"""How long work tells of its progress; the command line decides how it looks. Every room may use it."""
 
 from __future__ import annotations
 
