@@ -1,4 +1,4 @@
-"""A network on its way to an engine: its outside, how to load its torch module, and inputs to trace it with."""
+"""A network on its way to an engine: its I/O signature, how to load its torch module, and inputs to trace it with."""
 
 from __future__ import annotations
 
@@ -21,6 +21,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Fp32Rule:
+    """Nodes that stay in fp32 where the rest is cast: those in a module of `modules`, if they are one of `operators`.
+
+    `modules` are patterns (fnmatch, `*` spans dots) over the path of the node's module; empty, like empty `operators`,
+    means any. `precisions` are the casts that it is for.
+    """
+
+    name: str
+    modules: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp16", "bf16")
+    reason: str = ""
+
+    def holds(self, module: str, operator: str) -> bool:
+        """Whether it asks for a node of the operator in the module; for Attention, no rule does.
+
+        TensorRT has no fp32 kernels for it. Its inputs are normalised, and it sums in fp32 by itself.
+        """
+        if operator == "Attention" or (self.operators and operator not in self.operators):
+            return False
+        return not self.modules or any(fnmatchcase(module, pattern) for pattern in self.modules)
+
+
+@dataclass(frozen=True)
 class Network:
     """What the export, compile and verify stages know of one network of a bundle.
 
@@ -30,8 +54,9 @@ class Network:
     integer inputs from above (exclusive) by a number or by a dimension or product of dimensions ("B*N"). `facts` names
     whatever else decides the module's weights or graph, for the build key: its configuration above all.
 
-    In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all others stay
-    float32 at the border; `stays_fp32` keeps the whole network out of it. `layers` is a transformer's depth.
+    In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all other
+    inputs and outputs stay float32; `fp32_blocks` stay fp32 inside, as norms do, and `stays_fp32` keeps the whole
+    network out of it. `layers` is a transformer's depth.
     """
 
     spec: EngineSpec
@@ -41,6 +66,7 @@ class Network:
     weights: Weights | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     narrow_tensors: tuple[str, ...] = ()
+    fp32_blocks: tuple[Fp32Rule, ...] = ()
     stays_fp32: bool = False
     layers: int = 0
 
@@ -65,7 +91,7 @@ class Network:
         return "fp32" if self.stays_fp32 else bundle
 
     def spec_at(self, precision: str) -> EngineSpec:
-        """The outside after the graph was cast."""
+        """The I/O signature after the graph was cast."""
         return replace(
             self.spec,
             inputs=tuple(self._cast(tensor, precision) for tensor in self.spec.inputs),

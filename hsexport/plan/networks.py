@@ -121,14 +121,11 @@ def _is_read(network: Network, tensor: str) -> bool:
 
 
 def _fp32_modules(network: Network, recipe: Recipe, precision: str) -> tuple[str, ...]:
-    """Patterns of modules whose weights stay fp32; islands of single operators hold norms: next to nothing."""
-    if precision == "fp32":
-        return ()
-    from hsexport.onnx.passes.islands import default_islands, islands_from_text
+    """Patterns of modules whose weights stay fp32; rules for single operators hold norms: next to nothing."""
+    from hsexport.onnx.passes.fp32_blocks import fp32_rules
 
-    islands = default_islands(network.name, network.layers, precision)
-    islands += islands_from_text(recipe.request.fp32, network.name)
-    return tuple(pattern for island in islands if not island.operators for pattern in island.modules)
+    rules = fp32_rules(network, precision, recipe.request.fp32)
+    return tuple(pattern for rule in rules if not rule.operators for pattern in rule.modules)
 
 
 def item_bytes(precision: str) -> int:

@@ -39,7 +39,7 @@ def export_all(networks: list[Network], store: Store, reporter: Reporter) -> lis
 
 
 def export_key(network: Network) -> BuildKey:
-    """What decides a network's graph: its outside, its configuration, this package's source, the exporter's tools.
+    """What decides a network's graph: I/O signature, configuration, this package's source, the exporter's tools.
 
     Not its weights: a graph serves a model trained on, or with an adapter fused into it. Nor the profiles.
     """

@@ -17,8 +17,8 @@ from hsexport.build.key import BuildKey, file_digest
 from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.export import ExportedNetwork
 from hsexport.build.store import Store
-from hsexport.networks.network import Network
-from hsexport.onnx.passes.islands import Island, default_islands, islands_from_text
+from hsexport.networks.network import Fp32Rule, Network
+from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.progress import OnBytes, Reporter, bytes_told
 from hsruntime.bundle.manifest import Fp32Block
 
@@ -40,7 +40,7 @@ class Graph:
     precision: str
     onnx: Path
     golden: Path
-    islands: tuple[Fp32Block, ...]
+    fp32_blocks: tuple[Fp32Block, ...]
     digests: Mapping[str, str]
 
     @property
@@ -52,7 +52,7 @@ class Graph:
 class _Report(msgspec.Struct, frozen=True):
     """What the store keeps beside a graph; its warnings are told again whenever it is taken from there."""
 
-    islands: list[Fp32Block]
+    fp32_blocks: list[Fp32Block]
     warnings: list[str]
 
 
@@ -68,18 +68,18 @@ def optimise_all(
     store: Store,
     reporter: Reporter,
 ) -> list[Graph]:
-    """Optimises what the store does not hold yet. `fp32` are the user's own islands.
+    """Optimises what the store does not hold yet. `fp32` is what users add to the fp32 block list.
 
     Raises GraphError or PassError; the former also for a pattern in `fp32` that holds no node of any graph.
     """
     reporter.stage("optimise", len(exported))
     graphs = [_optimise(each, backend, precision, fp32, store, reporter) for each in exported]
-    matched = {island.name for graph in graphs for island in graph.islands}
+    matched = {block.name for graph in graphs for block in graph.fp32_blocks}
     for pattern in fp32:
         if pattern not in matched:
             raise GraphError(
                 f"--fp32 '{pattern}' holds no node of any graph that is cast to {precision}",
-                "write it like large:transformer_blocks.35*; `inspect` shows what the islands hold",
+                "write it like large:transformer_blocks.35*; `inspect` shows what stays in fp32",
             )
     return graphs
 
@@ -89,13 +89,13 @@ def _optimise(
 ) -> Graph:
     network = exported.network
     own = network.precision_in(precision)
-    islands = default_islands(network.name, network.layers, own) + islands_from_text(fp32, network.name)
-    key = _key(exported, backend, own, islands if own != "fp32" else ())
+    rules = fp32_rules(network, own, fp32)
+    key = _key(exported, backend, own, rules)
     found = store.find(key)
     reporter.begin(network.name, "" if found else store.why_missing(key))
 
     def fill(folder: Path) -> None:
-        _fill(exported, backend, own, islands, folder, bytes_told(reporter, network.name, "written"))
+        _fill(exported, backend, own, rules, folder, bytes_told(reporter, network.name, "written"))
 
     entry = found or store.make(key, fill, lambda: reporter.wait(network.name))
     report = msgspec.json.decode((entry / REPORT).read_bytes(), type=_Report)
@@ -105,16 +105,16 @@ def _optimise(
     digests = store.digests(entry)
     del digests[REPORT]
     onnx = entry / exported.onnx.name
-    return Graph(network, network.spec_at(own), own, onnx, exported.golden, tuple(report.islands), digests)
+    return Graph(network, network.spec_at(own), own, onnx, exported.golden, tuple(report.fp32_blocks), digests)
 
 
-def _key(exported: ExportedNetwork, backend: str, precision: str, islands: Sequence[Island]) -> BuildKey:
+def _key(exported: ExportedNetwork, backend: str, precision: str, rules: Sequence[Fp32Rule]) -> BuildKey:
     weights = exported.network.weights
     facts = {
         "graph": file_digest(exported.onnx),
         "backend": backend,
         "precision": precision,
-        "islands": ", ".join(island.name for island in islands),  # what they hold is in the source or in the name
+        "fp32 blocks": ", ".join(" ".join((rule.name, *rule.modules, *rule.operators)) for rule in rules),
         "narrow tensors": json.dumps(exported.network.narrow_tensors),
         "hsexport": source_digest("optimise"),
     }
@@ -125,11 +125,11 @@ def _fill(
     exported: ExportedNetwork,
     backend: str,
     precision: str,
-    islands: Sequence[Island],
+    rules: Sequence[Fp32Rule],
     folder: Path,
     on_bytes: OnBytes,
 ) -> None:
-    """Writes the graph with its weights, what its islands hold, and what lint has to say of it as it was exported."""
+    """Writes the graph with its weights, what stays in fp32, and what lint has to say of it as it was exported."""
     from hsexport.onnx.graph_files import load_graph, save_graph
     from hsexport.onnx.lint import lint
     from hsexport.onnx.passes.prepare import prepare
@@ -138,7 +138,7 @@ def _fill(
     network, model = exported.network, load_graph(exported.onnx)
     warnings = _warnings(network.name, lint(model, backend, precision))
     attach_weights(model, network.weights)
-    cast = prepare(model, backend, precision, network.narrow_tensors, islands)
+    cast = prepare(model, backend, precision, network.narrow_tensors, rules)
     # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
     save_graph(model, folder / exported.onnx.name, refer=traits_of(backend).resident_weights, on_bytes=on_bytes)
     report = _Report([record for record in cast.held if record.nodes] if cast else [], warnings)

@@ -62,7 +62,7 @@ def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecor
         build_key=engine.key,
         precision=engine.graph.precision,
         weight_format="unquantized",
-        fp32_blocks=list(engine.graph.islands),
+        fp32_blocks=list(engine.graph.fp32_blocks),
         options=engine.options,
         audit=engine.audit,
         golden=golden,

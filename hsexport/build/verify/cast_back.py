@@ -22,7 +22,7 @@ from hsruntime.bundle.golden import load_golden
 
 @contextmanager
 def cast_back_graph(graph: Graph) -> Iterator[tuple[Path, EngineSpec]]:
-    """A file with the graph in fp32, every value rounded to its precision, and that file's outside; gone afterwards.
+    """A file with the graph in fp32, every value rounded to its precision, and its I/O signature; gone afterwards.
 
     An fp32 graph is its own stand-in.
     """

@@ -8,6 +8,7 @@ from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsexport.build.recipe import Recipe, TextPart
 from hsexport.checkpoints.loading import told_by_folder
 from hsexport.families.sd3.encoder_weights import config_fact, part_weights
+from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.networks.network import Network
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
         weights=part_weights(part.encoder, prefix="model.", kind=part.kind),
         facts=config_fact(part.encoder),
         narrow_tensors=("states", "pooled"),
+        fp32_blocks=T5 if part.kind == "t5" else (),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.build.recipe import Recipe
 from hsexport.checkpoints.member import Member
+from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weights import transformer_weights
 from hsexport.networks.network import Network
 from hsruntime.facts import Transformer
@@ -94,5 +95,6 @@ def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str
             "config": json.dumps(asdict(config), sort_keys=True),
         },
         narrow_tensors=narrow,
+        fp32_blocks=transformer_rules(config.num_layers),
         layers=config.num_layers,
     )

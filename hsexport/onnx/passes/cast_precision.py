@@ -1,4 +1,4 @@
-"""Casts a whole fp32 graph to half precision, but for what the fp32 blocks hold."""
+"""Casts a whole fp32 graph to half precision, but for its fp32 blocks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.casting import (
     WIDE,
     Casts,
@@ -20,7 +21,7 @@ from hsexport.onnx.passes.casting import (
 )
 from hsexport.onnx.passes.graph_pass import GraphPass
 from hsexport.onnx.passes.half import half_type, takes
-from hsexport.onnx.passes.islands import Island
+from hsexport.onnx.passes.names import module_path
 from hsruntime.bundle.manifest import Fp32Block
 
 NO_HALF = "no half precision"
@@ -28,7 +29,7 @@ NO_HALF = "no half precision"
 
 
 class CastPrecision(GraphPass):
-    """Casts a graph to "fp16" or "bf16"; nodes that an island holds stay fp32.
+    """Casts a graph to "fp16" or "bf16"; nodes that one of `rules` holds stay fp32.
 
     Inputs and outputs whose names match a pattern in `narrow_tensors` become half as well, all others stay fp32.
     Weights keep their names and are converted one at a time while the model is saved (save_graph), which raises
@@ -36,13 +37,13 @@ class CastPrecision(GraphPass):
     Requires that every float is fp32, and that no output is an input or a weight handed through.
 
     Afterwards `narrow` and `wide` count the float nodes that are half and fp32, `casts` the nodes added between them;
-    `held` says of each island how many nodes it keeps, `narrow_names` which inputs and outputs are no longer fp32.
+    `held` says how many each rule keeps, `narrow_names` which inputs and outputs are no longer fp32.
     """
 
-    def __init__(self, precision: str, narrow_tensors: Sequence[str] = (), islands: Sequence[Island] = ()) -> None:
+    def __init__(self, precision: str, narrow_tensors: Sequence[str] = (), rules: Sequence[Fp32Rule] = ()) -> None:
         """Raises PassError for another precision."""
         self.dtype = half_type(precision)
-        self._patterns, self._islands = narrow_tensors, islands
+        self._patterns, self._rules = narrow_tensors, rules
         self.narrow = self.wide = self.casts = 0
         self.held: list[Fp32Block] = []
         self.narrow_names: set[str] = set()
@@ -98,10 +99,10 @@ class CastPrecision(GraphPass):
         wide = {node for node in nodes if not takes(node, opset, self.dtype)}
         if wide:
             self.held.append(Fp32Block(name=NO_HALF, nodes=len(wide), reason="ONNX has them in fp32 alone"))
-        for island in self._islands:
-            held = [node for node in nodes if island.holds(node)]
+        for rule in self._rules:
+            held = [node for node in nodes if rule.holds(module_path(node), node.op_type)]
             wide.update(held)
-            self.held.append(Fp32Block(name=island.name, nodes=len(held), reason=island.reason))
+            self.held.append(Fp32Block(name=rule.name, nodes=len(held), reason=rule.reason))
         return wide
 
 

@@ -34,7 +34,7 @@ def exported(tiny_pair_dirs, tiny_build):
 
 @pytest.fixture(scope="module")
 def graphs_at(exported):
-    """Graphs by name for a precision and the user's islands."""
+    """Graphs by name for a precision and what the user keeps in fp32."""
     networks, store = exported
 
     def at(precision, fp32=(), backend="tensorrt-rtx"):
@@ -64,14 +64,14 @@ def test_step_arithmetic_stays_fp32_in_every_precision(graphs_at):
     assert {t.dtype for t in graphs["select_cache"].spec.outputs} == {"bfloat16"}
 
 
-def test_users_island_shows_in_the_graph_and_only_there(graphs_at):
+def test_users_fp32_block_shows_in_the_graph_and_only_there(graphs_at):
     graphs = graphs_at("fp16", fp32=("small:transformer_blocks.0*",))
-    held = {name: {i.name: i.nodes for i in graph.islands} for name, graph in graphs.items()}
+    held = {name: {i.name: i.nodes for i in graph.fp32_blocks} for name, graph in graphs.items()}
     assert held["small"]["small:transformer_blocks.0*"] > 10
     assert not any("transformer_blocks" in name for name in held["large"])
 
 
-def test_users_island_that_holds_nothing_is_told(graphs_at):
+def test_users_fp32_block_that_holds_nothing_is_told(graphs_at):
     with pytest.raises(GraphError, match=r"--fp32 'large:nothing\*' holds no node of any graph that is cast to fp16"):
         graphs_at("fp16", fp32=("large:nothing*",))
 

@@ -76,7 +76,7 @@ def test_products_are_built_in_the_graphs_precision(made, precision):
     assert audit.products["float32"] == 2, "the timestep's two layers"
 
 
-def test_border_keeps_latents_in_fp32_and_the_cache_in_half(made):
+def test_signature_keeps_latents_in_fp32_and_the_cache_in_half(made):
     large = made.fp16.bundle.manifest.engines["large"]
     dtypes = {t.name: t.dtype for t in (*large.inputs, *large.outputs)}
     assert (dtypes["tokens"], dtypes["velocity"], dtypes["timestep"]) == ("float32",) * 3
@@ -108,14 +108,14 @@ def test_building_again_builds_nothing(made):
     assert first == again
 
 
-def test_inspect_shows_profiles_types_islands_and_key(made, hsexport):
+def test_inspect_shows_profiles_types_fp32_blocks_and_key(made, hsexport):
     done = hsexport("inspect", made.fp16.bundle.path)
     assert done.returncode == 0, done.stderr
     key = made.fp16.bundle.manifest.engines["large"].build_key[:12]
     for words in ("sm_89, sm_120", "region", "R 0..179..575", "fp16", "norms", "timestep embedding", key, "cast-back"):
         assert words in done.stdout, words
     record = json.loads(hsexport("inspect", made.fp16.bundle.path, "--json").stdout)["engines"]["large"]
-    assert {island["name"] for island in record["islands"]} == {"norms", "timestep embedding"}
+    assert {block["name"] for block in record["fp32_blocks"]} == {"norms", "timestep embedding"}
 
 
 def test_verify_says_why_the_engines_are_left_out(made, hsexport, no_gpu):
@@ -155,7 +155,7 @@ def test_options_it_cannot_build_with_are_refused_up_front(hsexport, demo_cache,
     assert "export: large" not in done.stderr
 
 
-def test_island_that_holds_nothing_is_told(hsexport, demo_cache, tmp_path):
+def test_fp32_block_that_holds_nothing_is_told(hsexport, demo_cache, tmp_path):
     paths = ["--large", "demo", "--small", "demo", "--out", tmp_path / "b", "--cache", demo_cache]
     done = hsexport("build", *paths, "--backend", "tensorrt-rtx", "--fp32", "large:transformer_blocks.99*")
     told_in_one_line(done, "--fp32 'large:transformer_blocks.99*' holds no node", "inspect")

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from onnx_graphs import cast_precision, graph, run
 
+from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.cast_back import CastBack
 from hsexport.onnx.passes.expose_blocks import ExposeBlocks
+from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.onnx.passes.graph_pass import apply
-from hsexport.onnx.passes.islands import Island, default_islands
 
 # Largest error over the reference's largest value, per block and output. A rounding costs 2^-11 in fp16 and 2^-8 in
 # bf16; some ten of them in a row add up in each residual block. Measured: 0.4e-2 and 3.2e-2 at worst, in T5.
@@ -17,8 +18,8 @@ TOLERANCE = {"fp16": 1e-2, "bf16": 8e-2}
 FP16_KERNELS = 5e-3
 
 
-def rounded(model, precision, islands=(), narrow=()):
-    cast_precision(model, precision, narrow, islands)
+def rounded(model, precision, rules=(), narrow=()):
+    cast_precision(model, precision, narrow, rules)
     apply(model, CastBack(precision))
     return model
 
@@ -38,7 +39,7 @@ def feed_of(network):
 @pytest.mark.parametrize("name", ["large", "text_encoder", "text_encoder_3", "vae_decoder"])
 def test_block_by_block_near_fp32(tiny_onnx, tiny_networks, tmp_path, name, precision):
     reference, model, feed = tiny_onnx(name), tiny_onnx(name), feed_of(tiny_networks[name])
-    rounded(model, precision, default_islands(name, 2, precision), ("past_*", "present_*"))
+    rounded(model, precision, fp32_rules(tiny_networks[name], precision), ("past_*", "present_*"))
     exposed, found_exposed = ExposeBlocks(), ExposeBlocks()
     apply(reference, exposed)
     apply(model, found_exposed)
@@ -54,9 +55,9 @@ def test_block_by_block_near_fp32(tiny_onnx, tiny_networks, tmp_path, name, prec
 
 def test_fp16_kernels_agree_with_the_cast_back(tiny_onnx, tiny_networks, tmp_path):
     half, back, feed = tiny_onnx("large"), tiny_onnx("large"), feed_of(tiny_networks["large"])
-    islands = default_islands("large", 2, "fp16")
-    cast_precision(half, "fp16", islands=islands)
-    rounded(back, "fp16", islands)
+    rules = fp32_rules(tiny_networks["large"], "fp16")
+    cast_precision(half, "fp16", rules=rules)
+    rounded(back, "fp16", rules)
     found, expected = run(half, tmp_path / "half.onnx", feed), run(back, tmp_path / "back.onnx", feed)
     errors = {name: error(found[name], expected[name]) for name in expected}
     assert max(errors.values()) < FP16_KERNELS, errors
@@ -80,17 +81,17 @@ def squares():
 
 
 @pytest.mark.parametrize(
-    ("precision", "islands", "finite"),
-    [("fp16", (), False), ("bf16", (), True), ("fp16", (Island("squares", operators=("Mul", "Sqrt")),), True)],
+    ("precision", "rules", "finite"),
+    [("fp16", (), False), ("bf16", (), True), ("fp16", (Fp32Rule("squares", operators=("Mul", "Sqrt")),), True)],
 )
-def test_what_leaves_fp16_shows_as_infinity(tmp_path, precision, islands, finite):
+def test_what_leaves_fp16_shows_as_infinity(tmp_path, precision, rules, finite):
     """300 squared is beyond 65504."""
-    model = rounded(squares(), precision, islands)
+    model = rounded(squares(), precision, rules)
     y = run(model, tmp_path / "m.onnx", {"x": np.array([300, 2], np.float32)})["y"]
     assert np.isfinite(y[0]) == finite and y[1] == pytest.approx(2, rel=0.01)
 
 
-def test_weights_hold_rounded_values_and_the_outside_is_fp32(tmp_path):
+def test_weights_hold_rounded_values_and_the_signature_is_fp32(tmp_path):
     third = np.array([1 / 3, 2 / 3], np.float32)
     model = graph("y = Add(x, w)", "(float[2] x) => (float[2] y)", w=third)
     rounded(model, "fp16", narrow=("*",))

@@ -5,10 +5,11 @@ import onnx_ir as ir
 import pytest
 from onnx_graphs import cast_precision, dtypes, graph, name_nodes, saved
 
+from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.graph_files import save_graph
 from hsexport.onnx.passes.cast_precision import NO_HALF
+from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.onnx.passes.graph_pass import PassError
-from hsexport.onnx.passes.islands import Island, default_islands
 
 
 def mlp():
@@ -17,7 +18,7 @@ def mlp():
     return name_nodes(model, "blocks.0/MatMul", "blocks.0/Relu", "blocks.1/MatMul")
 
 
-def test_all_nodes_half_and_outside_fp32(tmp_path):
+def test_all_nodes_half_and_signature_fp32(tmp_path):
     model = mlp()
     report = cast_precision(model, "fp16")
     saved(model, tmp_path / "m.onnx")
@@ -27,10 +28,10 @@ def test_all_nodes_half_and_outside_fp32(tmp_path):
     assert [value.name for value in model.graph.outputs] == ["y"]
 
 
-def test_an_island_stays_fp32_and_is_counted(tmp_path):
+def test_an_fp32_block_stays_and_is_counted(tmp_path):
     model = mlp()
     report = cast_precision(
-        model, "bf16", islands=[Island("one", modules=("blocks.1",)), Island("none", operators=("Sin",))]
+        model, "bf16", rules=[Fp32Rule("one", modules=("blocks.1",)), Fp32Rule("none", operators=("Sin",))]
     )
     saved(model, tmp_path / "m.onnx")
     assert dtypes(model) == {"blocks.0/MatMul": "BFLOAT16", "blocks.0/Relu": "BFLOAT16", "blocks.1/MatMul": "FLOAT"}
@@ -56,7 +57,7 @@ def test_a_value_read_twice_in_one_type_is_cast_once(tmp_path):
 
 def test_an_output_that_is_read_inside_keeps_its_name(tmp_path):
     model = graph("a = Neg(x) y = Abs(a)", "(float[2] x) => (float[2] a, float[2] y)")
-    cast_precision(model, "fp16", narrow_tensors=("a",), islands=[Island("neg", operators=("Neg",))])
+    cast_precision(model, "fp16", narrow_tensors=("a",), rules=[Fp32Rule("neg", operators=("Neg",))])
     saved(model, tmp_path / "m.onnx")
     assert [(value.name, value.dtype.name) for value in model.graph.outputs] == [("a", "FLOAT16"), ("y", "FLOAT")]
 
@@ -114,10 +115,10 @@ def test_a_weight_beyond_fp16_is_named_when_it_is_saved(tmp_path):
         save_graph(model, tmp_path / "m.onnx")
 
 
-def test_it_fits_bf16_or_an_island(tmp_path):
-    for precision, islands in (("bf16", ()), ("fp16", (Island("all"),))):
+def test_it_fits_bf16_or_an_fp32_block(tmp_path):
+    for precision, rules in (("bf16", ()), ("fp16", (Fp32Rule("all"),))):
         model = weighted([1, -7e4])
-        cast_precision(model, precision, islands=islands)
+        cast_precision(model, precision, rules=rules)
         saved(model, tmp_path / f"{precision}.onnx")
 
 
@@ -131,10 +132,10 @@ def test_fp32s_lowest_number_becomes_halfs_and_infinity_stays(precision, largest
 
 @pytest.mark.parametrize("network", ["large", "text_encoder", "text_encoder_3", "vae_decoder"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_real_networks_cast_and_check(tiny_onnx, tmp_path, network, precision):
+def test_real_networks_cast_and_check(tiny_onnx, tiny_networks, tmp_path, network, precision):
     model = tiny_onnx(network)
     before = set(model.graph.initializers)
-    report = cast_precision(model, precision, ("past_*", "present_*"), default_islands(network, 2, precision))
+    report = cast_precision(model, precision, ("past_*", "present_*"), fp32_rules(tiny_networks[network], precision))
     saved(model, tmp_path / f"{network}.onnx")
     kinds = {node.op_type: node.outputs[0].dtype for node in model.graph if "Normalization" in node.op_type}
     assert set(kinds.values()) == {ir.DataType.FLOAT}

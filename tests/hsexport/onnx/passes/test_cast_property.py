@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_graphs import cast_precision, graph, run, saved
 
+from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.cast_back import CastBack
 from hsexport.onnx.passes.graph_pass import apply
-from hsexport.onnx.passes.islands import Island
 
 UNARY = ("Neg", "Abs", "Tanh", "Relu", "Transpose <perm = [1, 0]>")
 BINARY = ("Add", "Mul", "MatMul", "Concat2")
@@ -62,8 +62,8 @@ def build(body, outputs):
 def test_cast_graphs_check_and_run(tmp_path_factory, case, precision, wide, narrow):
     folder = tmp_path_factory.mktemp("property")
     model, reference = build(*case), build(*case)
-    islands = [Island(module, modules=(module,)) for module in sorted(wide)]
-    report = cast_precision(model, precision, sorted(narrow), islands)
+    rules = [Fp32Rule(module, modules=(module,)) for module in sorted(wide)]
+    report = cast_precision(model, precision, sorted(narrow), rules)
     saved(model, folder / "half.onnx")  # the checker infers all types anew and compares
     assert report.narrow + report.wide <= len(list(reference.graph))
     assert [value.name for value in model.graph.outputs] == case[1]
