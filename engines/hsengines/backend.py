@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from hsengines.errors import BackendUnavailable
 from hsengines.spec import EngineSpec
-from hsengines.traits import traits_of
+from hsengines.traits import named, traits_of
+
+if TYPE_CHECKING:
+    from hsengines.build import BuildOptions, BuildProgress, EngineFiles
+
+Options = TypeVar("Options", bound="BuildOptions")
+"""A backend's own record of what its builder can be told."""
 
 Enqueue = Callable[[], None]
 """Puts one piece of work on a device; may return before it is done."""
@@ -134,85 +139,35 @@ class Engine(ABC):
         """Frees what the engine holds; bindings made from it must not be enqueued again."""
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """What reaches a builder besides the network; a backend refuses what it does not know (`check_options`)."""
-
-    precision: str = "fp32"
-    """What the graph was cast to; it is not an option of the builder, but some backends have no kernels for some."""
-    architectures: tuple[int, ...] = ()
-    """Compute capabilities to build for: 89, 120. Empty: every one the builder has, or the GPU that is there."""
-    workspace_mb: int | None = None
-    aux_streams: int = 0
-    hardware: str = "same"
-    """"same" GPU model, "capability" for any GPU of its compute capability, "ampere" for Ampere and later."""
-    version_compatible: bool = False
-    weight_streaming: bool = False
-    stripped: bool = False
-    """The plan goes without its weights, which are put back from the graph's own file when it is loaded."""
-    timing_cache: Path | None = None
-    """Speeds a build up and does not decide what comes out: no part of the build key."""
-
-
-NODE_SEPARATOR = " + "
-"""Between the names of the nodes that one layer stands for."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer as the builder took it: the graph's nodes it stands for, joined, and its outputs' dtypes."""
-
-    name: str
-    kind: str
-    dtypes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EngineFiles:
-    """What a build leaves: the engine itself, and weight files it refers to by bare name in its own folder.
-
-    `layers` lists what the builder made of the graph, read from `layers_of`: the "engine" itself, or the "network" as
-    parsed where an engine cannot be opened on the building machine. `log` is the builder's own.
-    """
-
-    engine: Path
-    weights: tuple[Path, ...] = field(default=())
-    layers: tuple[Layer, ...] = field(default=())
-    layers_of: str = ""
-    log: str = ""
-
-
-BuildProgress = Callable[[str, int, int], None]
-"""Hears of a build: phase, steps done, steps in all."""
-
-
-class Backend(ABC):
+class Backend(ABC, Generic[Options]):
     """Builds engines from ONNX files and loads them."""
 
     name: str
     """As in the registry of `traits`."""
+    cache: Path | None = None
+    """A folder for what saves time later and decides nothing: measurements of kernels, compiled kernels."""
 
     @abstractmethod
     def version(self) -> str:
         """Builder name and version, as they enter the build key."""
 
-    @abstractmethod
-    def check_options(self, options: BuildOptions) -> None:
+    def check_options(self, options: Options) -> None:
         """Raises EngineBuildError for options that this backend cannot build with, before any work is done."""
+        options.check_for(self.name)
 
-    def key_facts(self, options: BuildOptions) -> dict[str, str]:
+    def key_facts(self, options: Options) -> dict[str, str]:
         """What of `options` decides the engine that comes out, for the build key; the graph has a digest of its own."""
         del options
         return {}
 
-    def target(self, options: BuildOptions) -> str:
+    def target(self, options: Options) -> str:
         """Which devices the engines are for, in words: "any CPU", "sm_89, sm_120"."""
         del options
         return "any"
 
     @abstractmethod
     def build(
-        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+        self, onnx: Path, spec: EngineSpec, options: Options, out: Path, progress: BuildProgress | None = None
     ) -> EngineFiles:
         """Compiles `onnx` into the empty folder `out`. Raises EngineBuildError, which carries the builder's log."""
 
@@ -232,16 +187,18 @@ class Backend(ABC):
         """Loads a built engine. Raises EngineLoadError."""
 
 
-def get_backend(name: str) -> Backend:
-    """The backend called `name`; its library is imported here and nowhere earlier.
+def get_backend(name: str, cache: Path | None = None) -> Backend:
+    """The backend called `name`, which keeps things in `cache`; its library is imported here and nowhere earlier.
 
     Raises BackendUnavailable if there is no such backend, or its library is missing or cannot be loaded.
     """
     traits = traits_of(name)
     try:
-        return getattr(import_module(traits.module), traits.kind)()
+        backend: Backend = named(traits.backend)()
     except ModuleNotFoundError as err:
         told = f"backend '{name}' needs the module '{err.name}', which is missing"
         raise BackendUnavailable(told, traits.install) from err
     except ImportError as err:
         raise BackendUnavailable(f"backend '{name}' does not work here: {err}", traits.install) from err
+    backend.cache = cache
+    return backend

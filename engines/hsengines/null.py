@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hsengines.backend import Backend, Binding, BuildOptions, BuildProgress, Device, Engine, EngineFiles, Tensor
+from hsengines.backend import Backend, Binding, Device, Engine, Tensor
 from hsengines.binding import check_binding
+from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.host import HostDevice
 from hsengines.spec import EngineSpec
 
 
-class NullBackend(Backend):
+class NullBackend(Backend[BuildOptions]):
     """Loads any engine without opening its file; `log` lists the names of engines in the order they ran."""
 
     name = "null"
@@ -22,9 +23,6 @@ class NullBackend(Backend):
     def version(self) -> str:
         """Nothing is built, so nothing changes."""
         return "null 1"
-
-    def check_options(self, options: BuildOptions) -> None:
-        """Anything goes."""
 
     def build(
         self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from hsengines.errors import BackendUnavailable
 
@@ -15,10 +16,10 @@ DEFAULT_BACKEND = "ort-cpu"
 class BackendTraits:
     """One backend, as all who only choose, plan or prepare for it see it."""
 
-    module: str
-    """Where its class lies; imported by `get_backend` and nowhere earlier."""
-    kind: str
-    """The class's name there."""
+    backend: str
+    """Its class, as "module:name"; imported by `get_backend` and nowhere earlier."""
+    options: str = "hsengines.build:BuildOptions"
+    """The record of what its builder can be told, which needs none of its library."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What its engines run on."""
     extra: str = ""
@@ -55,19 +56,18 @@ class BackendTraits:
 
 BACKENDS = {
     "ort-cpu": BackendTraits(
-        "hsengines.ort.cpu", "OrtCpuBackend", extra="cpu", rules=("gather-nd-indices", "bf16-on-cpu")
+        "hsengines.ort.cpu:OrtCpuBackend", extra="cpu", rules=("gather-nd-indices", "bf16-on-cpu")
     ),
     "ort-cuda": BackendTraits(
-        "hsengines.ort.cuda",
-        "OrtCudaBackend",
+        "hsengines.ort.cuda:OrtCudaBackend",
         device="gpu",
         extra="gpu",
         precisions=("bf16", "fp16", "fp32"),
         rules=("gather-nd-indices",),
     ),
     "tensorrt": BackendTraits(
-        "hsengines.trt.classic",
-        "TensorRtBackend",
+        "hsengines.trt.classic:TensorRtBackend",
+        "hsengines.trt.options:TensorRtOptions",
         device="gpu",
         extra="tensorrt",
         precisions=("bf16", "fp16", "fp32"),
@@ -79,8 +79,8 @@ BACKENDS = {
         builds_on_gpu=True,
     ),
     "tensorrt-rtx": BackendTraits(
-        "hsengines.trt.rtx",
-        "TensorRtRtxBackend",
+        "hsengines.trt.rtx:TensorRtRtxBackend",
+        "hsengines.trt.options:RtxOptions",
         device="gpu",
         extra="rtx",
         precisions=("bf16", "fp16"),
@@ -90,7 +90,7 @@ BACKENDS = {
         passes=("single_output_attention",),
         rules=("attention-outputs", "attention-fp32", "top-k", "float64"),
     ),
-    "null": BackendTraits("hsengines.null", "NullBackend", precisions=("fp32", "fp16", "bf16"), offered=False),
+    "null": BackendTraits("hsengines.null:NullBackend", precisions=("fp32", "fp16", "bf16"), offered=False),
 }
 
 
@@ -104,3 +104,9 @@ def traits_of(name: str) -> BackendTraits:
     if name not in BACKENDS:
         raise BackendUnavailable(f"there is no backend '{name}'", f"choose one of {', '.join(backend_names())}")
     return BACKENDS[name]
+
+
+def named(path: str) -> Any:
+    """What a row names as "module:name". Raises ImportError."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

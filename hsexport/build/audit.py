@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from hsengines.backend import NODE_SEPARATOR, EngineFiles, Layer
+from hsengines.build import NODE_SEPARATOR, EngineFiles, Layer
 from hsengines.errors import EngineBuildError
 from hsexport.build.stages.optimise import Graph
 from hsruntime.bundle.manifest import AuditRecord

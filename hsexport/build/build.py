@@ -26,7 +26,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
     """
     return_what_is_freed()
-    backend, options = get_backend(request.backend), request.options
+    backend, options = get_backend(request.backend, request.cache), request.options
     backend.check_options(options)
     reporter.stage("load", 1)
     reporter.begin("pair")

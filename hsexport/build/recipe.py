@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hsengines.backend import BuildOptions
+from hsengines.build import BuildOptions
 from hsengines.errors import HSError
 from hsengines.spec import DimRange
 from hsengines.traits import DEFAULT_BACKEND

@@ -11,14 +11,16 @@ from typing import Any, get_args
 
 import click
 
-from hsengines.backend import BuildOptions
+from hsengines.build import build_options, own_options
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
-from hsexport.build.recipe import BuildRequest, RecipeError, StopAfter
+from hsexport.build.recipe import BuildRequest, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.command import FILE, Option, one_of
 from hsexport.cli.options import presets, size_from_text
 
-TENSORRT, RTX = "TensorRT", "TensorRT and TensorRT-RTX"
+OWN = own_options()
+WEIGHTS = list(dict.fromkeys(kind for name in backend_names() for kind in traits_of(name).weights))
+TYPES = {"integer": int, "number": float}
 
 
 def adapter_from_text(text: str) -> AdapterRequest:
@@ -43,6 +45,21 @@ def lora(help: str) -> Callable[..., Any]:
     return click.option("--lora", metavar="[small=]FILE[:SCALE]", type=adapter_from_text, multiple=True, help=help)
 
 
+def _own_option(name: str) -> Callable[..., Any]:
+    """An option that some backends have of their own, as they declare it, under their names."""
+    schema = OWN[name]
+    kind = next(each for each in (schema, *schema.get("anyOf", ())) if "type" in each)["type"]
+    shape: dict[str, Any] = {"type": TYPES.get(kind), "default": schema["default"]}
+    if kind == "array":
+        shape = {"type": TYPES[schema["items"]["type"]], "multiple": True}
+    elif kind == "boolean":
+        shape = {"is_flag": True}
+    elif "enum" in schema:
+        shape["type"] = click.Choice(schema["enum"])
+    section = " and ".join(schema["backends"])
+    return click.option(schema["flag"], name, cls=Option, section=section, help=schema["description"], **shape)
+
+
 OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--large", required=True, help="diffusers directory, single-file checkpoint, hub id, or 'demo'"),
     click.option("--small", required=True, help="the same; a transformer alone is enough if the other is whole"),
@@ -55,6 +72,7 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option(
         "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="default: fp32 on a CPU, bf16 on a GPU"
     ),
+    click.option("--weights", type=click.Choice(WEIGHTS), default=WEIGHTS[0], help="how weights are stored"),
     click.option(
         "--fp32",
         metavar="[NETWORK:]MODULES",
@@ -77,33 +95,7 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option(
         "--without-t5", is_flag=True, help="leave T5 out: a smaller bundle that follows long prompts less closely"
     ),
-    click.option(
-        "--arch",
-        type=int,
-        multiple=True,
-        cls=Option,
-        section=RTX,
-        help="compute capability to build for, 89 or 120; repeat it for several",
-    ),
-    click.option(
-        "--weight-streaming", is_flag=True, cls=Option, section=RTX, help="engines larger than the GPU's memory"
-    ),
-    click.option("--workspace", type=int, cls=Option, section=TENSORRT, help="scratch memory in MiB"),
-    click.option(
-        "--aux-streams", default=0, cls=Option, section=TENSORRT, help="streams an engine may use beside its own"
-    ),
-    click.option(
-        "--hardware",
-        metavar="same|capability|ampere",
-        default="same",
-        cls=Option,
-        section=TENSORRT,
-        help="GPUs to run on",
-    ),
-    click.option("--version-compatible", is_flag=True, cls=Option, section=TENSORRT, help="for later versions, too"),
-    click.option(
-        "--strip", is_flag=True, cls=Option, section=TENSORRT, help="plans without weights, put back on loading"
-    ),
+    *map(_own_option, OWN),
     click.option(
         "--stop-after",
         type=click.Choice(get_args(StopAfter)),
@@ -131,41 +123,17 @@ def build_request(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def request_from(
-    *,
-    backend: str,
-    precision: str | None,
-    arch: tuple[int, ...],
-    weight_streaming: bool,
-    workspace: int | None,
-    aux_streams: int,
-    hardware: str,
-    version_compatible: bool,
-    strip: bool,
-    cache: Path | None,
-    **asked: Any,
+    *, backend: str, precision: str | None, weights: str, cache: Path | None, **asked: Any
 ) -> BuildRequest:
-    """A request from the options' values; the rest of them are fields of BuildRequest by the same names."""
-    kept = cache or default_cache()
-    options = BuildOptions(
-        precision=_precision(backend, precision),
-        architectures=tuple(sorted(set(arch))),
-        workspace_mb=workspace,
-        aux_streams=aux_streams,
-        hardware=hardware,
-        version_compatible=version_compatible,
-        weight_streaming=weight_streaming,
-        stripped=strip,
-        timing_cache=kept / "timing" if traits_of(backend).builds_on_gpu else None,
-    )
-    return BuildRequest(backend=backend, options=options, cache=kept, **asked)
+    """A request from the options' values; the rest of them are fields of BuildRequest by the same names.
 
-
-def _precision(backend: str, wanted: str | None) -> str:
-    """The backend's default, known without loading it: what it builds with need not be installed here."""
-    precisions = traits_of(backend).precisions
-    if wanted not in (None, *precisions):
-        raise RecipeError(f"backend '{backend}' runs {' or '.join(precisions)}, not {wanted}", "name another --backend")
-    return wanted or precisions[0]
+    A backend's own options are passed on where they differ from their default.
+    """
+    own = {name: asked.pop(name) for name in OWN}
+    told = {name: value for name, value in own.items() if value != OWN[name]["default"]}
+    options = build_options(backend, weights=weights, **told, **({"precision": precision} if precision else {}))
+    options.check_for(backend)
+    return BuildRequest(backend=backend, options=options, cache=cache or default_cache(), **asked)
 
 
 def default_cache() -> Path:

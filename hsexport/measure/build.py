@@ -74,7 +74,7 @@ def disk_wait() -> float:
 
 def request_for(pair: Path, cache: Path) -> Any:
     """What is asked of `plan` and of `build` alike."""
-    from hsengines.backend import BuildOptions
+    from hsengines.build import build_options
     from hsexport.build.recipe import BuildRequest
 
     return BuildRequest(
@@ -83,7 +83,7 @@ def request_for(pair: Path, cache: Path) -> Any:
         out=cache / "bundle",
         cache=cache,
         backend="tensorrt-rtx",
-        options=BuildOptions(precision="bf16", architectures=(89,)),
+        options=build_options("tensorrt-rtx", precision="bf16", architectures=(89,)),
         stop_after="optimise",
     )
 

@@ -58,7 +58,8 @@ class Slice:
 
 def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int, int]:
     """Seconds of the build, bytes of weights, of the engine, and of private memory."""
-    from hsengines.backend import BuildOptions, get_backend
+    from hsengines.backend import get_backend
+    from hsengines.build import build_options
     from hsexport.build.memory import return_what_is_freed
     from hsexport.build.recipe import BuildRequest, recipe_for
     from hsexport.build.stages.compile import compile_all
@@ -69,7 +70,7 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     from hsexport.progress import Silent
 
     return_what_is_freed()
-    options = BuildOptions(precision=precision, architectures=(arch,))
+    options = build_options("tensorrt-rtx", precision=precision, architectures=(arch,))
     large, small = str(root / "large"), str(root / "small")
     request = BuildRequest(
         large, small, root / "bundle", root / "cache", backend="tensorrt-rtx", options=options, max_batch=1

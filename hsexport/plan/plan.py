@@ -81,10 +81,10 @@ def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: 
     plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)
     schedule = resolve_schedule(recipe.facts.defaults.schedule, None, recipe.facts.defaults.steps)
     options, backend = recipe.request.options, recipe.request.backend
-    stages = stage_plans(plans, backend, machine, stripped=options.stripped)
+    stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights)
     if recipe.request.stop_after:
         stages = stages[: 1 + [stage.name for stage in stages].index(recipe.request.stop_after)]
-    held = {plan.name: 0 if options.weight_streaming else plan.bundle_bytes for plan in plans}
+    held = {plan.name: 0 if options.streams_weights else plan.bundle_bytes for plan in plans}
     counted = _Counted(recipe, schedule, held)
     work = work_of(recipe, schedule, holdings)
     return Plan(
@@ -139,7 +139,7 @@ class _Counted:
             sizes=self.recipe.facts.sizes,
             memory=self.memory,
             t5_bytes=self.weights.get(t5, 0),
-            streams_weights=traits.resident_weights and not options.weight_streaming,
+            streams_weights=traits.resident_weights and not options.streams_weights,
             halves=options.precision == "fp32",
         )
         if gpu:

@@ -1,6 +1,6 @@
 import pytest
 
-from hsengines.backend import BuildOptions
+from hsengines.build import BuildOptions
 from hsengines.errors import ShapeError
 from hsengines.null import NullBackend
 from hsengines.spec import EngineSpec, TensorSpec

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
+from hsengines.build import BuildOptions
 from hsengines.errors import EngineBuildError, EngineLoadError, ShapeError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 from simulated_cuda import install
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
+from hsengines.build import BuildOptions
 from hsengines.errors import (
     BackendUnavailable,
     DeviceError,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulated_tensorrt import simulated_gpu
 
-from hsengines.backend import BuildOptions
+from hsengines.build import build_options
 from hsengines.errors import DeviceError, DeviceMemoryError
 from hsruntime import Session
 
@@ -27,7 +27,13 @@ def gpu(patched):
 @pytest.fixture(scope="module")
 def bundle(gpu, tiny_pair_dirs, tiny_cache, tmp_path_factory):
     """The tiny pair for the simulated TensorRT in fp32, so that pictures can be set beside ort-cpu's."""
-    return built(tiny_pair_dirs, tiny_cache, tmp_path_factory.mktemp("gpu"), "tensorrt", BuildOptions())
+    return built(
+        tiny_pair_dirs,
+        tiny_cache,
+        tmp_path_factory.mktemp("gpu"),
+        "tensorrt",
+        build_options("tensorrt", precision="fp32"),
+    )
 
 
 def built(pair_dirs, cache, folder, backend, options):
@@ -68,7 +74,7 @@ def test_fp16_pictures_lie_beside_fp32_ones(tiny_pair_dirs, tiny_cache, tiny_bun
     """TensorRT-RTX's own path: fp16 cache and text on the device, latents in fp32. No signal: it may tip over."""
     with pytest.MonkeyPatch.context() as patch:
         simulated_gpu(patch)
-        options = BuildOptions(precision="fp16", architectures=(89,))
+        options = build_options("tensorrt-rtx", precision="fp16", architectures=(89,))
         bundle = built(tiny_pair_dirs, tiny_cache, tmp_path, "tensorrt-rtx", options)
         with Session.open(bundle) as session:
             found, _ = pictures(session, schedule)

@@ -382,7 +382,7 @@ def simulated_gpu(monkeypatch, classic=False, **cudart):
     monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", "")
     name = "tensorrt" if classic else "tensorrt-rtx"
     monkeypatch.setattr(f"{__name__}._installed", library)
-    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], module=__name__, kind="installed_backend"))
+    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], backend=f"{__name__}:installed_backend"))
     return simulated_cudart, library
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles
+from hsengines.backend import Backend, Device
+from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.host import HostDevice
-from hsengines.options import refuse_foreign_options, refuse_precision
 from hsengines.ort.pool import shared_options, use_shared_pool
 from hsengines.ort.session import OrtEngine, open_session, open_unchecked, take_graph
 from hsengines.spec import EngineSpec
@@ -28,7 +28,7 @@ def run_graph(onnx: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-class OrtCpuBackend(Backend):
+class OrtCpuBackend(Backend[BuildOptions]):
     """The embedded default and the accuracy reference."""
 
     name = "ort-cpu"
@@ -36,11 +36,6 @@ class OrtCpuBackend(Backend):
     def version(self) -> str:
         """ONNX Runtime's version."""
         return f"onnxruntime {ort.__version__}"
-
-    def check_options(self, options: BuildOptions) -> None:
-        """fp32 is all that ONNX Runtime's CPU kernels have throughout."""
-        refuse_precision(self.name, options, "fp32")
-        refuse_foreign_options(self.name, options)
 
     def target(self, options: BuildOptions) -> str:
         """Kernels are picked when an engine is loaded."""

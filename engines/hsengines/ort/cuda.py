@@ -6,11 +6,11 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles
+from hsengines.backend import Backend, Device
+from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.cuda.machine import open_device, why_no_cuda
 from hsengines.cuda.replay import WITHOUT
 from hsengines.errors import BackendUnavailable, EngineLoadError
-from hsengines.options import refuse_foreign_options, refuse_precision
 from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
 from hsengines.ort.placement import RECORD, REMEDY, elsewhere, named, placement, refuse_strays
 from hsengines.ort.pool import shared_options
@@ -24,7 +24,7 @@ NOT_CAPTURABLE = "cannot use the graph capture feature"
 """How ONNX Runtime begins to say that it cannot make a CUDA graph of a network."""
 
 
-class OrtCudaBackend(Backend):
+class OrtCudaBackend(Backend[BuildOptions]):
     """For any GPU without a TensorRT install."""
 
     name = "ort-cuda"
@@ -34,11 +34,6 @@ class OrtCudaBackend(Backend):
     def version(self) -> str:
         """ONNX Runtime's version."""
         return f"onnxruntime {ort.__version__}"
-
-    def check_options(self, options: BuildOptions) -> None:
-        """Precision is all there is to choose: kernels are picked when an engine is loaded."""
-        refuse_precision(self.name, options, "fp32", "fp16", "bf16")
-        refuse_foreign_options(self.name, options)
 
     def target(self, options: BuildOptions) -> str:
         """Kernels are picked when an engine is loaded."""

@@ -10,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import onnxruntime as ort
 
-from hsengines.backend import Binding, Engine, EngineFiles, Tensor
+from hsengines.backend import Binding, Engine, Tensor
 from hsengines.binding import check_binding
+from hsengines.build import EngineFiles
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
 from hsengines.link import link_or_copy
 from hsengines.spec import EngineSpec, TensorSpec

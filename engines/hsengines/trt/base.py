@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hsengines.backend import Backend, BuildOptions, BuildProgress, Device, EngineFiles, Layer
+from hsengines.backend import Backend, Device
+from hsengines.build import BuildProgress, EngineFiles, Layer
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
 from hsengines.trt.build.building import Job, build_plan
+from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
 from hsengines.trt.run.gpu import why_no_gpu
 from hsengines.trt.run.loading import open_plan
 from hsengines.trt.run.streaming import set_up_streaming
 
+Own = TypeVar("Own", bound=RtxOptions)
 
-class TrtBackend(Backend):
+
+class TrtBackend(Backend[Own]):
     """Builds plans with `library` and runs them; `title` is what messages call it."""
 
     title: str
@@ -32,7 +36,7 @@ class TrtBackend(Backend):
         return f"{self.name} {self.library.__version__}"
 
     def build(
-        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+        self, onnx: Path, spec: EngineSpec, options: Own, out: Path, progress: BuildProgress | None = None
     ) -> EngineFiles:
         """Compiles `onnx`, whose weights lie beside it, into `out`/<name>.engine.
 
@@ -44,7 +48,7 @@ class TrtBackend(Backend):
             Job(self.library, self.title, onnx, spec),
             plan,
             lambda config: self._configure(config, options),
-            lambda config: self._keep(config, options),
+            self._keep,
             progress,
         )
         layers, weights = self._layers_of(plan), self._weights(onnx, plan, options)
@@ -80,13 +84,7 @@ class TrtBackend(Backend):
             opened.close()
             raise
 
-    @staticmethod
-    def limits(options: BuildOptions) -> dict[str, str]:
-        """The limits among `options`, as facts of the build key."""
-        workspace = "none" if options.workspace_mb is None else f"{options.workspace_mb} MiB"
-        return {"workspace": workspace, "auxiliary streams": str(options.aux_streams)}
-
-    def _configure(self, config: Any, options: BuildOptions) -> None:
+    def _configure(self, config: Any, options: Own) -> None:
         """Sets up what both libraries have."""
         # By default TensorRT may fork work off to streams of its own, which makes captures larger and rarely faster.
         config.max_aux_streams = options.aux_streams
@@ -95,10 +93,10 @@ class TrtBackend(Backend):
         if options.weight_streaming:
             config.set_flag(self.library.BuilderFlag.WEIGHT_STREAMING)
 
-    def _keep(self, config: Any, options: BuildOptions) -> None:
+    def _keep(self, config: Any) -> None:
         """Called after a build that succeeded, for what is to be kept of it."""
 
-    def _weights(self, onnx: Path, plan: Path, options: BuildOptions) -> tuple[Path, ...]:
+    def _weights(self, onnx: Path, plan: Path, options: Own) -> tuple[Path, ...]:
         """The files that the plan needs beside it."""
         del onnx, plan, options
         return ()

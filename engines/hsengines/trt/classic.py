@@ -7,13 +7,13 @@ from typing import Any
 
 import tensorrt
 
-from hsengines.backend import BuildOptions, Layer
+from hsengines.build import Layer
 from hsengines.errors import EngineBuildError
-from hsengines.options import refuse_precision
 from hsengines.trt.base import TrtBackend
 from hsengines.trt.build.layers import engine_layers
 from hsengines.trt.build.log import listening, logger_of
 from hsengines.trt.build.timing_cache import attach_timing_cache, save_timing_cache
+from hsengines.trt.options import TensorRtOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.gpu import gpu_at_hand
 from hsengines.trt.run.refit import keep_graph, put_weights_back
@@ -26,7 +26,11 @@ _HARDWARE = {
 }
 
 
-class TensorRtBackend(TrtBackend):
+TIMING = "timing"
+"""The file in the backend's cache that holds what TensorRT measured of kernels."""
+
+
+class TensorRtBackend(TrtBackend[TensorRtOptions]):
     """For datacenters: the fastest engines, each for one kind of GPU."""
 
     name = "tensorrt"
@@ -35,9 +39,9 @@ class TensorRtBackend(TrtBackend):
     def __init__(self, library: Any = tensorrt) -> None:
         super().__init__(library)
 
-    def check_options(self, options: BuildOptions) -> None:
+    def check_options(self, options: TensorRtOptions) -> None:
         """Needs a GPU, and builds for that one only."""
-        refuse_precision(self.name, options, "fp16", "bf16", "fp32")
+        super().check_options(options)
         if options.hardware not in _HARDWARE:
             raise EngineBuildError(
                 f"{self.title} knows no hardware compatibility '{options.hardware}'", f"choose {', '.join(_HARDWARE)}"
@@ -50,8 +54,8 @@ class TensorRtBackend(TrtBackend):
                 "leave --arch out, or build for tensorrt-rtx",
             )
 
-    def key_facts(self, options: BuildOptions) -> dict[str, str]:
-        """The GPUs it is for, the one it is tuned on, and every option but the timing cache."""
+    def key_facts(self, options: TensorRtOptions) -> dict[str, str]:
+        """The GPUs it is for, the one it is tuned on, and every option."""
         gpu = gpu_at_hand(self.name)
         return {
             "target": self.target(options),
@@ -59,15 +63,15 @@ class TensorRtBackend(TrtBackend):
             "weight streaming": str(options.weight_streaming),
             "version compatible": str(options.version_compatible),
             "stripped": str(options.stripped),
-            **self.limits(options),
+            **options.limits,
         }
 
-    def target(self, options: BuildOptions) -> str:
+    def target(self, options: TensorRtOptions) -> str:
         """Such as "NVIDIA H100 (sm_90)", "sm_90" or "sm_80 and later". Raises EngineBuildError without a GPU."""
         gpu = gpu_at_hand(self.name)
         return _HARDWARE[options.hardware][1].format(name=gpu.name, capability=gpu.capability)
 
-    def _configure(self, config: Any, options: BuildOptions) -> None:
+    def _configure(self, config: Any, options: TensorRtOptions) -> None:
         super()._configure(config, options)
         flags, levels = self.library.BuilderFlag, self.library.HardwareCompatibilityLevel
         config.hardware_compatibility_level = getattr(levels, _HARDWARE[options.hardware][0])
@@ -80,14 +84,14 @@ class TensorRtBackend(TrtBackend):
         if options.stripped:
             config.set_flag(flags.STRIP_PLAN)
             config.set_flag(flags.REFIT_IDENTICAL)
-        if options.timing_cache is not None:
-            attach_timing_cache(self.library, config, options.timing_cache)
+        if self.cache is not None:
+            attach_timing_cache(self.library, config, self.cache / TIMING)
 
-    def _keep(self, config: Any, options: BuildOptions) -> None:
-        if options.timing_cache is not None:
-            save_timing_cache(config, options.timing_cache)
+    def _keep(self, config: Any) -> None:
+        if self.cache is not None:
+            save_timing_cache(config, self.cache / TIMING)
 
-    def _weights(self, onnx: Path, plan: Path, options: BuildOptions) -> tuple[Path, ...]:
+    def _weights(self, onnx: Path, plan: Path, options: TensorRtOptions) -> tuple[Path, ...]:
         return keep_graph(onnx, plan) if options.stripped else ()
 
     def _layers_of(self, plan: Path) -> tuple[Layer, ...]:

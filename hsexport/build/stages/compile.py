@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from hsengines.backend import Backend, BuildOptions, EngineFiles
+from hsengines.backend import Backend
+from hsengines.build import BuildOptions, EngineFiles
 from hsengines.errors import EngineBuildError
 from hsexport.build.audit import audit
 from hsexport.build.key import BuildKey

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from hsengines.backend import Backend, BuildOptions
+from hsengines.backend import Backend
+from hsengines.build import BuildOptions
 from hsexport import __version__
 from hsexport.build.recipe import Recipe, load_tokenizer
 from hsexport.build.stages.compile import CompiledEngine

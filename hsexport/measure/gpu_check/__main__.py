@@ -16,7 +16,7 @@ from hsexport.build.quiet import hush_libraries
 from hsexport.cli.options import size_from_text
 from hsexport.measure.gpu_check.child import Job
 from hsexport.measure.gpu_check.children import checked_in_child, torch_in_child
-from hsexport.measure.gpu_check.machine import GPU_BACKENDS, backend_states, default_precision, machine_facts
+from hsexport.measure.gpu_check.machine import GPU_BACKENDS, backend_states, machine_facts
 from hsexport.measure.gpu_check.plan import Plan, Target
 from hsexport.measure.gpu_check.results import BackendState, Report, TargetResult
 from hsexport.measure.gpu_check.tables import sheets_of
@@ -39,7 +39,7 @@ class Choice:
 def targets_for(states: list[BackendState], precisions: list[str]) -> list[Target]:
     """Every backend that works, in each precision asked for, or else its default."""
     working = [state.backend for state in states if not state.why_not]
-    return [Target(name, precision) for name in working for precision in precisions or [default_precision(name)]]
+    return [Target(name, precision) for name in working for precision in precisions or traits_of(name).precisions[:1]]
 
 
 def pair_for(choice: Choice, targets: list[Target], out: Path, console: Console) -> tuple[str, str]:

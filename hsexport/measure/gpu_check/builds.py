@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
+from hsengines.build import BuildOptions, build_options
 from hsengines.errors import HSError
-from hsengines.traits import traits_of
 from hsexport.build.build import build
 from hsexport.build.recipe import BuildRequest
 from hsexport.cli.report import BuildReport
@@ -41,7 +41,7 @@ class CountingReport(BuildReport):
 
 def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, Build]:
     """The target's bundle, and how it was built. Raises HSError."""
-    options = options_for(plan, target, notes)
+    options = options_for(target, notes)
     request = BuildRequest(
         large=plan.large,
         small=plan.small,
@@ -71,18 +71,15 @@ def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, 
     )
 
 
-def options_for(plan: Plan, target: Target, notes: list[str]) -> BuildOptions:
+def options_for(target: Target, notes: list[str]) -> BuildOptions:
     """For the GPU at hand alone, where the backend can be told so; what it says to that goes to `notes`."""
-    traits = traits_of(target.backend)
-    if traits.builds_on_gpu:
-        return BuildOptions(precision=target.precision, timing_cache=plan.cache / "timing")
-    capability = gpu_facts().get("compute_capability")
-    if capability is None or not traits.resident_weights:
-        return BuildOptions(precision=target.precision)
-    options = BuildOptions(precision=target.precision, architectures=(capability,))
+    plain, capability = build_options(target.backend, precision=target.precision), gpu_facts().get("compute_capability")
+    if capability is None or "architectures" not in plain.__struct_fields__:
+        return plain
+    options = build_options(target.backend, precision=target.precision, architectures=(capability,))
     try:
         get_backend(target.backend).check_options(options)
     except HSError as err:
         notes.append(f"{err}; built for every architecture it knows instead, to see what it says when it loads them")
-        return BuildOptions(precision=target.precision)
+        return plain
     return options

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from hsengines.backend import BuildOptions, get_backend
-from hsengines.errors import BackendUnavailable, HSError
+from hsengines.backend import get_backend
+from hsengines.errors import BackendUnavailable
 from hsengines.traits import backend_names, traits_of
 from hsexport.measure.bench.hardware import hardware
 from hsexport.measure.gpu_check.results import BackendState
 
 GPU_BACKENDS = tuple(name for name in backend_names() if not traits_of(name).on_cpu)
-PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 def backend_states(names: Iterable[str]) -> list[BackendState]:
@@ -28,18 +27,6 @@ def backend_state(name: str) -> BackendState:
     except BackendUnavailable as err:
         return BackendState(name, "", str(err))
     return BackendState(name, backend.version(), backend.why_not_here())
-
-
-def default_precision(name: str) -> str:
-    """The first of bf16, fp16 and fp32 that the backend builds."""
-    backend, refusal = get_backend(name), ""
-    for precision in PRECISIONS:
-        try:
-            backend.check_options(BuildOptions(precision=precision))
-            return precision
-        except HSError as err:
-            refusal = str(err)
-    raise HSError(f"backend '{name}' builds none of {', '.join(PRECISIONS)}: {refusal}")
 
 
 def machine_facts(threads: int) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 from trt_graphs import attention_network, profile
 
-from hsengines.backend import BuildOptions, Layer, get_backend
+from hsengines.backend import get_backend
+from hsengines.build import Layer, build_options
 from hsengines.errors import EngineBuildError, HSError
 
 pytest.importorskip("tensorrt_rtx")
@@ -28,7 +29,7 @@ def out(tmp_path):
 
 
 def options(**given):
-    return BuildOptions(**{"precision": "fp16", "architectures": (89,), **given})
+    return build_options("tensorrt-rtx", **{"precision": "fp16", "architectures": (89,), **given})
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -63,7 +64,7 @@ def test_architectures_decide_what_comes_out(tmp_path, out, backend):
 
 
 def test_default_is_every_architecture_with_bf16(backend):
-    assert backend.target(BuildOptions(precision="bf16")) == "sm_80, sm_86, sm_89, sm_120, sm_121"
+    assert backend.target(build_options("tensorrt-rtx")) == "sm_80, sm_86, sm_89, sm_120, sm_121"
     assert backend.target(options(architectures=(120, 89))) == "sm_89, sm_120"
 
 
@@ -101,11 +102,6 @@ def test_weight_streaming_and_limits_build(tmp_path, out, backend):
 def test_options_it_cannot_build_with_are_refused_before_any_work(backend, given, told):
     with pytest.raises(EngineBuildError, match=told):
         backend.check_options(options(**given))
-
-
-def test_timing_cache_is_refused(backend, tmp_path):
-    with pytest.raises(EngineBuildError, match=r"timing-cache: it measures no kernels"):
-        backend.check_options(options(timing_cache=tmp_path / "timing"))
 
 
 def test_dimension_without_a_range_is_named(tmp_path, out, backend):

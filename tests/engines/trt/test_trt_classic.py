@@ -1,16 +1,17 @@
 """What only TensorRT has, over a simulation of it: caches, compatibility, stripped plans, a GPU to build for."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from simulated_tensorrt import simulated_gpu
 from trt_graphs import counting_network
 
-from hsengines.backend import BuildOptions, Layer, get_backend
+from hsengines.backend import get_backend
+from hsengines.build import Layer
 from hsengines.errors import EngineBuildError, EngineLoadError
+from hsengines.trt.options import TensorRtOptions
 
-PLAIN = BuildOptions()
+PLAIN = TensorRtOptions()
 
 
 class Bench:
@@ -80,10 +81,11 @@ def test_machine_without_a_gpu_is_refused_up_front(bench):
         bench.backend.check_options(PLAIN)
 
 
-def test_key_knows_every_option_but_the_timing_cache(monkeypatch, bench, tmp_path):
+def test_key_knows_every_option_but_not_the_cache(monkeypatch, bench, tmp_path):
     facts = bench.backend.key_facts(PLAIN)
     assert facts["tuned on"] == "Simulated GPU (sm_89)"
-    assert bench.backend.key_facts(replace(PLAIN, timing_cache=tmp_path / "timing")) == facts
+    bench.backend.cache = tmp_path
+    assert bench.backend.key_facts(PLAIN) == facts
     others = {"workspace_mb": 5, "aux_streams": 1, "hardware": "ampere", "version_compatible": True}
     for name, value in {**others, "weight_streaming": True, "stripped": True}.items():
         assert bench.backend.key_facts(replace(PLAIN, **{name: value})) != facts, name
@@ -98,14 +100,15 @@ def test_compatibility_and_limits_reach_the_builder(bench):
 
 
 def test_timing_cache_is_read_before_and_written_after(bench, tmp_path):
-    timing = tmp_path / "cache" / "timing"
-    bench.build(timing_cache=timing)
+    bench.backend.cache = tmp_path / "cache"
+    timing = bench.backend.cache / "timing"
+    bench.build()
     assert bench.flags() == ["EDITABLE_TIMING_CACHE"]
     assert timing.read_bytes() == b"measured;"
-    bench.build(timing_cache=timing)
+    bench.build()
     assert timing.read_bytes() == b"measured;measured;"
     timing.write_bytes(b"of another GPU")
-    bench.build(timing_cache=timing)
+    bench.build()
     assert timing.read_bytes() == b"measured;"
 
 

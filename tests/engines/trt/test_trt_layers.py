@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hsengines.backend import Layer
+from hsengines.build import Layer
 from hsengines.trt.build.layers import engine_layers, nodes_in
 from hsengines.trt.dtypes import numpy_name_of_printed
 

@@ -7,17 +7,18 @@ import pytest
 from simulated_tensorrt import simulated_gpu
 from trt_graphs import attention_network, counting_network
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.trt.build.files import replace_file
 from hsengines.trt.build.log import listening, logger_of
+from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import runtime_cache_path
 from hsengines.trt.run.gpu import why_no_gpu
 from hsengines.trt.run.loading import open_plan
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
-OPTIONS = BuildOptions(precision="fp16", architectures=(89,))
+OPTIONS = RtxOptions(precision="fp16", architectures=(89,))
 GPU = SimpleNamespace(name="NVIDIA L4", compute_capability=89)
 
 
@@ -89,7 +90,7 @@ def counted(monkeypatch, tmp_path):
     """(plan, spec) by the simulated builder."""
     simulated_gpu(monkeypatch)
     onnx, spec = counting_network(tmp_path)
-    return get_backend("tensorrt-rtx").build(onnx, spec, BuildOptions(architectures=(89,)), tmp_path).engine, spec
+    return get_backend("tensorrt-rtx").build(onnx, spec, RtxOptions(architectures=(89,)), tmp_path).engine, spec
 
 
 def test_compiled_kernels_are_kept_for_the_next_process(monkeypatch, tmp_path, counted):

@@ -5,11 +5,12 @@ import pytest
 from onnx import helper
 from trt_graphs import attention_network, profile, save_graph, tensor
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
 from hsengines.errors import EngineBuildError
 from hsengines.spec import EngineSpec
 from hsengines.trt.build.building import Job, build_plan
 from hsengines.trt.build.remedies import in_short, remedy_for
+from hsengines.trt.options import RtxOptions
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 make_node = helper.make_node
@@ -27,7 +28,7 @@ def refusal_of(built):
     backend = get_backend("tensorrt-rtx")
     (onnx.parent / "out").mkdir()
     with pytest.raises(EngineBuildError) as raised:
-        backend.build(onnx, spec, BuildOptions(precision="fp16", architectures=(89,)), onnx.parent / "out")
+        backend.build(onnx, spec, RtxOptions(precision="fp16", architectures=(89,)), onnx.parent / "out")
     assert "\n" not in str(raised.value)
     assert raised.value.hint
     assert list((onnx.parent / "out").iterdir()) == []

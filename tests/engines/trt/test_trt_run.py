@@ -1,6 +1,5 @@
 """Running engines on a simulated GPU with a simulated TensorRT-RTX: the order of calls, and what they give."""
 
-import dataclasses
 import gc
 
 import numpy as np
@@ -9,11 +8,12 @@ from msgspec.structs import replace
 from simulated_tensorrt import SimulatedTensorRT, simulated_gpu
 from trt_graphs import counting_network, profile
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, ShapeError
 from hsengines.host import HostDevice
+from hsengines.trt.options import RtxOptions
 
-OPTIONS = BuildOptions(architectures=(89,))
+OPTIONS = RtxOptions(architectures=(89,))
 
 
 class Bench:
@@ -275,7 +275,7 @@ def test_plan_that_is_not_what_the_spec_says(bench, change, told):
 
 
 def test_streamed_weights_and_graphs_exclude_each_other(monkeypatch, tmp_path):
-    bench = Bench(monkeypatch, tmp_path, dataclasses.replace(OPTIONS, weight_streaming=True))
+    bench = Bench(monkeypatch, tmp_path, replace(OPTIONS, weight_streaming=True))
     with pytest.raises(EngineLoadError, match=r"streams its weights, .*; run it with --no-graphs"):
         bench.open(graphs=True)
     gc.collect()

@@ -1,7 +1,7 @@
 import onnx_ir as ir
 import pytest
 
-from hsengines.backend import EngineFiles, Layer
+from hsengines.build import EngineFiles, Layer
 from hsengines.errors import EngineBuildError
 from hsengines.spec import EngineSpec
 from hsexport.build.audit import audit

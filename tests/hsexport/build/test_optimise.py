@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from hsengines.backend import BuildOptions
+from hsengines.build import BuildOptions
 from hsengines.spec import EngineSpec
 from hsexport.build.networks import networks_of
 from hsexport.build.recipe import BuildRequest, recipe_for

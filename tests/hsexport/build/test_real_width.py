@@ -2,7 +2,8 @@
 
 import pytest
 
-from hsengines.backend import BuildOptions, get_backend
+from hsengines.backend import get_backend
+from hsengines.build import build_options
 from hsexport.build.store import Store
 
 pytest.importorskip("tensorrt_rtx")
@@ -45,7 +46,7 @@ def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision
 
     store, networks = exported
     backend = get_backend("tensorrt-rtx")
-    options = BuildOptions(precision=precision, architectures=(89, 120))
+    options = build_options("tensorrt-rtx", precision=precision, architectures=(89, 120))
     graphs = optimise_all(networks, backend.name, precision, (), store, Silent())
     engines = compile_all(graphs, backend, options, store, Silent())
     parity = verify_all(engines, backend, store, Silent())

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from one_line import told_in_one_line
 
-from hsengines.backend import BuildOptions
+from hsengines.build import build_options
 from hsexport.build.build import build
 from hsexport.build.recipe import BuildRequest
 from hsexport.progress import Silent
@@ -45,7 +45,7 @@ def made(demo_cache, tmp_path_factory):
 
     def run(precision, name):
         notes = Notes()
-        options = BuildOptions(precision=precision, architectures=ARCHITECTURES)
+        options = build_options("tensorrt-rtx", precision=precision, architectures=ARCHITECTURES)
         request = BuildRequest(
             large="demo", small="demo", out=root / name, cache=demo_cache, backend="tensorrt-rtx", options=options
         )

@@ -87,7 +87,7 @@ def test_a_schedule_without_a_region_has_no_region_step(hsexport, tiny_pair_dirs
     [
         (["--gpu", "voodoo2"], ["no figures are known", "rtx4090"]),
         (["--backend", "nonsense"], ["there is no backend 'nonsense'", "tensorrt"]),
-        (["--precision", "bf16"], ["'ort-cpu' runs fp32, not bf16"]),
+        (["--precision", "bf16"], ["'ort-cpu' builds fp32, not bf16"]),
         (["--size", "24x17"], ["17 is not a multiple of 4"]),
         (["--schedule", "nothing"], ["no preset"]),
     ],

@@ -15,7 +15,7 @@ from simulated_tensorrt import simulated_gpu
 from hsexport.measure.gpu_check import builds, target
 from hsexport.measure.gpu_check.child import Job
 from hsexport.measure.gpu_check.children import checked_in_child
-from hsexport.measure.gpu_check.machine import backend_states, default_precision
+from hsexport.measure.gpu_check.machine import backend_states
 from hsexport.measure.gpu_check.plan import Plan, Target
 from hsexport.measure.gpu_check.results import BackendState, Report
 from hsexport.measure.gpu_check.schedules import whole_schedules
@@ -203,8 +203,7 @@ def test_on_a_simulated_gpu_graphs_are_captured_and_memory_is_counted(plan, tmp_
 def test_a_gpu_that_tensorrt_rtx_does_not_list_is_noted_and_tried(plan, monkeypatch):
     simulated_gpu(monkeypatch, capability=(9, 0))
     notes = []
-    options = builds.options_for(plan, Target("tensorrt-rtx", "fp16"), notes)
+    options = builds.options_for(Target("tensorrt-rtx", "fp16"), notes)
     assert options.architectures == ()
     assert "90" in notes[0]
-    assert default_precision("tensorrt-rtx") == "bf16"
     assert target.get_backend("tensorrt-rtx").why_not_here() == ""

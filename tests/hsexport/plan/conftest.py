@@ -25,11 +25,13 @@ def sd35_recipe(sd35_dirs):
     return lambda **request: recipe_of(*sd35_dirs, **request)
 
 
-def recipe_of(large, small, *, precision="fp32", options=None, **request):
+def recipe_of(large, small, *, precision="fp32", options=None, backend="ort-cpu", **request):
     """The recipe of a pair."""
-    from hsengines.backend import BuildOptions
+    from hsengines.build import build_options
     from hsexport.build.recipe import BuildRequest, recipe_for
 
-    options = options or BuildOptions(precision=precision)
-    asked = BuildRequest(str(large), str(small), Path("bundle"), Path("cache"), options=options, **request)
+    options = options or build_options(backend, precision=precision)
+    asked = BuildRequest(
+        str(large), str(small), Path("bundle"), Path("cache"), options=options, backend=backend, **request
+    )
     return recipe_for(asked)

@@ -5,10 +5,8 @@ from dataclasses import replace
 import onnx_ir as ir
 import pytest
 
-from hsengines.backend import BuildOptions
-from hsengines.traits import traits_of
+from hsengines.build import build_options
 from hsexport.build.networks import networks_of
-from hsexport.cli.build_options import _precision
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
@@ -160,7 +158,7 @@ def test_every_remedy_that_is_an_option_makes_it_fit(sd35_recipe, roomy):
 
 
 def test_streamed_weights_take_the_room_that_is_left(sd35_recipe, roomy):
-    options = BuildOptions(precision="bf16", weight_streaming=True)
+    options = build_options("tensorrt", precision="bf16", weight_streaming=True)
     assert not plan_for(
         sd35_recipe(backend="tensorrt", options=options, max_batch=1), roomy, gpu_named("l4")
     ).shortfalls
@@ -254,8 +252,3 @@ def test_gpus_go_by_key_or_name():
     assert gpu_named("RTX-4090").memory_gb == 24
     with pytest.raises(GpuError, match=r"the GPU 'voodoo2'; choose one of h100, a100"):
         gpu_named("voodoo2")
-
-
-def test_default_precisions_are_the_backends_own():
-    assert _precision("ort-cpu", None) == traits_of("ort-cpu").precisions[0] == "fp32"
-    assert _precision("tensorrt-rtx", None) == traits_of("tensorrt-rtx").precisions[0] == "bf16"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hsengines.backend import BuildOptions
 from hsengines.errors import EngineBuildError
+from hsengines.trt.options import RtxOptions
 
 OLDEST = 80
 """Where the default begins: Turing (75) is left out, for it has no bf16."""
@@ -18,7 +18,7 @@ def known_architectures(library: Any) -> tuple[int, ...]:
     return tuple(sorted(int(match[1]) for match in names if match))
 
 
-def chosen_architectures(library: Any, options: BuildOptions) -> tuple[int, ...]:
+def chosen_architectures(library: Any, options: RtxOptions) -> tuple[int, ...]:
     """Those that `options` asks for, ascending; by default all from OLDEST on, which one engine holds at no cost.
 
     A small transformer of 17.4 MB grew by less than 100 bytes from one architecture to four, by 2 % to all six.
@@ -27,7 +27,7 @@ def chosen_architectures(library: Any, options: BuildOptions) -> tuple[int, ...]
     return tuple(sorted(set(asked)))
 
 
-def check_architectures(library: Any, title: str, options: BuildOptions) -> None:
+def check_architectures(library: Any, title: str, options: RtxOptions) -> None:
     """Raises EngineBuildError for an architecture that `library` does not know, or that lacks the precision."""
     known = known_architectures(library)
     unknown = sorted(set(options.architectures) - set(known))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hsengines.backend import BuildProgress, Layer
+from hsengines.build import BuildProgress, Layer
 from hsengines.errors import EngineBuildError
 from hsengines.spec import EngineSpec
 from hsengines.trt.build.layers import network_layers

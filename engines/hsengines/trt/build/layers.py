@@ -19,7 +19,7 @@ import json
 import re
 from typing import Any
 
-from hsengines.backend import NODE_SEPARATOR, Layer
+from hsengines.build import NODE_SEPARATOR, Layer
 from hsengines.trt.dtypes import numpy_name, numpy_name_of_printed
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hsengines.backend import BuildProgress
+from hsengines.build import BuildProgress
 
 NOTICE_SECONDS = 0.2
 """How late Ctrl-C may be noticed."""
