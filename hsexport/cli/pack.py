@@ -11,8 +11,8 @@ from rich.console import Console
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option, one_of
 from hsexport.cli.report import BuildReport
+from hsexport.deploy.archive.contents import Archive, RuntimeOptions, archive_bundle
 from hsexport.deploy.archive.pins import given_versions
-from hsexport.deploy.archive.shipment import RuntimeOptions, Shipment, ship
 from hsexport.deploy.archive.target import PLATFORMS, Target
 
 
@@ -52,7 +52,7 @@ def pack(
     if runtime:
         options = RuntimeOptions(Target(python, platform), wheels, given_versions(versions) if versions else {})
     with BuildReport("nothing was written") as report:
-        done = ship(bundle, out, options, report)
+        done = archive_bundle(bundle, out, options, report)
     if as_json:
         click.echo(json.dumps(_record(done)))
     else:
@@ -61,9 +61,9 @@ def pack(
         )
 
 
-def _record(done: Shipment) -> dict[str, object]:
+def _record(done: Archive) -> dict[str, object]:
     return {
-        "archive": str(done.archive),
+        "archive": str(done.file),
         "size_bytes": done.size_bytes,
         "requirements": done.requirements,
         "wheels": done.wheels,

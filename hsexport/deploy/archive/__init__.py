@@ -1,1 +1,1 @@
-"""Archives that carry a bundle, and all that runs it, to machines without a network; hsexport/pack.py makes bundles."""
+"""Archives that carry a bundle, and all that runs it, to machines without a network."""

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import io
+from collections.abc import Mapping
 from email.parser import Parser
 from importlib.metadata import Distribution, PackagePath, distribution
 from importlib.util import find_spec
@@ -14,29 +15,34 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import hsexport
 from hsengines.errors import HSError
-from hsexport.deploy.archive.pip import pip
+from hsexport.deploy.archive.wheels import pip
 
 _INSTALLERS_OWN = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 
 
 PURE = {"HSEXPORT_PURE_WHEEL": "1"}
 """For hatch_build.py: without the compiled C library, which would be this machine's alone. Its sources go along."""
+LEFT_OUT = ("hsexport/demo/large/", "hsexport/demo/small/")
+"""The demo pair: 31 MB that only a build reads, and an archive goes where nothing is built."""
 
 
 def own_wheel(into: Path) -> Path:
-    """Writes the wheel of the hsexport that runs here, for any platform if it runs from a checkout.
+    """Writes the wheel of the hsexport that runs here, without LEFT_OUT; for any platform if it runs from a checkout.
 
     The same bytes every time.
     """
     checkout = Path(hsexport.__file__).parents[1]
     if not (checkout / "pyproject.toml").is_file():
         return repacked(distribution("hsexport"), into)
-    built = into / "built"
+    place = into / "built"
     isolation = ["--no-build-isolation"] if find_spec("hatchling") else []
-    pip("wheel", "--no-deps", *isolation, "--wheel-dir", str(built), str(checkout), environment=PURE)
-    wheel = next(built.glob("hsexport-*.whl")).rename(into / next(built.glob("hsexport-*.whl")).name)
-    built.rmdir()
-    return wheel
+    pip("wheel", "--no-deps", *isolation, "--wheel-dir", str(place), str(checkout), environment=PURE)
+    built = next(place.glob("hsexport-*.whl"))
+    with ZipFile(built) as archive:
+        files = {name: archive.read(name) for name in archive.namelist() if _is_in_wheel(PackagePath(name))}
+    built.unlink()
+    place.rmdir()
+    return _written(into / built.name, files)
 
 
 def requirements_of(wheel: Path) -> list[str]:
@@ -51,20 +57,33 @@ def repacked(installed: Distribution, into: Path) -> Path:
 
     Scripts are left out: installers make them from the entry points. Raises HSError if a file was changed since.
     """
-    files = sorted((file for file in installed.files or () if _is_in_wheel(file)), key=str)
-    info = next(file.parts[0] for file in files if file.parts[0].endswith(".dist-info"))
+    listed = [file for file in installed.files or () if _is_in_wheel(file)]
+    files = {file.as_posix(): _checked_bytes(file) for file in listed}
+    info = next(file.parts[0] for file in listed if file.parts[0].endswith(".dist-info"))
     tags = Parser().parsestr(installed.read_text("WHEEL") or "").get_all("Tag", [])
-    wheel = into / f"{info.removesuffix('.dist-info')}-{_compressed(tags)}.whl"
+    return _written(into / f"{info.removesuffix('.dist-info')}-{_compressed(tags)}.whl", files)
+
+
+def _checked_bytes(file: PackagePath) -> bytes:
+    data = Path(file.locate()).read_bytes()
+    if file.hash is not None and file.hash.value != _digest(data):
+        raise HSError(f"'{file.locate()}' was changed after it was installed", "install hsexport again")
+    return data
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+def _written(wheel: Path, files: Mapping[str, bytes]) -> Path:
+    """Files by name, sorted, and their RECORD last."""
     rows = io.StringIO(newline="")
     record = csv.writer(rows, lineterminator="\n")
     with ZipFile(wheel, "w", ZIP_DEFLATED) as archive:
-        for file in files:
-            data = Path(file.locate()).read_bytes()
-            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            if file.hash is not None and file.hash.value != digest:
-                raise HSError(f"'{file.locate()}' was changed after it was installed", "install hsexport again")
-            _add(archive, str(file.as_posix()), data)
-            record.writerow((file.as_posix(), f"sha256={digest}", len(data)))
+        for name in sorted(files):
+            _add(archive, name, files[name])
+            record.writerow((name, f"sha256={_digest(files[name])}", len(files[name])))
+        info = next(name.partition("/")[0] for name in files if ".dist-info/" in name)
         record.writerow((f"{info}/RECORD", "", ""))
         _add(archive, f"{info}/RECORD", rows.getvalue().encode())
     return wheel
@@ -72,6 +91,8 @@ def repacked(installed: Distribution, into: Path) -> Path:
 
 def _is_in_wheel(file: PackagePath) -> bool:
     if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pyc":
+        return False
+    if file.as_posix().startswith(LEFT_OUT):
         return False
     return not (file.parts[0].endswith(".dist-info") and file.name in _INSTALLERS_OWN)
 

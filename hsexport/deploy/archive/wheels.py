@@ -1,13 +1,39 @@
-"""The wheels of pinned requirements, fetched for another machine."""
+"""The wheels of pinned requirements, fetched for another machine by pip, which offers no interface but its process."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from hsengines.errors import HSError
-from hsexport.deploy.archive.pip import PipError, pip
 from hsexport.deploy.archive.target import Target
 from hsexport.progress import Reporter
+
+
+class PipError(HSError):
+    """pip could not do what it was asked."""
+
+
+def pip(command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    """Runs `pip COMMAND`, with more in its environment. Raises PipError with pip's own last words."""
+    if find_spec("pip") is None:
+        raise PipError("this Python has no pip", "python -m ensurepip")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", command, "--quiet", "--no-input", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or [
+            f"code {done.returncode}"
+        ]
+        raise PipError(f"pip {command} failed: {errors[-1].removeprefix('ERROR: ')}", "see to it with pip itself")
 
 
 def fetch_wheels(pins: list[str], target: Target, into: Path, reporter: Reporter) -> list[Path]:

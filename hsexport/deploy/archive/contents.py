@@ -30,16 +30,16 @@ class RuntimeOptions:
 
 
 @dataclass(frozen=True)
-class Shipment:
+class Archive:
     """A written archive."""
 
-    archive: Path
+    file: Path
     size_bytes: int
     requirements: tuple[str, ...]
     wheels: tuple[str, ...]
 
 
-def ship(path: Path, out: Path, runtime: RuntimeOptions | None, reporter: Reporter) -> Shipment:
+def archive_bundle(path: Path, out: Path, runtime: RuntimeOptions | None, reporter: Reporter) -> Archive:
     """Writes the archive `out` of the bundle at `path`, whole or not at all; a file there is replaced.
 
     The bundle's bytes are checked while they are copied. Raises BundleError, or HSError for what cannot be packed.
@@ -54,7 +54,7 @@ def ship(path: Path, out: Path, runtime: RuntimeOptions | None, reporter: Report
             pins, wheels = _runtime(bundle, runtime, place, reporter)
             members += _runtime_members(out, pins, wheels, runtime)
         write_archive(out, place, members, reporter)
-    return Shipment(out, out.stat().st_size, tuple(pins), tuple(wheel.name for wheel in wheels))
+    return Archive(out, out.stat().st_size, tuple(pins), tuple(wheel.name for wheel in wheels))
 
 
 def _check_out(out: Path, bundle: Bundle) -> None:

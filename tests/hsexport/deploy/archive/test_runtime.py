@@ -9,10 +9,12 @@ from zipfile import ZipFile
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.deploy.archive.own_wheel import own_wheel, repacked, requirements_of
+from hsexport.deploy.archive.contents import RuntimeOptions, install_steps
+from hsexport.deploy.archive.own_wheel import LEFT_OUT, own_wheel, repacked, requirements_of
 from hsexport.deploy.archive.pins import given_versions, pins_of
-from hsexport.deploy.archive.shipment import RuntimeOptions, install_steps
 from hsexport.deploy.archive.target import Target
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,14 @@ def wheel(tmp_path_factory):
 def test_our_own_wheel_fits_every_platform_and_is_the_same_twice(wheel, tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     assert own_wheel(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+def test_the_wheel_leaves_the_demo_pair_behind_and_nothing_else(wheel):
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert (ROOT / "hsexport" / "demo" / "small" / "transformer" / "config.json").is_file()
+    files = {str(f.relative_to(ROOT)) for f in (ROOT / "hsexport").rglob("*") if f.is_file() and f.suffix != ".pyc"}
+    assert files - names == {name for name in files if name.startswith(LEFT_OUT)}
 
 
 def names(pins):
