@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.request import Callback, Request
 from hsruntime.result import Result
 from hsruntime.schedule.schedule import schedule_json
+
+Order = TypeVar("Order")
 
 
 def kind_of(request: Request) -> Hashable:
@@ -33,6 +36,21 @@ def most_together(manifest: Manifest, asked: int | None) -> int:
     """
     built_for = manifest.facts.sizes.max_batch
     return min(built_for, asked or (1 if manifest.on_cpu else built_for))
+
+
+def batches(orders: Iterable[Order], request_of: Callable[[Order], Request], most: int) -> list[list[Order]]:
+    """Orders whose requests may share a batch, at most so many pictures together, in the order of each one's first."""
+    found: list[list[Order]] = []
+    growing: dict[Hashable, list[Order]] = {}
+    for order in orders:
+        request = request_of(order)
+        kind = kind_of(request)
+        batch = growing.get(kind)
+        if kind is None or batch is None or sum(request_of(o).pictures for o in batch) + request.pictures > most:
+            batch = growing[kind] = []
+            found.append(batch)
+        batch.append(order)
+    return found
 
 
 def merged(requests: Sequence[Request], callback: Callback | None = None) -> Request:

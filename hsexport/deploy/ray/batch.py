@@ -15,8 +15,8 @@ from msgspec import structs
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
+from hsexport.deploy.ray.executor import Executor
 from hsexport.deploy.ray.ledger import Ledger, Task
-from hsexport.deploy.ray.painter import Painter
 from hsexport.deploy.ray.prompt_file import Line, read_prompts
 from hsexport.deploy.ray.replicas import gpus_of_each, threads_of_each
 from hsexport.progress import Reporter
@@ -130,7 +130,7 @@ def _outcomes(
         items = [{"task": task.json} for task in tasks]
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            Painter,
+            Executor,
             fn_constructor_args=(str(path.resolve()), str(out.resolve()), threads),
             batch_size=together,
             batch_format="numpy",

@@ -11,9 +11,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from hsengines.errors import HSError
 from hsexport import __version__
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
 from hsruntime.picture.picture import save_png
+from hsruntime.request import Request
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -43,6 +46,12 @@ class Task(msgspec.Struct, frozen=True):
         *asked, width, height = msgspec.structs.astuple(self.asked)
         named = json.dumps([*asked, [width, height], self.bundle, self.fault])
         return f"{self.index:06d}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+
+    def completed(self, manifest: Manifest) -> Request:
+        """Checked against the bundle. Raises HSError."""
+        if self.fault:
+            raise HSError(self.fault)
+        return self.asked.completed(manifest)
 
     @property
     def told(self) -> dict[str, object]:

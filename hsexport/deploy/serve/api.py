@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import secrets
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from hsruntime.options import PictureOptions, schemas_of
+from hsruntime.result import SegmentTime
 
 MOST_PICTURES = 10
 LONGEST_PROMPT = 32_000
-LARGEST_SEED = 2**53 - 1
-"""What JavaScript still counts exactly."""
+DIFFERS: dict[str, dict[str, Any]] = {
+    "prompt": {"default": ..., "maxLength": LONGEST_PROMPT},
+    "negative_prompt": {"maxLength": LONGEST_PROMPT},
+    "schedule": {"maxLength": 2000},
+    "seed": {
+        "default": None,
+        "description": "none: drawn, and told in the answer",
+        "maximum": 2**53 - 1,  # what JavaScript still counts exactly
+    },
+}
+"""What of an option's JSON schema is otherwise here."""
+ABSENT = ("width", "height")
+"""Options that are asked for by another name: OpenAI has `size`."""
+_TYPES = {"string": str, "integer": int, "number": float, "boolean": bool}
 
 
-class ImagesRequest(BaseModel):
+def _fields() -> dict[str, Any]:
+    """Pydantic's, of the options that are asked for by their own names."""
+    found = {}
+    for name, schema in schemas_of(PictureOptions).items():
+        if name in ABSENT:
+            continue
+        told = schema | DIFFERS.get(name, {})
+        limits: dict[str, Any] = {
+            "ge": told.get("minimum"),
+            "le": told.get("maximum"),
+            "max_length": told.get("maxLength"),
+        }
+        kind: Any = _TYPES[told["type"]]
+        kind = kind | None if told["default"] is None else kind
+        found[name] = (Annotated[kind, Field(description=told["description"], **limits)], told["default"])
+    return found
+
+
+_Options: Any = create_model("_Options", **_fields())
+
+
+class ImagesRequest(_Options):
     """A request for pictures. What the bundle cannot honour is refused, not ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: Annotated[str, Field(max_length=LONGEST_PROMPT)]
     n: Annotated[int, Field(ge=1, le=MOST_PICTURES, description="pictures; picture i has seed + i")] = 1
     size: Annotated[str, Field(pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="WIDTHxHEIGHT in pixels")] = "auto"
     response_format: Literal["b64_json"] = "b64_json"
@@ -25,15 +61,14 @@ class ImagesRequest(BaseModel):
     output_compression: Annotated[int, Field(ge=0, le=100, description="quality of jpeg and webp")] = 95
     model: Annotated[str | None, Field(description="not looked at: one server has one bundle")] = None
     user: Annotated[str | None, Field(description="not looked at")] = None
-
-    seed: Annotated[int | None, Field(ge=0, le=LARGEST_SEED, description="none: drawn, and told in the answer")] = None
-    negative_prompt: Annotated[str, Field(max_length=LONGEST_PROMPT)] = ""
-    steps: Annotated[int | None, Field(ge=1, le=10_000, description="of a preset")] = None
-    guidance_scale: Annotated[float | None, Field(description="1 or less switches guidance off")] = None
-    schedule: Annotated[
-        str | None, Field(max_length=2000, description="hybridstitch, large, small, or large:10,hybrid:10,small:8")
-    ] = None
     region: Annotated[bool, Field(description="also send each picture with the region marked")] = False
+
+    def pictures(self) -> list[PictureOptions]:
+        """What is asked for of each picture; seeds that are not given are drawn."""
+        shared = {name: getattr(self, name) for name in _Options.model_fields}
+        first = secrets.randbelow(2**31) if shared.pop("seed") is None else self.seed
+        width, height = (None, None) if self.size == "auto" else map(int, self.size.split("x"))
+        return [PictureOptions(**shared, seed=first + i, width=width, height=height) for i in range(self.n)]
 
 
 class Picture(BaseModel):
@@ -44,32 +79,24 @@ class Picture(BaseModel):
     region_b64_json: Annotated[str | None, Field(description="PNG; none if the schedule has no region")] = None
 
 
-class SegmentSeconds(BaseModel):
-    """A segment of the schedule, as it ran."""
-
-    mode: str
-    steps: int
-    seconds: float
-
-
-class Story(BaseModel):
+class Provenance(BaseModel):
     """How the pictures came about; of several, the last one's batch."""
 
     schedule: str
-    segments: list[SegmentSeconds]
+    segments: list[SegmentTime]
     waited_seconds: float
     batch: Annotated[int, Field(description="pictures that were drawn together")]
     warnings: list[str]
 
 
 class ImagesResponse(BaseModel):
-    """OpenAI's answer, and the story beside it."""
+    """OpenAI's answer, and the pictures' provenance beside it."""
 
     created: Annotated[int, Field(description="seconds since 1970")]
     data: list[Picture]
     size: str
     output_format: str
-    hsexport: Story
+    hsexport: Provenance
 
 
 class ErrorBody(BaseModel):

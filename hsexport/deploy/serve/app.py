@@ -24,9 +24,9 @@ from hsexport.deploy.serve.api import (
     Model,
     Models,
 )
-from hsexport.deploy.serve.images import answer_of, drawn, orders_of
+from hsexport.deploy.serve.images import answer_of, drawn
 from hsexport.deploy.serve.limits import BodyLimits
-from hsexport.deploy.serve.measured import Measured
+from hsexport.deploy.serve.metrics import Measured
 from hsexport.deploy.serve.service import Service
 from hsruntime.facts import size_text
 from hsruntime.schedule.presets import PRESETS
@@ -110,7 +110,7 @@ def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
     @app.post(GENERATIONS, dependencies=keyed, responses=_faults(*FAULTS))
     async def generate(asked: ImagesRequest, request: Request) -> ImagesResponse:
         """Draws pictures."""
-        orders = orders_of(asked)
+        orders = asked.pictures()
         pictures = await drawn(service, orders, request)
         cuts = service.cuts([asked.prompt, asked.negative_prompt])
         return await asyncio.to_thread(answer_of, asked, orders, pictures, cuts)

@@ -1,22 +1,20 @@
-"""`/v1/images/generations`: a request to orders, and their pictures to an answer."""
+"""`/v1/images/generations`: waiting for what is asked for, and the pictures to an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import secrets
 import time
 from base64 import b64encode
 from collections.abc import Sequence
 
 import numpy as np
 from fastapi import HTTPException, Request
-from msgspec import structs
 from PIL import Image
 
-from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, SegmentSeconds, Story
-from hsexport.deploy.serve.order import Drawn, Job
+from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, Provenance
 from hsexport.deploy.serve.service import Service
+from hsexport.deploy.serve.waiting import Drawn, Job
 from hsexport.deploy.serve.worker import AbandonedError
 from hsruntime.facts import size_text
 from hsruntime.options import PictureOptions
@@ -25,22 +23,6 @@ from hsruntime.picture.picture import region_overlay
 CLIENT_GONE = 499
 """nginx's status for a caller that did not wait; nobody reads it but the metrics."""
 LOOK_FOR_CLIENT_SECONDS = 0.25
-
-
-def orders_of(asked: ImagesRequest) -> list[PictureOptions]:
-    """One order for each picture."""
-    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
-    width, height = (None, None) if asked.size == "auto" else map(int, asked.size.split("x"))
-    options = PictureOptions(
-        prompt=asked.prompt,
-        negative_prompt=asked.negative_prompt,
-        width=width,
-        height=height,
-        steps=asked.steps,
-        guidance_scale=asked.guidance_scale,
-        schedule=asked.schedule,
-    )
-    return [structs.replace(options, seed=seed + i) for i in range(asked.n)]
 
 
 async def drawn(service: Service, orders: Sequence[PictureOptions], client: Request) -> list[Drawn]:
@@ -89,9 +71,9 @@ def answer_of(
         data=[_picture(asked, order, drawn) for order, drawn in zip(orders, pictures, strict=True)],
         size=size_text((width, height)),
         output_format=asked.output_format,
-        hsexport=Story(
+        hsexport=Provenance(
             schedule=str(last.result.schedule),
-            segments=[SegmentSeconds(mode=s.mode, steps=s.steps, seconds=s.seconds) for s in last.result.segments],
+            segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
             warnings=cuts,
@@ -104,7 +86,7 @@ def _picture(asked: ImagesRequest, order: PictureOptions, drawn: Drawn) -> Pictu
     if asked.region and result.region is not None:
         region = _encoded(region_overlay(result.image, result.region[0], result.grid), "png", 95)
     encoded = _encoded(result.image, asked.output_format, asked.output_compression)
-    assert isinstance(order.seed, int)  # `orders_of` gave each its own
+    assert isinstance(order.seed, int)  # `ImagesRequest.pictures` gave each its own
     return Picture(b64_json=encoded, seed=order.seed, region_b64_json=region)
 
 

@@ -11,8 +11,7 @@ from time import monotonic
 from msgspec import structs
 
 from hsexport.deploy.serve.metrics import Metrics
-from hsexport.deploy.serve.order import Job
-from hsexport.deploy.serve.waiting import Waiting, batch_sizes
+from hsexport.deploy.serve.waiting import Job, Waiting, batch_sizes
 from hsexport.deploy.serve.watch import BundleWatch
 from hsexport.deploy.serve.worker import Worker
 from hsruntime import Session

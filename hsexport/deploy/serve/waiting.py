@@ -1,15 +1,19 @@
-"""The bounded queue: who is drawn next, and together with whom."""
+"""Pictures that somebody waits for, and their bounded queue: who is drawn next, and together with whom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from threading import Condition
 from time import monotonic
 
 from hsengines.errors import HSError
-from hsexport.deploy.serve.order import Job
 from hsruntime.batching import kind_of
 from hsruntime.bundle.manifest import Manifest
+from hsruntime.options import PictureOptions
+from hsruntime.request import Request
+from hsruntime.result import Result
 
 
 class QueueFullError(HSError):
@@ -18,6 +22,37 @@ class QueueFullError(HSError):
 
 class StoppingError(HSError):
     """The server finishes what it has and takes nothing new."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture, and what it took."""
+
+    result: Result
+    waited: float
+    """Seconds between asking and beginning."""
+    together: int
+    """Pictures in its batch, itself included."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A picture on its way; `future` is answered exactly once."""
+
+    asked: PictureOptions
+    manifest: Manifest
+    request: Request
+    """What is asked, completed for that bundle."""
+    deadline: float
+    future: Future[Drawn] = field(default_factory=Future)
+    queued: float = field(default_factory=monotonic)
+    abandoned: bool = False
+    """Nobody waits any more: it is not begun, and ends early if all of its batch are."""
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether a picture would come to nobody, or too late."""
+        return self.abandoned or monotonic() > self.deadline
 
 
 def batch_sizes(most: int) -> list[int]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from threading import Thread
 from time import monotonic
 
-from hsexport.deploy.serve.order import Drawn, Job
-from hsexport.deploy.serve.waiting import Waiting
+from hsexport.deploy.serve.waiting import Drawn, Job, Waiting
 from hsruntime import Session
 from hsruntime.batching import merged, parted
 from hsruntime.request import Progress

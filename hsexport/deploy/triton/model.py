@@ -6,7 +6,7 @@ Needs hsruntime in the Python that the backend's stub runs, and Triton 24.12 or 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from hsengines.errors import HSError
-from hsruntime.batching import kind_of, merged, parted
+from hsruntime.batching import batches, merged, parted
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
 from hsruntime.request import Progress, Request, RequestError
@@ -34,11 +34,6 @@ class Order:
     asked: Any
     sender: Any
     request: Request
-
-    @property
-    def rows(self) -> int:
-        """How many pictures it asks for."""
-        return len(self.request.prompts)
 
     def is_cancelled(self) -> bool:
         """Whether its client has gone or called it off."""
@@ -67,7 +62,7 @@ class TritonPythonModel:
     def execute(self, asked: list[Any]) -> None:
         """Answers each request through its sender: pictures, or an error that harms no neighbour."""
         orders = [order for order in map(self._order, asked) if order is not None]
-        for batch in batches(orders, self._session.manifest.facts.sizes.max_batch):
+        for batch in batches(orders, lambda order: order.request, self._session.manifest.facts.sizes.max_batch):
             self._serve(batch)
 
     def finalize(self) -> None:
@@ -111,23 +106,9 @@ class TritonPythonModel:
                 raise AllCancelled(f"cancelled by its client after step {now.step} of {now.steps}")
             if self._tells_progress:
                 for order in waiting:
-                    order.sender.send(progress_response(now, order.rows))
+                    order.sender.send(progress_response(now, order.request.pictures))
 
         return after_step
-
-
-def batches(orders: Iterable[Order], most_rows: int) -> list[list[Order]]:
-    """The orders by kind, at most so many pictures together, in the order of each batch's first."""
-    found: list[list[Order]] = []
-    growing: dict[Hashable, list[Order]] = {}
-    for order in orders:
-        kind = kind_of(order.request)
-        batch = growing.get(kind)
-        if kind is None or batch is None or sum(o.rows for o in batch) + order.rows > most_rows:
-            batch = growing[kind] = []
-            found.append(batch)
-        batch.append(order)
-    return found
 
 
 def request_of(manifest: Manifest, asked: Any) -> Request:

@@ -15,8 +15,8 @@ from one_line import told_in_one_line
 from PIL import Image
 
 from hsexport.deploy.ray.batch import BatchOptions, tasks_of
+from hsexport.deploy.ray.executor import Executor
 from hsexport.deploy.ray.ledger import Ledger
-from hsexport.deploy.ray.painter import Painter
 from hsexport.deploy.ray.prompt_file import read_prompts
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
@@ -35,12 +35,12 @@ def column(tasks):
     return {"task": np.array([task.json for task in tasks], dtype=object)}
 
 
-def test_a_painter_draws_what_generate_draws_records_faults_and_keeps_what_is_there(tiny_bundle, tmp_path):
+def test_an_executor_draws_what_generate_draws_records_faults_and_keeps_what_is_there(tiny_bundle, tmp_path):
     tasks = tasks_for(tiny_bundle, tmp_path, '{"prompt": "abc"}\n{"promt": 1}\n{"prompt": "xyz", "seed": 9}\n', seed=4)
     out = tmp_path / "out"
     out.mkdir()
-    painter, ledger = Painter(str(tiny_bundle), str(out), 0), Ledger(out)
-    told = painter(column(tasks))
+    executor, ledger = Executor(str(tiny_bundle), str(out), 0), Ledger(out)
+    told = executor(column(tasks))
     assert dict(zip(told["index"], told["status"], strict=True)) == {0: "done", 1: "failed", 2: "done"}
     assert next(error for error in told["error"] if error).startswith("line 2: ")
     with Session.open(tiny_bundle) as session:
@@ -50,7 +50,7 @@ def test_a_painter_draws_what_generate_draws_records_faults_and_keeps_what_is_th
     assert json.loads((out / f"{tasks[1].name}.json").read_text())["status"] == "failed"
     assert [ledger.has(task) for task in tasks] == [True, False, True]
     (out / f"{tasks[2].name}.png").write_bytes(b"half")
-    assert sorted(painter(column(tasks))["status"]) == ["done", "failed", "kept"]
+    assert sorted(executor(column(tasks))["status"]) == ["done", "failed", "kept"]
 
 
 def test_names_change_with_whatever_changes_the_picture(tiny_bundle, tmp_path):

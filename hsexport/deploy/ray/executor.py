@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,14 @@ import numpy as np
 from hsengines.errors import HSError
 from hsexport.deploy.ray.ledger import Ledger, Task
 from hsruntime import Session
-from hsruntime.batching import kind_of, merged, parted
+from hsruntime.batching import batches, merged, parted
 from hsruntime.request import Request
 
 Outcome = tuple[int, str, str]
 """A task's index, "kept", "done" or "failed", and why."""
 
 
-class Painter:
+class Executor:
     """Lives in a Ray actor; draws each task once and writes it down before it tells."""
 
     def __init__(self, bundle: str, out: str, threads: int) -> None:
@@ -35,20 +35,17 @@ class Painter:
         }
 
     def _outcomes(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        groups: dict[Hashable, list[tuple[Task, Request]]] = {}
+        orders: list[tuple[Task, Request]] = []
         for task in tasks:
             if self._ledger.has(task):  # Ray gives a batch again whose actor died
                 yield task.index, "kept", ""
                 continue
             try:
-                request = completed(task, self._session)
+                orders.append((task, task.completed(self._session.manifest)))
             except HSError as err:
                 yield self._failed(task, err)
-                continue
-            kind = kind_of(request)
-            groups.setdefault(task.index if kind is None else kind, []).append((task, request))
-        for group in groups.values():
-            yield from self._drawn([task for task, _ in group], [request for _, request in group])
+        for batch in batches(orders, lambda order: order[1], len(orders)):
+            yield from self._drawn([task for task, _ in batch], [request for _, request in batch])
 
     def _drawn(self, tasks: list[Task], requests: list[Request]) -> Iterator[Outcome]:
         try:
@@ -65,10 +62,3 @@ class Painter:
     def _failed(self, task: Task, err: HSError) -> Outcome:
         self._ledger.write_failed(task, str(err))
         return task.index, "failed", f"line {task.line}: {err}"
-
-
-def completed(task: Task, session: Session) -> Request:
-    """Checked against the bundle. Raises HSError."""
-    if task.fault:
-        raise HSError(task.fault)
-    return task.asked.completed(session.manifest)
