@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     shell_complete=options.presets,
     help="repeat it; default: all presets, large at fewer steps, regions at random and in the middle",
 )
+@click.option("--schedules", type=FILE, help="the same, a file of one a line")
 @click.option("--prompts", default=200, help="how many, evenly spread over the list")
 @click.option("--prompt-file", type=FILE, help="one a line; the demo pair brings its own")
 @click.option("--judge", type=FILE, help="folder of judge.onnx, reference.npz, captions.json")
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 def bench(
     bundle: Path,
     schedule: tuple[str, ...],
+    schedules: Path | None,
     against_diffusers: str | None,
     out: Path,
     readme: Path | None,
@@ -64,11 +66,14 @@ def bench(
     from hsexport.measure.bench.report import report_json
     from hsexport.measure.bench.table import check_readme, splice
     from hsexport.measure.bench.writing import PLOT, write_report
+    from hsexport.measure.prompts import lines_of
 
     _check_folder(out)
     if readme:
         check_readme(readme)
-    request = BenchRequest(bundle=bundle, work=out / "work", schedules=schedule, diffusers=against_diffusers, **asked)
+    listed = lines_of(schedules, "schedule") if schedules else []
+    wanted = (*schedule, *listed)
+    request = BenchRequest(bundle=bundle, work=out / "work", schedules=wanted, diffusers=against_diffusers, **asked)
     on_stop = "prompts that are done are kept, the same command goes on from there"
     # What is to be hushed would bring torch.
     hushed = hush_libraries() if against_diffusers else nullcontext()

@@ -1,37 +1,25 @@
-#!/usr/bin/env python3
 """Ours beside a plain `torch.onnx.export` of the same module: peak memory, time and nodes at real widths, in one run.
 
-Needs a pair: `scripts/random_pair --large sd3.5-large --small sd3.5-medium --layers 6 --text tiny --out DIR`. Each way
-runs in a process of its own, since memory is counted by process.
+Needs a pair: `scripts/random_pair --layers 6 --text tiny --out DIR`. Each way runs in a process of its own, since
+memory is counted by process.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from time import perf_counter
+from typing import Any
 
-import typer
-from rich.console import Console
-from rich.table import Table
+import click
 
-from hsexport.measure.bench.hardware import hardware
-from hsexport.measure.contact_sheet import write_report
-from hsexport.measure.new_process import in_new_process
+from hsexport.measure.blocks import PATH, Measured, finish, json_option, measured_on, table
+from hsexport.measure.processes import in_new_process
 
-
-@dataclass(frozen=True)
-class Way:
-    """One way to a graph of large in bf16, its weights included."""
-
-    name: str
-    seconds: float
-    peak_gb: float
-    """The most memory its process held, torch itself included."""
-    nodes: int
+COLUMNS = {"": "`{name}`", "peak memory, GB": "{peak_gb:.2f}", "time, s": "{seconds:.0f}", "nodes": "{nodes}"}
+Way = Callable[[tuple[str, str], Path], tuple[float, int]]
+"""Makes a graph of large in bf16, its weights included; answers with seconds and nodes."""
 
 
 def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
@@ -45,13 +33,12 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.onnx.graph_files import load_graph
     from hsexport.progress import Silent
 
-    start = time.perf_counter()
+    start = perf_counter()
     return_what_is_freed()
-    request = BuildRequest(*pair, out=out / "bundle", cache=out)
-    store = Store(out)
+    request, store = BuildRequest(*pair, out=out / "bundle", cache=out), Store(out)
     exported = export_all([large_network(recipe_for(request))], store, Silent())
     (graph,) = optimise_all(exported, "tensorrt-rtx", "bf16", (), store, Silent())
-    return time.perf_counter() - start, len(load_graph(graph.onnx).graph)
+    return perf_counter() - start, len(load_graph(graph.onnx).graph)
 
 
 def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
@@ -64,9 +51,8 @@ def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.families.sd3.transformer import TokenTransformer
     from hsexport.onnx.onnx_export import OPSET, dynamic_shapes
 
-    start = time.perf_counter()
-    request = BuildRequest(*pair, out=out / "bundle", cache=out)
-    recipe = recipe_for(request)
+    start = perf_counter()
+    recipe = recipe_for(BuildRequest(*pair, out=out / "bundle", cache=out))
     network, bf16 = large_network(recipe), torch.bfloat16
     model = SD3Transformer2DModel.from_pretrained(recipe.pair.large.directory.transformer, torch_dtype=bf16)
     module = TokenTransformer(model, recipe.facts.large.positions, takes_cache=True).eval().to(bf16)
@@ -81,35 +67,27 @@ def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     )
     assert program is not None
     program.save(str(out / "large.onnx"), external_data=True)
-    return time.perf_counter() - start, len(program.model.graph)
+    return perf_counter() - start, len(program.model.graph)
 
 
-def measured(name: str, way: Callable[[tuple[str, str], Path], tuple[float, int]], pair: tuple[str, str]) -> Way:
+def measured(name: str, way: Way, pair: Path) -> dict[str, Any]:
     """Runs one way in a process of its own, its products in a folder that goes with it."""
-    with tempfile.TemporaryDirectory(dir=Path(pair[0]).parent) as folder:  # one disk, as a user's cache would be
-        (seconds, nodes), peak = in_new_process(way, pair, Path(folder))
-    return Way(name, seconds, peak / 1e9, nodes)
-
-
-def main(
-    pair: Annotated[Path, typer.Argument(help="folder of large/ and small/")],
-    out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
-) -> None:
-    """Measure both ways, ours first."""
     sources = str(pair / "large"), str(pair / "small")
-    ways = [measured("hsexport", ours, sources), measured("torch.onnx.export", plain, sources)]
-    table = Table("", "peak GB", "seconds", "nodes")
-    for way in ways:
-        table.add_row(way.name, f"{way.peak_gb:.2f}", f"{way.seconds:.0f}", f"{way.nodes:,}")
-    first, second = ways
-    Console().print(table)
-    Console().print(
-        f"plain over ours: {second.peak_gb / first.peak_gb:.2f} of the memory, "
-        f"{second.seconds / first.seconds:.2f} of the time, {second.nodes / first.nodes:.2f} of the nodes"
-    )
-    if out:
-        write_report(out, {"hardware": asdict(hardware(0)), "ways": [asdict(way) for way in ways]})
+    with tempfile.TemporaryDirectory(dir=pair) as folder:  # one disk, as a user's cache would be
+        (seconds, nodes), peak = in_new_process(way, sources, Path(folder))
+    return {"name": name, "seconds": seconds, "peak_gb": peak / 1e9, "nodes": nodes}
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def block(report: Measured) -> str:
+    """Both ways, and ours over the plain one."""
+    first, second = report["ways"]
+    told = f"\n`{first['name']}` takes {first['peak_gb'] / second['peak_gb']:.2f} of the memory.\n"
+    return table(COLUMNS, report["ways"]) + told + measured_on(report)
+
+
+@click.command()
+@click.argument("pair", type=PATH)
+@json_option
+def main(pair: Path, json_file: Path | None) -> None:
+    """Measure both ways on PAIR, a folder of large and small, ours first."""
+    finish(block, json_file, ways=[measured("hsexport", ours, pair), measured("torch.onnx.export", plain, pair)])

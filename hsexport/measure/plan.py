@@ -1,24 +1,21 @@
-#!/usr/bin/env python3
-"""Measures what `hsexport plan` cannot count (hsexport/plan/measured.py); takes half a minute.
-
-PYTHONPATH=scripts:tests:.:runtime:engines python scripts/measure plan
-"""
+"""Measures what `hsexport plan` cannot count (hsexport/plan/measured.py); takes some minutes and 2 GB of disk."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hsexport.measure.new_process import in_new_process
+import click
+
+from hsexport.measure.blocks import Measured, finish, json_option, measured_on, table
+from hsexport.measure.processes import in_new_process, random_pair
 from hsexport.plan import measured
 
 FEW, MANY = 2, 12  # layers
 
 
-def exported(layers: int) -> tuple[int, int]:
-    """(weights, bytes of the graph) of exporting the tiny pair's large with as many layers."""
-    from tiny_pair import make_pair  # type: ignore[import-not-found]
-
+def exported(root: Path) -> tuple[int, int]:
+    """(weights, bytes of the graph) of exporting the large of the pair in `root`."""
     from hsexport.build.memory import return_what_is_freed
     from hsexport.build.networks import networks_of
     from hsexport.build.recipe import BuildRequest, recipe_for
@@ -28,39 +25,45 @@ def exported(layers: int) -> tuple[int, int]:
     from hsexport.progress import Silent
 
     return_what_is_freed()
-    with TemporaryDirectory() as folder:
-        root = Path(folder)
-        large, small = map(str, make_pair(root / "pair", layers=layers))
-        request = BuildRequest(large, small, root / "bundle", root / "cache")
-        recipe = recipe_for(request)
-        network = next(each for each in networks_of(recipe) if each.name == "large")
-        (product,) = export_all([network], Store(request.cache), Silent())
-        return len(holding_of(network, recipe).tensors), product.onnx.stat().st_size
+    recipe = recipe_for(BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache"))
+    network = next(each for each in networks_of(recipe) if each.name == "large")
+    (product,) = export_all([network], Store(root / "cache"), Silent())
+    return len(holding_of(network, recipe).tensors), product.onnx.stat().st_size
 
 
 def runner() -> None:
     """What a process imports that could run a bundle."""
-    import onnxruntime  # noqa: F401
-    import tokenizers  # noqa: F401
-
-    import hsruntime.session  # noqa: F401
+    for name in ("onnxruntime", "tokenizers", "hsruntime.session"):
+        __import__(name)
 
 
-def main() -> None:
-    """Each in a process of its own; the slope between few and many layers is what one weight costs."""
-    (few, few_graph), few_peak = in_new_process(exported, FEW)
-    (many, many_graph), many_peak = in_new_process(exported, MANY)
-    _, running = in_new_process(runner)
+def of_layers(layers: int) -> tuple[int, int, int]:
+    """Weights, bytes of the graph and the process's peak at so many layers of a narrow pair."""
+    with TemporaryDirectory() as folder:
+        narrow = ("--large", "narrow", "--small", "narrow", "--text", "tiny", "--layers", str(layers))
+        random_pair(Path(folder) / "pair", *narrow)
+        (weights, graph), peak = in_new_process(exported, Path(folder) / "pair")
+    return weights, graph, peak
+
+
+def block(report: Measured) -> str:
+    """Measured beside what hsexport/plan/measured.py has."""
+    columns = {"": "`{name}`", "measured": "{measured:,.0f}", "written down": "{written:,}"}
+    return table(columns, report["constants"]) + measured_on(report)
+
+
+@click.command()
+@json_option
+def main(json_file: Path | None) -> None:
+    """Measure each in a process of its own; the slope between few and many layers is what one weight costs."""
+    few, few_graph, few_peak = of_layers(FEW)
+    many, many_graph, many_peak = of_layers(MANY)
     slope = (many_peak - few_peak) / (many - few)
     found = {
         "EXPORT_PROCESS": few_peak - slope * few,
         "EXPORT_PER_TENSOR": slope,
         "GRAPH_PER_TENSOR": (many_graph - few_graph) / (many - few),
-        "RUNNER_PROCESS": running,
+        "RUNNER_PROCESS": in_new_process(runner)[1],
     }
-    for name, value in found.items():
-        print(f"{name:20} {value:14,.0f}  written down {getattr(measured, name):14,}")
-
-
-if __name__ == "__main__":
-    main()
+    rows = [{"name": name, "measured": value, "written": getattr(measured, name)} for name, value in found.items()]
+    finish(block, json_file, constants=rows)

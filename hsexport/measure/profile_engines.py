@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Where the transformers' time goes on a CPU: ONNX Runtime's own profile of a step of each, sorted by kind of work.
 
 It explains why a schedule falls short of what counting operations promises: only matrix products are counted.
@@ -9,21 +8,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Annotated
+from typing import Any
 
+import click
 import numpy as np
-import onnxruntime as ort
-import typer
-from rich.console import Console
-from rich.table import Table
 
-from hsengines.ort.pool import shared_options, use_shared_pool
-from hsengines.spec import EngineSpec, Profile
-from hsexport.measure.bench.hardware import hardware
-from hsexport.measure.contact_sheet import write_report
+from hsengines.spec import EngineSpec
+from hsexport.measure.blocks import Measured, bundle_argument, finish, json_option, measured_on, table
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.schedule.arithmetic import step_flops
 
@@ -37,21 +29,18 @@ KINDS = {
 """Operators by kind; every other one moves numbers about or bends their shape."""
 MOVING = "moving"
 ROWS = 2  # guidance's
+COLUMNS = {
+    "step": "{step}",
+    "ms": "{ms:.0f}",
+    "counted GFLOP a second": "{gflops_per_second:.0f}",
+    "share of products": "{shares[products]:.2f}",
+    "of norms and elementwise": "{shares[norms and elementwise]:.2f}",
+    "of moving numbers": "{shares[moving]:.2f}",
+}
 
 
-@dataclass(frozen=True)
-class StepProfile:
-    """One step of one engine: `shares` of its nodes' time by kind of work."""
-
-    step: str
-    ms: float
-    gflops: float  # counted, a step of two rows
-    gflops_per_second: float
-    shares: dict[str, float]
-
-
-def profiles_of(bundle: Bundle, rounds: int) -> Iterator[StepProfile]:
-    """Large over all tokens and over the region, then small."""
+def profiles_of(bundle: Bundle, rounds: int) -> Iterator[dict[str, Any]]:
+    """A step of large over all tokens and over the region, then of small; operations are those of two rows."""
     manifest, text = bundle.manifest, bundle.manifest.facts.text_tokens
     for step, engine, role, profile in (
         ("large", "large", manifest.facts.large, "full"),
@@ -60,15 +49,14 @@ def profiles_of(bundle: Bundle, rounds: int) -> Iterator[StepProfile]:
     ):
         record = manifest.engines[engine]
         spec = record.spec
-        dims = {dim: size.optimum for dim, size in _profile(spec, profile).dims.items()} | {"G": ROWS}
+        sizes = next(each for each in spec.profiles if each.name == profile).dims
+        dims = {dim: size.optimum for dim, size in sizes.items()} | {"G": ROWS}
         active = dims.get("M", dims.get("N", 0))
-        flops = ROWS * step_flops(role, active, active + dims.get("R", 0), text)
+        gflops = ROWS * step_flops(role, active, active + dims.get("R", 0), text) / 1e9
         times, shares = _profiled(bundle.file(record.file), _inputs(spec, dims), rounds)
-        yield StepProfile(step, 1000 * median(times), flops / 1e9, flops / 1e9 / median(times), shares)
-
-
-def _profile(spec: EngineSpec, name: str) -> Profile:
-    return next(profile for profile in spec.profiles if profile.name == name)
+        seconds = float(np.median(times))
+        rate = gflops / seconds
+        yield {"step": step, "ms": 1000 * seconds, "gflops": gflops, "gflops_per_second": rate, "shares": shares}
 
 
 def _inputs(spec: EngineSpec, dims: dict[str, int]) -> dict[str, np.ndarray]:
@@ -79,6 +67,10 @@ def _inputs(spec: EngineSpec, dims: dict[str, int]) -> dict[str, np.ndarray]:
 
 def _profiled(engine: Path, inputs: dict[str, np.ndarray], rounds: int) -> tuple[list[float], dict[str, float]]:
     """Seconds of each round after the first, and the share of nodes' time by kind of work."""
+    import onnxruntime as ort
+
+    from hsengines.ort.pool import shared_options
+
     options = shared_options()
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
@@ -100,23 +92,19 @@ def _kind(operator: str) -> str:
     return next((kind for kind, operators in KINDS.items() if operator in operators), MOVING)
 
 
-def main(
-    bundle: Annotated[Path, typer.Argument(help="a bundle for ort-cpu")],
-    rounds: Annotated[int, typer.Option(min=1, help="steps of each, after one that does not count")] = 20,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads, 0 for all")] = 0,
-    out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
-) -> None:
-    """Profile one step of large, of large on the region, and of small."""
+def block(report: Measured) -> str:
+    """Three kinds of step."""
+    return table(COLUMNS, report["rows"]) + measured_on(report)
+
+
+@click.command()
+@bundle_argument
+@click.option("--rounds", default=20, type=click.IntRange(1), help="steps of each, after one that does not count")
+@click.option("--threads", default=0, type=click.IntRange(0), help="CPU threads, 0 for all")
+@json_option
+def main(bundle: Path, rounds: int, threads: int, json_file: Path | None) -> None:
+    """Profile one step of large, of large on the region, and of small; BUNDLE is one for ort-cpu."""
+    from hsengines.ort.pool import use_shared_pool
+
     use_shared_pool(threads)
-    rows = list(profiles_of(open_bundle(bundle), rounds))
-    table = Table("step", "ms", "counted GFLOP", "GFLOP/s", *rows[0].shares)
-    for row in rows:
-        shares = (f"{share:.0%}" for share in row.shares.values())
-        table.add_row(row.step, f"{row.ms:.1f}", f"{row.gflops:.2f}", f"{row.gflops_per_second:.0f}", *shares)
-    Console().print(table)
-    if out:
-        write_report(out, {"hardware": asdict(hardware(threads)), "rows": [asdict(row) for row in rows]})
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    finish(block, json_file, threads, rows=list(profiles_of(open_bundle(bundle), rounds)))

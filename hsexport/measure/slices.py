@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Slices of SD3.5-Large at its real width, of more and more layers, built for TensorRT-RTX: the memory it takes.
 
 No GPU is needed. Each build runs in a process of its own over random weights, which are written before and removed
@@ -8,52 +7,31 @@ afterwards; a slice that the memory at hand cannot hold, by what the one before 
 from __future__ import annotations
 
 import tempfile
-import time
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from time import perf_counter
+from typing import Any
 
-import torch
-import typer
-from rich.console import Console
-from rich.table import Table
+import click
 
-from hsexport.measure.bench.hardware import hardware
-from hsexport.measure.contact_sheet import write_report
-from hsexport.measure.new_process import in_new_process, private_peak
+from hsexport.measure.blocks import Measured, finish, json_option, measured_on, table
+from hsexport.measure.processes import ProcessEnded, in_new_process, private_peak, random_pair
 from hsexport.plan.machine import available_memory
 from hsexport.plan.stages import building_bytes
-from random_pairs.pairs import make_pair
-from random_pairs.shapes import SD35_LARGE, SD35_MEDIUM, PairShape
 
 WORK = Path("build")
 GB = 1e9
 SERIES = (2, 6, 12, 20, 38)
 """Layers; SD3.5-Large has 38."""
-COLUMNS = ("layers", "weights GB", "engine GB", "private GB", "planned GB", "over weights", "resident GB", "build s")
-SHAPE = PairShape("slices", SD35_LARGE, SD35_MEDIUM)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One build of large's first layers, both profiles."""
-
-    layers: int
-    weights_gb: float
-    engine_gb: float
-    private_gb: float
-    """The most memory its process held that the system cannot take back, Python and torch included."""
-    planned_gb: float
-    """What `hsexport plan` says of it."""
-    resident_gb: float
-    """The same with the pages of mapped files, the weights' own among them."""
-    seconds: float
-
-    @property
-    def copies(self) -> float:
-        """Memory over weights."""
-        return self.private_gb / self.weights_gb
+COLUMNS = {
+    "layers": "{layers}",
+    "weights, GB": "{weights_gb:.2f}",
+    "engine, GB": "{engine_gb:.2f}",
+    "private, GB": "{private_gb:.2f}",
+    "`plan` says": "{planned_gb:.2f}",
+    "over the weights": "{copies:.2f}",
+    "resident, GB": "{resident_gb:.2f}",
+    "build, s": "{seconds:.0f}",
+}
 
 
 def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int, int]:
@@ -71,17 +49,15 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
 
     return_what_is_freed()
     options = build_options("tensorrt-rtx", precision=precision, architectures=(arch,))
-    large, small = str(root / "large"), str(root / "small")
-    request = BuildRequest(
-        large, small, root / "bundle", root / "cache", backend="tensorrt-rtx", options=options, max_batch=1
-    )
+    asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "max_batch": 1}
+    request = BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache", **asked)
     store, backend = Store(request.cache), get_backend(request.backend)
     exported = export_all([large_network(recipe_for(request))], store, Silent())
     graphs = optimise_all(exported, backend.name, precision, (), store, Silent())
-    start = time.perf_counter()
+    start = perf_counter()
     with private_peak() as peak:
         (engine,) = compile_all(graphs, backend, options, store, Silent())
-    return time.perf_counter() - start, weights_in(graphs[0].onnx), engine.files.engine.stat().st_size, peak[0]
+    return perf_counter() - start, weights_in(graphs[0].onnx), engine.files.engine.stat().st_size, peak[0]
 
 
 def weights_in(onnx: Path) -> int:
@@ -92,55 +68,47 @@ def weights_in(onnx: Path) -> int:
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
-def slice_of(layers: int, precision: str, arch: int) -> Slice:
-    """Writes a pair of so many layers, builds its large, and removes both."""
+def slice_of(layers: int, precision: str, arch: int) -> dict[str, Any]:
+    """Builds large's first layers, both profiles; the pair that they come from is written and removed.
+
+    `private_gb` is the most memory its process held that the system cannot take back, Python and torch included;
+    `resident_gb` has the pages of mapped files, too, the weights' own among them.
+    """
     WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
         root = Path(folder) / "pair"
-        make_pair(root, SHAPE.cut(layers), torch.bfloat16, lambda _: None)
+        random_pair(root, "--layers", str(layers), "--text", "tiny")
         (seconds, weights, engine, private), resident = in_new_process(build_large, root, precision, arch)
-    return Slice(
-        layers=layers,
-        weights_gb=weights / GB,
-        engine_gb=engine / GB,
-        private_gb=private / GB,
-        planned_gb=building_bytes(weights, "tensorrt-rtx") / GB,
-        resident_gb=resident / GB,
-        seconds=seconds,
-    )
+    planned = building_bytes(weights, "tensorrt-rtx")
+    sizes = {"weights": weights, "engine": engine, "private": private, "planned": planned, "resident": resident}
+    figures = {f"{name}_gb": size / GB for name, size in sizes.items()}
+    return {"layers": layers, **figures, "seconds": seconds, "copies": private / weights}
 
 
-def main(
-    layers: Annotated[list[int] | None, typer.Option(min=2, help="how many; repeat it, fewest first")] = None,
-    precision: str = "bf16",
-    arch: Annotated[int, typer.Option(help="compute capability to build for")] = 89,
-    out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
-) -> None:
+def block(report: Measured) -> str:
+    """A row a slice."""
+    return table(COLUMNS, report["slices"]) + measured_on(report)
+
+
+@click.command()
+@click.option("--layers", multiple=True, default=SERIES, type=click.IntRange(2), help="repeat it, fewest first")
+@click.option("--precision", default="bf16")
+@click.option("--arch", default=89, help="compute capability to build for")
+@json_option
+def main(layers: tuple[int, ...], precision: str, arch: int, json_file: Path | None) -> None:
     """Build slices until one is too large for this machine."""
-    built: list[Slice] = []
-    ended = ""
-    for count in layers or SERIES:
+    built: list[dict[str, Any]] = []
+    ended = "all were built"
+    for count in layers:
         free = available_memory() / GB
-        if built and (needed := built[-1].private_gb / built[-1].layers * count) > free:
+        if built and (needed := built[-1]["private_gb"] / built[-1]["layers"] * count) > free:
             ended = f"{count} layers would need {needed:.1f} GB of memory, {free:.1f} are available"
             break
-        Console(stderr=True).print(f"{count} layers")
+        click.echo(f"{count} layers", err=True)
         try:
             built.append(slice_of(count, precision, arch))
-        except BrokenProcessPool:
+        except ProcessEnded:
             ended = f"the build of {count} layers was killed, as happens for want of memory"
             break
-    table = Table(*COLUMNS)
-    for row in built:
-        sizes = row.weights_gb, row.engine_gb, row.private_gb, row.planned_gb
-        numbers = *sizes, row.copies, row.resident_gb, row.seconds
-        table.add_row(str(row.layers), *(f"{number:.2f}" for number in numbers))
-    Console().print(table)
-    Console().print(ended or "all were built")
-    if out:
-        rows = [asdict(row) | {"copies": row.copies} for row in built]
-        write_report(out, {"hardware": asdict(hardware(0)), "precision": precision, "slices": rows, "ended": ended})
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    finish(block, json_file, precision=precision, slices=built, ended=ended)
+    click.echo(ended)

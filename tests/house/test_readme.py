@@ -8,16 +8,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from hsexport.measure.blocks import BLOCK, body_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BUNDLE_IN_README = "build/demo.bundle"
-NUMBERS = re.compile(r"<!-- numbers: (?P<command>.+?) -> (?P<file>\S+) -->\n(?P<body>.*?)<!-- end of numbers -->", re.S)
 COMMAND_HELP = "import sys; sys.argv[0] = 'hsexport'; from hsexport.cli.main import main; main()"
 
 
@@ -83,43 +82,30 @@ def test_every_linked_file_exists():
     assert not missing
 
 
-def numbers_in(value: Any) -> Iterator[float]:
-    """Every number of a JSON document; numbers inside strings (a schedule, a date) count too."""
-    if isinstance(value, dict):
-        yield from (n for inner in value.values() for n in numbers_in(inner))
-    elif isinstance(value, list):
-        yield from (n for inner in value for n in numbers_in(inner))
-    elif isinstance(value, str):
-        yield from (float(n) for n in re.findall(r"\d+(?:\.\d+)?", value))
-    elif isinstance(value, int | float):
-        yield float(value)
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
-def unmeasured_numbers(body: str, measured: list[float]) -> list[str]:
-    """Numbers of the text that no measured one rounds to at as many decimals."""
-    shown = re.findall(r"\d+(?:\.\d+)?", body)
-    places = {text: len(text.partition(".")[2]) for text in shown}
-    return [text for text in shown if not any(f"{n:.{places[text]}f}" == text for n in measured)]
+def number_blocks():
+    """Every block of numbers of every document, as (document, match)."""
+    return [(path, found) for path in DOCUMENTS for found in BLOCK.finditer(path.read_text(encoding="utf-8"))]
 
 
-def test_unmeasured_number_is_found():
-    measured = list(numbers_in({"speedup": 1.4865, "schedule": "large:8,ratio=0.3"}))
-    assert unmeasured_numbers("| stitched, 8 steps | 1.49 | 1.5 | 0.3 |", measured) == []
-    assert unmeasured_numbers("| stitched | 1.48 |", measured) == ["1.48"]
+def test_every_block_of_numbers_is_found():
+    opened = sum(path.read_text(encoding="utf-8").count("<!-- numbers:") for path in DOCUMENTS)
+    assert len(number_blocks()) == opened >= 1
 
 
-def number_blocks() -> list[re.Match[str]]:
-    return list(NUMBERS.finditer(README))
-
-
-def test_readme_has_measured_numbers():
-    assert len(number_blocks()) == README.count("<!-- numbers:") >= 1
-
-
-@pytest.mark.parametrize("found", number_blocks(), ids=lambda found: found["file"])
-def test_number_is_what_its_command_measured(found):
+@pytest.mark.parametrize(("document", "found"), number_blocks(), ids=[found["file"] for _, found in number_blocks()])
+def test_block_is_what_its_command_measured(document, found):
     check_command(shlex.split(found["command"]))
-    if "TODO-NUMBERS" in found["body"]:
-        pytest.skip(f"{found['file']} has not been measured yet")
-    measured = list(numbers_in(json.loads((ROOT / found["file"]).read_text(encoding="utf-8"))))
-    assert not unmeasured_numbers(found["body"], measured)
+    told = found["body"] == body_of(document, found["command"], found["file"])
+    assert told, f"{document.name} differs from {found['file']}: ./scripts/measure blocks --write"
+
+
+def test_a_number_that_was_not_measured_is_found(tmp_path):
+    measured = json.loads((ROOT / "docs" / "capi.json").read_text(encoding="utf-8"))
+    measured["rows"][0]["ratio"] += 0.001
+    (tmp_path / "capi.json").write_text(json.dumps(measured))
+    command = "./scripts/measure capi BUNDLE"
+    body = body_of(ROOT / "README.md", command, "docs/capi.json")
+    assert body != body_of(tmp_path / "README.md", command, "capi.json")

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsexport.measure.bench.drawing import Drawing, draw_rounds
-from hsexport.measure.bench.hardware import hardware, usable_cores, versions
-from hsexport.measure.bench.judge import DEMO_JUDGE, Judge, names_from
+from hsexport.measure.bench.judge import DEMO_JUDGE, Judge
 from hsexport.measure.bench.plan import plan_for
-from hsexport.measure.bench.prompts import Prompt, PromptError, prompts_from_file, spread
 from hsexport.measure.bench.report import LPIPS_NOTE, Report, bundle_facts, new_report
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Score, opinions_on, score, score_diffusers
 from hsexport.measure.bench.work import Work
+from hsexport.measure.machine import hardware, usable_cores, versions
+from hsexport.measure.prompts import is_demo, prompts_for
 from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
-
-DEMO_PROMPTS = DEMO_JUDGE.parent / "captions.json"
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,11 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
     manifest, threads = opened.manifest, request.threads or usable_cores()
     machine = hardware(threads)
     facts = bundle_facts(opened)
+    captions = request.judge / "captions.json" if request.judge else None
     drawing = Drawing(
         bundle=opened,
         plan=plan_for(manifest, request.schedules),
-        prompts=_prompts(request, manifest),
+        prompts=prompts_for(manifest, request.prompt_file, request.prompts, captions),
         threads=threads,
         diffusers=request.diffusers,
         diffusers_every=request.diffusers_every,
@@ -69,23 +68,6 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
         scores, diffusers = _scores(drawing, rounds, judge, reporter)
         notes = _notes(drawing, rounds, judge)
     return Bench(new_report(facts, machine, versions(), rounds, scores, diffusers, notes), rounds)
-
-
-def is_demo(manifest: Manifest) -> bool:
-    """Whether the bundle was built from the pair that ships with the package."""
-    return manifest.facts.large.source == manifest.facts.small.source == "demo"
-
-
-def _prompts(request: BenchRequest, manifest: Manifest) -> list[Prompt]:
-    if request.prompt_file:
-        texts = prompts_from_file(request.prompt_file)
-    elif is_demo(manifest):
-        texts = names_from(DEMO_PROMPTS)
-    elif request.judge and (request.judge / "captions.json").is_file():
-        texts = names_from(request.judge / "captions.json")
-    else:
-        raise PromptError("only the demo pair brings prompts of its own", "give --prompt-file FILE, one prompt a line")
-    return spread(texts, request.prompts)
 
 
 @contextmanager

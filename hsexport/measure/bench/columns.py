@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hsexport.measure.bench.intervals import Estimate
-from hsexport.measure.bench.metrics import METRICS
 from hsexport.measure.bench.report import Report
 from hsexport.measure.bench.scores import Distances, Score, Speed
+from hsexport.measure.estimates import Estimate
+from hsexport.measure.metrics import METRICS
 
 Reading = Estimate | float | tuple[float, float] | None
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hsexport.measure.bench.plan import Plan
-from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.bench.rounds import Contestant, Round, contestant, play
 from hsexport.measure.bench.scores import DIFFUSERS
 from hsexport.measure.bench.work import Work
+from hsexport.measure.prompts import Prompt
 from hsexport.progress import Reporter
 from hsruntime import Session
 from hsruntime.bundle.reader import Bundle

@@ -12,8 +12,8 @@ from diffusers import StableDiffusion3Pipeline
 from hsexport.checkpoints import Pair, PairError
 from hsexport.checkpoints.source import resolve_source
 from hsexport.families.sd3.original import original_of
-from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.bench.rounds import Contestant, Shot
+from hsexport.measure.prompts import Prompt
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.picture.picture import picture_bytes

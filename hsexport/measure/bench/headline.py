@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hsexport.measure.bench.intervals import Estimate
 from hsexport.measure.bench.pareto import Point, front, points_by
 from hsexport.measure.bench.report import Report
+from hsexport.measure.estimates import Estimate
 
 
 def headline(report: Report) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from hsengines.backend import Device, Engine, get_backend
 from hsengines.errors import EngineLoadError, HSError
 from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import DEFAULT_BACKEND
+from hsexport.measure.prompts import PromptError, names_from
 
 DEMO_JUDGE = Path(__file__).parents[2] / "demo" / "judge"
 BATCH = 32  # pictures at once: bounds the memory
@@ -143,12 +142,7 @@ def _names_beside(folder: Path) -> list[str]:
     found = [f for f in (folder / "captions.json", folder.parent / "captions.json") if f.is_file()]
     if not found:
         raise JudgeError(f"{folder} holds no captions.json", "put the judge's names there, a list in JSON")
-    return names_from(found[0])
-
-
-def names_from(file: Path) -> list[str]:
-    """A JSON file's list of strings. Raises JudgeError."""
     try:
-        return msgspec.convert(json.loads(file.read_bytes()), list[str])
-    except (msgspec.ValidationError, ValueError) as err:
-        raise JudgeError(f"{file} is not a list of names in JSON: {err}") from err
+        return names_from(found[0])
+    except PromptError as err:
+        raise JudgeError(err.message) from err

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hsexport.measure.bench.intervals import Estimate
 from hsexport.measure.bench.plan import CONVERGED
 from hsexport.measure.bench.report import Report
 from hsexport.measure.bench.scores import Score
+from hsexport.measure.estimates import Estimate
 
 
 @dataclass(frozen=True)

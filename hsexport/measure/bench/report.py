@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from hsexport.measure.bench.hardware import Hardware
-from hsexport.measure.bench.intervals import CONFIDENCE_PERCENT
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.scores import Score
+from hsexport.measure.estimates import CONFIDENCE_PERCENT
+from hsexport.measure.machine import Hardware
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle, sha256_of
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from hsexport.measure.bench.metrics import METRICS
 from hsexport.measure.bench.plan import CONVERGED, LARGE, Contender
-from hsexport.measure.bench.prompts import Prompt
+from hsexport.measure.metrics import METRICS
+from hsexport.measure.prompts import Prompt
+from hsexport.measure.turns import counted_speedup
+from hsexport.measure.turns import play as play_round
 from hsruntime import Session
-from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.text.tokenize import PromptCutWarning
 
 REFERENCES = (LARGE, CONVERGED)
@@ -59,7 +61,7 @@ def contestant(session: Session, contender: Contender) -> Contestant:
             seconds=result.seconds,
             loop_seconds=result.loop_seconds,
             schedule=str(result.schedule),
-            predicted=predicted_speedup(result.schedule, facts) * facts.defaults.steps / result.schedule.steps,
+            predicted=counted_speedup(facts, result.schedule, facts.defaults.steps),
             region=None if result.region is None else result.region[0].reshape(result.grid),
         )
 
@@ -68,12 +70,10 @@ def contestant(session: Session, contender: Contender) -> Contestant:
 
 def play(contestants: Mapping[str, Contestant], prompt: Prompt) -> Round:
     """One round; the references are among the contestants."""
-    names = list(contestants)
-    order = np.random.default_rng(prompt.seed).permutation(len(names))
+    calls = {name: partial(draw, prompt) for name, draw in contestants.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        drawn = {names[i]: contestants[names[i]](prompt) for i in order}
-    shots = {name: drawn[name] for name in names}
+        shots = play_round(calls, prompt.seed)
     cut = any(issubclass(w.category, PromptCutWarning) for w in caught)
     return Round(prompt, shots, _distances(shots), cut)
 

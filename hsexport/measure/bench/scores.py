@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hsexport.measure.bench.intervals import Estimate, mean_of, median_of, standard_error_interval
 from hsexport.measure.bench.judge import Judge, Judged, feature_distances, frechet
-from hsexport.measure.bench.metrics import METRICS
 from hsexport.measure.bench.plan import CONVERGED, LARGE, Contender
 from hsexport.measure.bench.rounds import Round
+from hsexport.measure.estimates import Estimate, mean_of, median_of, standard_error_interval
+from hsexport.measure.metrics import METRICS
 
 DIFFUSERS = "diffusers"
 FEWEST_FOR_FRECHET = 200  # 30 real pictures lie as far from all real ones (120) as any schedule does; 240 lie at 8

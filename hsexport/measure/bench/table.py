@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgspec
+
 from hsengines.errors import HSError
-from hsexport.measure.bench.columns import few_columns_of, rows_of
+from hsexport.measure.bench.columns import Column, few_columns_of, rows_of
 from hsexport.measure.bench.report import Report, report_json
 from hsexport.measure.bench.scores import Score
+from hsexport.measure.blocks import BLOCK, Measured, grid, measured_on, numbers_of, rendered, replace_file
+from hsruntime.schedule.notation import schedule_from_text
+from hsruntime.schedule.schedule import ScheduleError
 
-BLOCK = re.compile(
-    r"<!-- numbers: [^\n]*hsexport bench [^\n]*? -> (?P<file>\S+) -->\n(?P<body>.*?)<!-- end of numbers -->", re.S
-)
 WITH_INTERVAL = ("speedup", "named", "Frechet", "over diffusers")
+
+
+def block(report: Measured) -> str:
+    """The table of a report's JSON, without what this runtime no longer runs."""
+    read = msgspec.convert(report, Report)
+    return markdown(replace(read, scores=[s for s in read.scores if _is_known(s)]))
 
 
 def markdown(report: Report) -> str:
     """The table, and below it what it was measured on."""
     columns = few_columns_of(report)
-    lines = [
-        f"| schedule | {' | '.join(c.heading for c in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for row in rows_of(report):
-        cells = [_with_interval(c.value(row), c.interval(row) if c.title in WITH_INTERVAL else "") for c in columns]
-        lines.append(f"| {_named(row)} | {' | '.join(cells)} |")
-    machine, bundle = report.hardware, report.bundle
-    story = (
-        f"{report.prompts} prompts, the same noise for all; in brackets {report.confidence_percent} % intervals. "
-        f"Hardware: {machine.processor}, {machine.threads} threads; {bundle.backend}, {bundle.precision}."
-    )
-    return "\n".join([*lines, "", story]) + "\n"
+    headings = ["schedule", *(c.heading for c in columns)]
+    rows = [[_named(row), *(_cell(column, row) for column in columns)] for row in rows_of(report)]
+    told = f"{report.prompts} prompts, the same noise for all; in brackets {report.confidence_percent} % intervals"
+    bundle = f"{report.bundle.backend}, {report.bundle.precision}"
+    return grid(headings, rows) + measured_on({"hardware": asdict(report.hardware)}, bundle, told)
 
 
 def splice(readme: Path, report: Report, plot: bytes) -> list[Path]:
@@ -41,44 +40,42 @@ def splice(readme: Path, report: Report, plot: bytes) -> list[Path]:
     The plot, a PNG, lies beside the numbers under the same name. Returns both files. Raises HSError where there is no
     such block.
     """
-    text, found = check_readme(readme)
-    numbers = readme.parent / found["file"]
+    text, file = check_readme(readme)
+    numbers = numbers_of(readme, file)
     picture = numbers.with_suffix(".png")
-    shown = f"![Speedup against distance]({Path(found['file']).with_suffix('.png').as_posix()})"
-    opening = f"<!-- numbers: {report.command} -> {found['file']} -->"
-    parts = [opening, markdown(report), shown, "<!-- end of numbers -->"]
     numbers.parent.mkdir(parents=True, exist_ok=True)
     replace_file(numbers, report_json(report.summary()))
     replace_file(picture, plot)
-    replace_file(readme, (text[: found.start()] + "\n\n".join(p.strip() for p in parts) + text[found.end() :]).encode())
+    for found in BLOCK.finditer(text):
+        if found["file"] == file:
+            text = text.replace(found["command"], report.command)
+    replace_file(readme, rendered(readme, text, only=file).encode())
     return [numbers, picture]
 
 
-def check_readme(readme: Path) -> tuple[str, re.Match[str]]:
-    """The text and its block for `hsexport bench`. Raises HSError where there is none."""
+def check_readme(readme: Path) -> tuple[str, str]:
+    """The text and the file of numbers of its block for `hsexport bench`. Raises HSError where there is none."""
     text = readme.read_text(encoding="utf-8")
-    found = BLOCK.search(text)
-    if not found:
+    file = next((found["file"] for found in BLOCK.finditer(text) if "hsexport bench " in found["command"]), None)
+    if not file:
         raise HSError(
             f"{readme} has no block for the numbers of hsexport bench",
             "put two lines there: <!-- numbers: hsexport bench BUNDLE -> docs/bench.json --> <!-- end of numbers -->",
         )
-    return text, found
+    return text, file
 
 
-def replace_file(file: Path, data: bytes) -> None:
-    """Writes the file whole or not at all."""
-    part = file.with_name(f"{file.name}.part-{os.getpid()}")
+def _is_known(row: Score) -> bool:
     try:
-        part.write_bytes(data)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+        return bool(schedule_from_text(row.schedule))
+    except ScheduleError:
+        return False
 
 
 def _named(row: Score) -> str:
-    return f"`{row.name}`" if row.name == row.schedule else f"{row.name}: `{row.schedule}`"
+    return f"`{row.name}`" if ":" in row.name or row.name == row.schedule else f"{row.name}: `{row.schedule}`"
 
 
-def _with_interval(value: str, interval: str) -> str:
-    return f"{value} ({interval})" if interval else value
+def _cell(column: Column, row: Score) -> str:
+    interval = column.interval(row) if column.title in WITH_INTERVAL else ""
+    return f"{column.value(row)} ({interval})" if interval else column.value(row)

@@ -18,8 +18,8 @@ from PIL import Image
 import hsengines
 import hsruntime
 from hsengines.errors import HSError
-from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.bench.rounds import Round, Shot
+from hsexport.measure.prompts import Prompt
 
 VERSION = 1
 

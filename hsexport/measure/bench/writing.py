@@ -12,7 +12,8 @@ from hsexport.measure.bench.page import page
 from hsexport.measure.bench.report import Report, report_json
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.sheet import sheet
-from hsexport.measure.bench.table import markdown, replace_file
+from hsexport.measure.bench.table import markdown
+from hsexport.measure.blocks import replace_file
 
 PLOT, SHEET, PAGE = "pareto", "sheet.png", "report.html"
 

@@ -10,9 +10,9 @@ from hsengines.errors import HSError
 from hsexport.build.build import build
 from hsexport.build.recipe import BuildRequest
 from hsexport.cli.report import BuildReport
-from hsexport.measure.gpu_check.machine import gpu_facts
 from hsexport.measure.gpu_check.plan import Plan, Target
 from hsexport.measure.gpu_check.results import Build
+from hsexport.measure.machine import gpu_facts
 from hsruntime.bundle.reader import Bundle
 
 GOES_ON = "what is finished is kept, the same command goes on from there"

@@ -9,8 +9,8 @@ from typing import Any
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable
 from hsengines.traits import backend_names, traits_of
-from hsexport.measure.bench.hardware import hardware
 from hsexport.measure.gpu_check.results import BackendState
+from hsexport.measure.machine import gpu_facts, hardware
 
 GPU_BACKENDS = tuple(name for name in backend_names() if not traits_of(name).on_cpu)
 
@@ -32,22 +32,3 @@ def backend_state(name: str) -> BackendState:
 def machine_facts(threads: int) -> dict[str, Any]:
     """Processor and, where CUDA has one, the GPU with its driver."""
     return asdict(hardware(threads)) | gpu_facts()
-
-
-def gpu_facts() -> dict[str, Any]:
-    """Name, compute capability (89 for 8.9), memory and the CUDA release of the driver; empty without a GPU."""
-    try:
-        from hsengines.cuda.api import call
-        from hsengines.cuda.machine import why_no_cuda
-    except ImportError:
-        return {}
-    if why_no_cuda():
-        return {}
-    gpu = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
-    driver = call("cudaDriverGetVersion", doing="asking for the driver's version")
-    return {
-        "gpu": gpu.name.partition(b"\0")[0].decode(),
-        "compute_capability": 10 * int(gpu.major) + int(gpu.minor),
-        "gpu_memory_gib": round(gpu.totalGlobalMem / 2**30, 1),
-        "driver_cuda": f"{driver // 1000}.{driver % 1000 // 10}",
-    }

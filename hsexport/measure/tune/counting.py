@@ -10,8 +10,8 @@ from statistics import median
 from typing import Literal
 
 from hsexport.measure.tune.candidates import Candidate
+from hsexport.measure.turns import counted_speedup
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError
 
@@ -63,8 +63,7 @@ def count_all(
         except ScheduleError as err:
             rejected.append(rejection(candidate, "refused", f"this runtime does not run it: {err.message}"))
             continue
-        speedup = predicted_speedup(schedule, manifest.facts) * large_steps / schedule.steps
-        counted.append(Counted(candidate, schedule, speedup))
+        counted.append(Counted(candidate, schedule, counted_speedup(manifest.facts, schedule, large_steps)))
     return counted, rejected
 
 

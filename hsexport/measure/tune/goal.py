@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from hsengines.errors import HSError
-from hsexport.measure.bench.intervals import Estimate, mean_of, median_of
-from hsexport.measure.bench.metrics import METRICS, Metric
+from hsexport.measure.estimates import Estimate, mean_of, median_of
+from hsexport.measure.metrics import METRICS, Metric
 from hsexport.measure.tune.counting import Ground
 from hsexport.measure.tune.ledger import Measurement
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from hsexport.measure.bench.metrics import Metric
-from hsexport.measure.bench.prompts import Prompt
+from hsexport.measure.blocks import replace_file
+from hsexport.measure.metrics import Metric
+from hsexport.measure.pictures import pixels_of, png_of
+from hsexport.measure.prompts import Prompt
 from hsexport.measure.tune.counting import Counted
 from hsexport.measure.tune.goal import Score
 from hsexport.measure.tune.ledger import Conditions, Ledger, Measurement
@@ -80,8 +79,9 @@ class Measurer:
         name = self._setup.conditions.reference
         self._reporter.stage("reference", 1)
         self._reporter.begin(name)
+        self._setup.folder.mkdir(parents=True, exist_ok=True)
         for number, prompt in enumerate(missing, start=1):
-            save_atomically(self._reference_file(prompt), self._generate(self._setup.reference, prompt).image)
+            replace_file(self._reference_file(prompt), png_of(self._generate(self._setup.reference, prompt).image))
             self._reporter.advance(name, "picture", number, len(missing))
         self._reporter.end(name, f"for {len(missing)} prompts")
 
@@ -100,8 +100,7 @@ class Measurer:
         self._reporter.end(name, f"on {prompts} prompts")
 
     def _run_round(self, lacking: Sequence[Counted], prompt: Prompt) -> None:
-        with Image.open(self._reference_file(prompt)) as picture:
-            reference = np.asarray(picture)
+        reference = pixels_of(self._reference_file(prompt).read_bytes())
         large_seconds = self._generate(self._setup.large, prompt).loop_seconds
         for counted in lacking:
             result = self._generate(counted.schedule, prompt)
@@ -155,11 +154,3 @@ class Measurer:
         width, height = manifest.facts.sizes.default
         tokens = width * height // manifest.facts.latent.pixels_per_token**2
         return schedule.steps, active_count(schedule.region.ratio, tokens) if schedule.has_region else 0
-
-
-def save_atomically(file: Path, picture: np.ndarray) -> None:
-    """Writes a PNG that is whole or not there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    Image.fromarray(picture).save(partial, format="PNG")
-    partial.replace(file)

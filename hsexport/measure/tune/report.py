@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from hsexport.measure.bench.intervals import mean_of
+from hsexport.measure.estimates import mean_of
 from hsexport.measure.tune.found import Found, Row
 from hsexport.measure.tune.goal import Goal, tells_apart
 from hsexport.measure.tune.tune import Outcome

@@ -10,15 +10,14 @@ from typing import Literal
 import msgspec
 
 from hsengines.errors import HSError
-from hsexport.measure.bench.metrics import Metric
-from hsexport.measure.bench.prompts import Prompt
+from hsexport.measure.metrics import Metric
+from hsexport.measure.prompts import Prompt, prompts_for, shuffled
 from hsexport.measure.tune.candidates import family
 from hsexport.measure.tune.counting import Counted, count_all
 from hsexport.measure.tune.found import Found, Plan, Row
 from hsexport.measure.tune.goal import AtLeastAsFast, Goal, TuneError, metric_called
 from hsexport.measure.tune.ledger import Conditions, Ledger, subject_of
 from hsexport.measure.tune.measuring import Measurer, Setup
-from hsexport.measure.tune.prompts import prompts_for
 from hsexport.measure.tune.search import Search
 from hsexport.measure.tune.verdict import sentences
 from hsexport.progress import Reporter
@@ -84,7 +83,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
         _check_writable(request.bundle)
     bundle = open_bundle(request.bundle)
     metric = metric_called(request.metric)
-    prompts = prompts_for(bundle.manifest, request.prompt_file, request.prompts)
+    prompts = shuffled(prompts_for(bundle.manifest, request.prompt_file, request.prompts))
     with Ledger(request.work) as ledger, Session(bundle, SessionOptions(threads=request.threads)) as session:
         before = ledger.first_defaults(bundle.manifest)
         steps = request.large_steps or before.steps

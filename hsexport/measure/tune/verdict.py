@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hsexport.measure.bench.intervals import mean_of
+from hsexport.measure.estimates import mean_of
 from hsexport.measure.tune.found import Found, Row
 from hsexport.measure.tune.goal import (
     AtLeastAsClose,

@@ -2,11 +2,15 @@ import msgspec
 import pytest
 
 from hsexport.measure.bench.plan import CONVERGED, LARGE, kind_of, plan_for
-from hsexport.measure.bench.prompts import PromptError, prompts_from_file, spread
+from hsexport.measure.prompts import PromptError, lines_of, spread
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.schedule.notation import schedule_from_text
 from hsruntime.schedule.presets import PRESETS
 from hsruntime.schedule.schedule import ScheduleError
+
+
+def with_defaults(manifest, defaults):
+    return msgspec.structs.replace(manifest, facts=msgspec.structs.replace(manifest.facts, defaults=defaults))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def test_default_choice_holds_every_preset_and_the_controls(manifest):
 
 def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(manifest):
     defaults = msgspec.structs.replace(manifest.facts.defaults, schedule="large", steps=2)
-    plan = plan_for(msgspec.structs.replace(manifest, defaults=defaults), [])
+    plan = plan_for(with_defaults(manifest, defaults), [])
     assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in plan.left_out)
 
 
@@ -70,7 +74,7 @@ def test_no_prompts_are_told(tmp_path):
         spread(["a"], 0)
     (tmp_path / "blank.txt").write_text("\n  \n")
     with pytest.raises(PromptError, match=r"blank\.txt holds no prompt"):
-        prompts_from_file(tmp_path / "blank.txt")
+        lines_of(tmp_path / "blank.txt")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(PromptError, match="not text in UTF-8"):
-        prompts_from_file(tmp_path / "latin.txt")
+        lines_of(tmp_path / "latin.txt")

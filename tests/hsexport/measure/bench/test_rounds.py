@@ -3,9 +3,9 @@ import pytest
 
 from hsengines.errors import HSError
 from hsexport.measure.bench.plan import CONVERGED, LARGE, Contender, kind_of
-from hsexport.measure.bench.prompts import Prompt
 from hsexport.measure.bench.rounds import contestant, play
 from hsexport.measure.bench.work import Work
+from hsexport.measure.prompts import Prompt
 from hsruntime import Session
 from hsruntime.schedule.notation import schedule_from_text
 

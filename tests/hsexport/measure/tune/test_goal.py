@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hsexport.measure.bench.intervals import mean_of
+from hsexport.measure.estimates import mean_of
 from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, Score, TuneError, metric_called, tells_apart
 
 

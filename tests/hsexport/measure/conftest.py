@@ -5,7 +5,7 @@ import pytest
 
 from hsruntime.bundle.manifest import manifest_from_bytes
 
-GOLDEN = Path(__file__).parents[3] / "runtime" / "bundle" / "golden_bundle" / "manifest.json"
+GOLDEN = Path(__file__).parents[2] / "runtime" / "bundle" / "golden_bundle" / "manifest.json"
 
 
 @pytest.fixture

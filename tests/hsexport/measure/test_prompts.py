@@ -2,12 +2,19 @@ import msgspec
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.measure.tune.prompts import prompts_for
+from hsexport.measure import prompts
 
 
 @pytest.fixture
 def demo_manifest(manifest):
-    return msgspec.structs.replace(manifest, large=msgspec.structs.replace(manifest.facts.large, source="demo"))
+    facts, replace = manifest.facts, msgspec.structs.replace
+    demo = {role: replace(getattr(facts, role), source="demo") for role in ("large", "small")}
+    return replace(manifest, facts=replace(facts, **demo))
+
+
+def prompts_for(manifest, file, count):
+    """As tune takes them."""
+    return prompts.shuffled(prompts.prompts_for(manifest, file, count))
 
 
 @pytest.fixture
@@ -30,9 +37,9 @@ def test_other_pairs_need_a_file(manifest):
 
 
 def test_prompts_are_spread_and_so_is_their_beginning(manifest, listed):
-    prompts = prompts_for(manifest, listed, 12)
-    assert sorted(p.seed for p in prompts) == [9 * n for n in range(12)]
-    first = [p.seed for p in prompts[:4]]
+    found = prompts_for(manifest, listed, 12)
+    assert sorted(p.seed for p in found) == [9 * n for n in range(12)]
+    first = [p.seed for p in found[:4]]
     assert max(first) - min(first) > 50
 
 

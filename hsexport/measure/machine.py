@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 MEASURING = ("hsexport", "numpy", "onnxruntime", "torch", "diffusers", "scikit-image", "flip-evaluator")
 
@@ -20,7 +21,7 @@ class Hardware:
     threads: int
 
 
-def hardware(threads: int) -> Hardware:
+def hardware(threads: int = 0) -> Hardware:
     """The machine as it is; 0 threads means all cores."""
     return Hardware(processor(), usable_cores(), threads or usable_cores())
 
@@ -47,3 +48,22 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Name, compute capability (89 for 8.9), memory and the CUDA release of the driver; empty without a GPU."""
+    try:
+        from hsengines.cuda.api import call
+        from hsengines.cuda.machine import why_no_cuda
+    except ImportError:
+        return {}
+    if why_no_cuda():
+        return {}
+    gpu = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
+    driver = call("cudaDriverGetVersion", doing="asking for the driver's version")
+    return {
+        "gpu": gpu.name.partition(b"\0")[0].decode(),
+        "compute_capability": 10 * int(gpu.major) + int(gpu.minor),
+        "gpu_memory_gib": round(gpu.totalGlobalMem / 2**30, 1),
+        "driver_cuda": f"{driver // 1000}.{driver % 1000 // 10}",
+    }

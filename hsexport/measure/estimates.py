@@ -1,4 +1,4 @@
-"""Estimates over prompts with 95 % intervals, by bootstrap: prompts are drawn anew, with replacement."""
+"""Estimates over prompts or rounds with 95 % intervals, by bootstrap: they are drawn anew, with replacement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NORMAL_97_5 = 1.959964  # standard deviations to the normal distribution's 97.5t
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic over the prompts and its interval."""
+    """A statistic and its interval."""
 
     value: float
     low: float
@@ -31,6 +31,12 @@ def median_of(values: np.ndarray) -> Estimate:
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of (count,) values, percentile interval."""
     return _percentile(values, np.mean)
+
+
+def middle_half(values: np.ndarray) -> tuple[float, float]:
+    """The quartiles that half of the values lie between."""
+    low, high = np.percentile(values, [25, 75])
+    return float(low), float(high)
 
 
 def standard_error_interval(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:

@@ -1,0 +1,154 @@
+"""Reports and what they look like: tables in Markdown, a document's blocks of numbers, files written whole.
+
+A document holds `<!-- numbers: COMMAND -> FILE -->`, what the command measured, and `<!-- end of numbers -->`. The
+command's module has `block`, which makes that text of FILE's JSON: nothing in it is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markdown import Markdown
+
+from hsengines.errors import HSError
+from hsexport.measure.machine import hardware
+
+BLOCK = re.compile(
+    r"<!-- numbers: (?P<command>[^\n]+?) -> (?P<file>\S+) -->\n(?P<body>.*?)<!-- end of numbers -->", re.S
+)
+Measured = Mapping[str, Any]
+"""A report as its JSON holds it, or a row of one."""
+PIPE = "\\|"
+PATH = click.Path(path_type=Path)
+json_option = click.option("--json", "json_file", type=PATH, metavar="FILE", help="also write the numbers there")
+bundle_argument = click.argument("bundle", type=PATH)
+
+
+class _Cells(Formatter):
+    """What is not known is a dash, a truth is a word."""
+
+    def get_value(self, key: int | str, _: Any, kwargs: Any) -> Any:
+        return kwargs.get(key)
+
+    def format_field(self, value: Any, spec: str) -> str:
+        if value is None:
+            return "-"
+        if isinstance(value, bool):
+            return "yes" if value else "NO"
+        return super().format_field(value, spec)
+
+
+def table(columns: Mapping[str, str], rows: Iterable[Measured]) -> str:
+    """Markdown: `columns` maps a heading to how its cell is made of a row, as `str.format` knows it."""
+    cells = _Cells()
+    return grid(columns, ([cells.vformat(column, (), row) for column in columns.values()] for row in rows))
+
+
+def grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """The same of cells that are made already."""
+    written = [f"| {' | '.join(cell.replace('|', PIPE) for cell in line)} |\n" for line in (headings, *rows)]
+    return "".join([written[0], f"|{'---|' * len(list(headings))}\n", *written[1:]])
+
+
+def measured_on(report: Measured, *more: str) -> str:
+    """The line below a table."""
+    machine = report["hardware"]
+    used = f", {machine['threads']} threads" if machine["threads"] != machine["cores"] else ""
+    told = f"{machine['processor']}, {machine['cores']} cores{used}"
+    return f"\nHardware: {'; '.join([told, *more])}.\n"
+
+
+def show(markdown: str) -> None:
+    """A table in a terminal, the Markdown itself elsewhere."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        click.echo(markdown, nl=False)
+
+
+def finish(block: Callable[[Measured], str], file: Path | None, threads: int = 0, **numbers: Any) -> None:
+    """Shows what was measured and, where a file is named, writes it as JSON."""
+    report = {"date": today(), "hardware": asdict(hardware(threads)), **numbers}
+    show(block(report))
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, f"{json.dumps(report, indent=2)}\n".encode())
+
+
+def today() -> str:
+    """The date in ISO's form."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def replace_file(file: Path, data: bytes) -> None:
+    """Writes the file whole or not at all."""
+    part = file.with_name(f"{file.name}.part-{os.getpid()}")
+    try:
+        part.write_bytes(data)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def numbers_of(document: Path, file: str) -> Path:
+    """The JSON that a block names: its commands run in the repository, whose documents lie in it or in its docs."""
+    folder = document.absolute().parent
+    return (folder.parent if folder.name == "docs" else folder) / file
+
+
+def body_of(document: Path, command: str, file: str) -> str:
+    """A block's text: table, hardware and, where one lies beside the numbers, the plot of the same name."""
+    words, numbers = shlex.split(command), numbers_of(document, file)
+    if words[0] == "hsexport":
+        module = f"hsexport.measure.{words[1]}.table"
+    elif Path(words[0]).name == "measure":
+        module = f"hsexport.measure.{words[1]}"
+    else:
+        raise HSError(f"{document}: '{command}' measures nothing", "hsexport bench does, and scripts/measure")
+    text = import_module(module).block(json.loads(numbers.read_bytes()))
+    plot = numbers.with_suffix(".png")
+    if plot.is_file():
+        shown = Path(os.path.relpath(plot, document.absolute().parent)).as_posix()
+        text += f"\n![Speedup against distance]({shown})\n"
+    return f"\n{text}\n"
+
+
+def rendered(document: Path, text: str = "", only: str = "") -> str:
+    """The document, or what is to become its text, with every block, or one file's, as its numbers have it."""
+
+    def block(found: re.Match[str]) -> str:
+        if only not in ("", found["file"]):
+            return found[0]
+        opening = found[0][: found.start("body") - found.start()]
+        return f"{opening}{body_of(document, found['command'], found['file'])}<!-- end of numbers -->"
+
+    return BLOCK.sub(block, text or document.read_text(encoding="utf-8"))
+
+
+@click.command()
+@click.argument("documents", type=PATH, nargs=-1)
+@click.option("--write", is_flag=True, help="put the numbers in; else only tell where they differ")
+def main(documents: tuple[Path, ...], write: bool) -> None:
+    """Make every block of numbers of the documents (README.md and docs, if none is named) from its JSON file."""
+    differing = 0
+    for document in documents or (Path("README.md"), *sorted(Path("docs").rglob("*.md"))):
+        text = rendered(document)
+        if text != document.read_text(encoding="utf-8"):
+            differing += 1
+            click.echo(f"{document}: {'written' if write else 'differs from its numbers; --write puts them in'}")
+            if write:
+                replace_file(document, text.encode())
+    raise SystemExit(bool(differing) and not write)

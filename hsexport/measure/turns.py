@@ -1,0 +1,98 @@
+"""Rounds in turns: every contestant once a round, so that what slows the machine slows all; ratios within a round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from msgspec import Struct
+
+from hsengines.null import NullBackend
+from hsexport.measure.prompts import PROMPT
+from hsruntime import Session
+from hsruntime.facts import Facts
+from hsruntime.schedule.arithmetic import predicted_speedup
+from hsruntime.schedule.schedule import Schedule
+
+Answer = TypeVar("Answer")
+
+
+def play(calls: Mapping[str, Callable[[], Answer]], number: int) -> dict[str, Answer]:
+    """One round in an order that its number draws; the answers in the order of `calls`."""
+    names = list(calls)
+    order = np.random.default_rng(number).permutation(len(names))
+    answers = {names[i]: calls[names[i]]() for i in order}
+    return {name: answers[name] for name in names}
+
+
+def in_turns(calls: Mapping[str, Callable[[], Answer]], rounds: int) -> list[dict[str, Answer]]:
+    """What the calls answered, round by round, after a round that warms up."""
+    return [play(calls, number) for number in range(rounds + 1)][1:]
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def column(rounds: Sequence[Mapping[str, Any]], name: str, field: str = "") -> np.ndarray:
+    """One contestant's answers (rounds,), or a field of each."""
+    return np.array([getattr(each[name], field) if field else each[name] for each in rounds])
+
+
+def speedups(reference: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The reference's time over one's own, each within its round (rounds,)."""
+    return reference / own
+
+
+def counted_speedup(facts: Facts, schedule: Schedule, large_steps: int) -> float:
+    """What counting operations promises over large alone in `large_steps` steps, whatever the schedule's own number."""
+    return predicted_speedup(schedule, facts) * large_steps / schedule.steps
+
+
+class ScheduleTime(Struct, frozen=True):
+    """One schedule's medians over rounds, beside the first schedule of the same rounds."""
+
+    name: str
+    schedule: str
+    picture_ms: float
+    """From the prompt to the picture."""
+    loop_ms: float
+    speedup: float
+    """Of the denoising loop over the first schedule's."""
+    predicted: float
+    """The same by counting operations."""
+
+
+def schedule_times(session: Session, schedules: Mapping[str, Schedule], rounds: int) -> list[ScheduleTime]:
+    """Times of whole pictures; the first schedule is large alone, the reference."""
+    calls = {name: partial(session.generate, PROMPT, seed=0, schedule=s) for name, s in schedules.items()}
+    played = in_turns(calls, rounds)
+    first = next(iter(schedules))
+    loops = {name: column(played, name, "loop_seconds") for name in schedules}
+    return [
+        ScheduleTime(
+            name=name,
+            schedule=str(schedule),
+            picture_ms=1000 * float(np.median(column(played, name, "seconds"))),
+            loop_ms=1000 * float(np.median(loops[name])),
+            speedup=float(np.median(speedups(loops[first], loops[name]))),
+            predicted=counted_speedup(session.manifest.facts, schedule, schedules[first].steps),
+        )
+        for name, schedule in schedules.items()
+    ]
+
+
+def outside_engines(session: Session, rounds: int) -> tuple[float, float]:
+    """Seconds of the default schedule's loop with engines that do nothing, and as it is."""
+    with Session(session.bundle, backend=NullBackend()) as empty:
+        sessions = {"empty": empty, "whole": session}
+        calls = {name: partial(each.generate, PROMPT, seed=0) for name, each in sessions.items()}
+        played = in_turns(calls, rounds)
+    found = (float(np.median(column(played, name, "loop_seconds"))) for name in calls)
+    return next(found), next(found)
