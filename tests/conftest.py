@@ -43,7 +43,7 @@ def demo_build(tmp_path_factory):
 def built(root, large, small):
     """A bundle and its store in `root`."""
     from hsexport.build.build import build
-    from hsexport.build.recipe import BuildRequest
+    from hsexport.build.request import BuildRequest
     from hsexport.progress import Silent
 
     build(BuildRequest(large=large, small=small, out=root / "bundle", cache=root / "cache"), Silent())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hsengines.backend import get_backend
 from hsexport.build.memory import return_what_is_freed
-from hsexport.build.networks import networks_of
-from hsexport.build.recipe import BuildRequest, Recipe, check_tokenizers, recipe_for
+from hsexport.build.recipe import check_tokenizers, recipe_for
+from hsexport.build.request import BuildRequest
 from hsexport.build.stages.compile import compile_all
 from hsexport.build.stages.export import export_all
 from hsexport.build.stages.optimise import optimise_all
@@ -14,7 +14,8 @@ from hsexport.build.stages.verify import verify_all
 from hsexport.build.store import Store
 from hsexport.checkpoints.downloads import Downloads
 from hsexport.checkpoints.previews import Previews
-from hsexport.checkpoints.same_weights import check_same_weights
+from hsexport.families.same_weights import check_same_weights
+from hsexport.networks.recipe import Recipe
 from hsexport.plan.plan import check_room, plan_here
 from hsexport.progress import Reporter, bytes_told
 from hsruntime.bundle.reader import Bundle
@@ -31,7 +32,7 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
     reporter.stage("load", 1)
     reporter.begin("pair")
     recipe = _recipe_with_room(request, reporter)
-    networks = networks_of(recipe)
+    networks = recipe.networks()
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     reporter.end(
@@ -46,14 +47,14 @@ def build(request: BuildRequest, reporter: Reporter) -> Bundle | None:
         return None
     engines = compile_all(graphs, backend, options, store, reporter)
     parity = verify_all(engines, backend, store, reporter)
-    return pack(recipe, engines, parity, backend, options, reporter)
+    return pack(request, recipe, engines, parity, backend, options, reporter)
 
 
 def _recipe_with_room(request: BuildRequest, reporter: Reporter) -> Recipe:
     """Asks for room before anything is downloaded; a pair that is here already is read once."""
     with Previews() as previews:
         recipe = recipe_for(request, previews)
-        for doubt in check_room(plan_here(recipe, previews)):
+        for doubt in check_room(plan_here(request, recipe, previews)):
             reporter.warn(doubt)
     if previews.root is None:
         return recipe

@@ -1,7 +1,1 @@
-"""The pair as it lies on disk: found, read by config and header alone, and checked before anything is traced."""
-
-from .config import TransformerConfig
-from .errors import PairError
-from .pair import Pair, load_pair
-
-__all__ = ["Pair", "PairError", "TransformerConfig", "load_pair"]
+"""Where weights come from: folders, single files, the hub, headers, quantised files, LoRA. Knows no family."""

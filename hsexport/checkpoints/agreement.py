@@ -6,43 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import scheduler_config_from, vae_config_from
-from .documents import read_document
-from .errors import PairError
-from .shards import read_headers
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.shards import read_headers
 
 # Who wrote a file, with what, and in which precision: none of it changes what an encoder computes.
 WRITER = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
 ONE_FAMILY = "take both members from one model family"
 
 
-def check_schedulers_agree(large: Path, small: Path) -> None:
-    """Refuses two schedules: both members step along the same sigmas."""
-    ours, theirs = scheduler_config_from(large), scheduler_config_from(small)
-    for field in ("shift", "num_train_timesteps"):
-        found = getattr(ours, field), getattr(theirs, field)
-        if found[0] != found[1]:
-            raise PairError(
-                f"the schedulers of large and small differ in {field}: {found[0]} and {found[1]}",
-                f"both must step along the same sigmas; if one value serves both, write it into "
-                f"{small}/scheduler_config.json",
-            )
-
-
-def check_vaes_agree(large: Path, small: Path) -> None:
-    """Refuses two VAE configurations: the pair shares one latent space."""
-    key = first_difference(vae_config_from(large).compared, vae_config_from(small).compared)
-    if key is not None:
-        ours, theirs = (vae_config_from(path).compared.get(key) for path in (large, small))
-        raise PairError(
-            f"the VAEs of large and small differ in {key}: {ours} and {theirs}",
-            f"a pair shares one latent space: {ONE_FAMILY}",
-        )
-
-
-def check_config_agrees(name: str, large: Path, small: Path) -> None:
-    """Refuses text encoders of different configuration; a setting only one file spells out is left to the weights."""
-    documents = [read_document(path / "config.json") for path in (large, small)]
+def check_documents_agree(name: str, documents: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
+    """Refuses parts of different configuration; a setting only one file spells out is left to the weights."""
     spelled = [key for key in documents[0] if key in documents[1] and key not in WRITER and not key.startswith("_")]
     ours, theirs = ({key: document[key] for key in spelled} for document in documents)
     key = first_difference(ours, theirs)
@@ -68,7 +41,7 @@ def check_tensors_agree(name: str, large: Path, small: Path) -> None:
         found = f"{in_words(ours.get(tensor))} and {in_words(theirs.get(tensor))}"
         raise PairError(
             f"{name} of large and small differ in their weights: tensor {tensor} is {found}",
-            remedy_for(name, small),
+            hint_for(name, small),
         )
 
 
@@ -77,7 +50,7 @@ def in_words(tensor: tuple[str, tuple[int, ...]] | None) -> str:
     return f"{tensor[0]}{list(tensor[1])}" if tensor else "absent"
 
 
-def remedy_for(name: str, small: Path) -> str:
+def hint_for(name: str, small: Path) -> str:
     """What to do about a part that both bring in different versions."""
     shares = "one latent space" if name == "vae" else "one text side"
     return (

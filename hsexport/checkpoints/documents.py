@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import PairError
+from hsexport.checkpoints.errors import PairError
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -31,12 +33,26 @@ def read_text(path: Path) -> str:
         raise PairError(f"{path} is not UTF-8 text: {err}", "download or save the model again") from err
 
 
-def setting_of(part: Path, key: str, default: int | None = None) -> int:
-    """A whole number above zero out of a text encoder's config.json."""
-    value = read_document(part / "config.json").get(key, default)
+def read_config(path: Path, file_name: str, class_name: str, hint: str = "") -> dict[str, Any]:
+    """The settings in `path/file_name`, which must belong to `class_name`."""
+    raw = read_document(path / file_name)
+    found = raw.get("_class_name")
+    if found != class_name:
+        raise PairError(f"{path} is a {found or 'model of unnamed class'}, expected {class_name}", hint)
+    return raw
+
+
+def whole_number(raw: Mapping[str, Any], key: str, where: Path | str, hint: str = "") -> int:
+    """`raw[key]`, which must be a whole number above zero; `where` it stands."""
+    value = raw.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PairError(
-            f"{part}/config.json has {key} {value!r}, expected a whole number above zero",
-            "is it SD3's text encoder?",
-        )
+        raise PairError(f"{where} has {key} {value!r}, expected a whole number above zero", hint)
     return value
+
+
+def number(raw: Mapping[str, Any], key: str, path: Path) -> float:
+    """`raw[key]` as a float, which must be finite."""
+    value = raw[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise PairError(f"{path} has {key} {value!r}, expected a number")
+    return float(value)

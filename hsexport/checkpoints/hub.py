@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from .downloads import Fetcher, HubFile
-from .errors import PairError
-from .layout import PART_NAMES
-from .shards import VARIANTS
+from hsexport.checkpoints.downloads import Fetcher, HubFile
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.shards import VARIANTS
 
 # The repository's root may hold a transformer alone; single-file checkpoints there match none of these.
 ROOT_DOCUMENTS = ("model_index.json", "config.json", "diffusion_pytorch_model.safetensors.index*.json")
@@ -22,7 +21,7 @@ VARIANT_WEIGHTS = [
 ]
 
 
-def wanted_files(names: Iterable[str], without: Collection[str] = ()) -> list[str]:
+def wanted_files(names: Iterable[str], parts: Collection[str], without: Collection[str] = ()) -> list[str]:
     """Of a repository's files those a pair needs; a variant's twins only for a part that has nothing else.
 
     Of the parts in `without` no weights.
@@ -31,7 +30,7 @@ def wanted_files(names: Iterable[str], without: Collection[str] = ()) -> list[st
     for name in names:
         folders.setdefault(str(PurePosixPath(name).parent), []).append(PurePosixPath(name).name)
     wanted: list[str] = []
-    for folder in (".", "transformer", *PART_NAMES):
+    for folder in (".", "transformer", *parts):
         patterns = ROOT_DOCUMENTS if folder == "." else DOCUMENTS
         files = folders.get(folder, [])
         kept = [file for file in files if any(fnmatchcase(file, pattern) for pattern in patterns)]
@@ -48,7 +47,7 @@ def weights_among(files: list[str], folder: str) -> list[str]:
     return next(filter(None, found), [])
 
 
-def fetched(hub_id: str, role: str, without: Collection[str], fetcher: Fetcher) -> Path:
+def fetched(hub_id: str, role: str, parts: Collection[str], without: Collection[str], fetcher: Fetcher) -> Path:
     """A folder for `hub_id`; without a network the one already in the hub's cache, if there is one."""
     try:
         from huggingface_hub.errors import (
@@ -63,7 +62,7 @@ def fetched(hub_id: str, role: str, without: Collection[str], fetcher: Fetcher) 
             f"{role} '{hub_id}' is a hub id, but huggingface_hub is not installed", "pip install 'hsexport[build]'"
         ) from err
     try:
-        return snapshot(hub_id, without, fetcher)
+        return snapshot(hub_id, parts, without, fetcher)
     except GatedRepoError as err:
         raise PairError(
             f"{role} '{hub_id}' is gated on the hub, and this account has no access to it",
@@ -81,7 +80,7 @@ def fetched(hub_id: str, role: str, without: Collection[str], fetcher: Fetcher) 
         ) from err
 
 
-def snapshot(hub_id: str, without: Collection[str], fetcher: Fetcher) -> Path:
+def snapshot(hub_id: str, parts: Collection[str], without: Collection[str], fetcher: Fetcher) -> Path:
     """Fetches what is wanted of `hub_id`, or raises the hub's own errors."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
@@ -93,11 +92,11 @@ def snapshot(hub_id: str, without: Collection[str], fetcher: Fetcher) -> Path:
         if found := cached(hub_id):
             return found
         raise
-    wanted = wanted_files(files, without)
+    wanted = wanted_files(files, parts, without)
     if not wanted:
         raise PairError(
             f"'{hub_id}' holds no model_index.json, transformer or safetensors in diffusers' layout",
-            "hsexport reads repositories that StableDiffusion3Pipeline.from_pretrained reads",
+            "hsexport reads repositories that diffusers' from_pretrained reads",
         )
     return fetcher.fetch(hub_id, {name: files[name] for name in wanted})
 

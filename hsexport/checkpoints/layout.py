@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .documents import read_document
-from .errors import PairError
-
-PART_NAMES = (
-    "vae",
-    "text_encoder",
-    "text_encoder_2",
-    "text_encoder_3",
-    "tokenizer",
-    "tokenizer_2",
-    "tokenizer_3",
-    "scheduler",
-)
+from hsexport.checkpoints.documents import read_document
+from hsexport.checkpoints.errors import PairError
 
 
 @dataclass(frozen=True)
@@ -34,51 +23,49 @@ class ModelDirectory:
     parts: Mapping[str, Path]
 
 
-def find_model(root: Path) -> ModelDirectory:
+def find_model(root: Path, known: Collection[str]) -> ModelDirectory:
     """The parts in `root`: by model_index.json where there is one, else a transformer in it or under it.
 
-    A file is a transformer alone, whatever lies beside it.
+    `known` are the parts' names. A file is a transformer alone, whatever lies beside it.
     """
     if root.is_file():
         return ModelDirectory(root.parent, root, {})
     if (root / "model_index.json").is_file():
-        return pipeline_directory(root)
+        return pipeline_directory(root, known)
     if (root / "transformer" / "config.json").is_file():
-        parts = {name: root / name for name in PART_NAMES if (root / name).is_dir()}
+        parts = {name: root / name for name in known if (root / name).is_dir()}
         return ModelDirectory(root, root / "transformer", parts)
     if (root / "config.json").is_file() and "_class_name" in read_document(root / "config.json"):
         return ModelDirectory(root, root, {})
     raise PairError(
         f"{root} holds no model: found neither model_index.json nor transformer/config.json "
         "nor a config.json with a _class_name",
-        remedy_for(root),
+        hint_for(root),
     )
 
 
-def remedy_for(root: Path) -> str:
+def hint_for(root: Path) -> str:
     """What to give instead of a directory without a model."""
     files = sorted(root.glob("*.safetensors"))
     single = f", or a single-file checkpoint: {files[0]}" if files else ""
     return f"give a directory that diffusers' save_pretrained wrote{single}"
 
 
-def pipeline_directory(root: Path) -> ModelDirectory:
-    """The parts that model_index.json lists; null means left out by design (SD3 runs without its T5)."""
+def pipeline_directory(root: Path, known: Collection[str]) -> ModelDirectory:
+    """The parts that model_index.json lists; null means left out by design."""
     index = read_document(root / "model_index.json")
     if not is_listed(index, "transformer"):
         raise PairError(
-            f"{root} is a {index.get('_class_name', 'pipeline')} without a transformer, "
-            "expected StableDiffusion3Pipeline",
-            "hsexport exports the SD3 family",
+            f"{root} is a {index.get('_class_name', 'pipeline')} without a transformer", "give a pipeline that has one"
         )
-    listed = [name for name in ("transformer", *PART_NAMES) if is_listed(index, name)]
+    listed = [name for name in ("transformer", *known) if is_listed(index, name)]
     absent = [name for name in listed if not (root / name).is_dir()]
     if absent:
         raise PairError(
             f"{root}/model_index.json lists {', '.join(absent)}, but the directory has no such folder",
             "download or save the pipeline again",
         )
-    return ModelDirectory(root, root / "transformer", {name: root / name for name in listed if name in PART_NAMES})
+    return ModelDirectory(root, root / "transformer", {name: root / name for name in listed[1:]})
 
 
 def is_listed(index: Mapping[str, Any], name: str) -> bool:

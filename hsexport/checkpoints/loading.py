@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import PairError
-from .shards import AGAIN
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.shards import AGAIN
 
 NAMES_SHOWN = 3
 
@@ -22,7 +22,7 @@ def load_tokenizer(folder: Path) -> Any:
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise PairError(
             f"{folder} holds a {type(tokenizer).__name__}, which cannot be written as a tokenizer.json",
-            "a bundle takes the tokenizers of SD3: CLIP's and T5's",
+            "a bundle takes tokenizers that the tokenizers library runs",
         )
     return tokenizer
 

@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from .shards import TensorHeader, first_bytes
+from hsexport.checkpoints.shards import TensorHeader, first_bytes
 
 MARK_PREFIX = "local:"
-LOOKED_AT_BYTES = 4096  # of each tensor: SD3.5's thousand tensors take 4 MB, all of them 16 GB
+LOOKED_AT_BYTES = 4096  # of each tensor: a thousand tensors take 4 MB, all of them 16 GB
 
 
 def mark_of(tensors: Mapping[str, TensorHeader]) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hsengines.process import workplace
-
-from .downloads import HubFile
-from .shards import header_bytes
+from hsexport.checkpoints.downloads import HubFile
+from hsexport.checkpoints.shards import header_bytes
 
 AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the way
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hsexport.checkpoints.documents import read_document
+from hsexport.checkpoints.errors import PairError
 from hsexport.progress import OnBytes
-
-from .documents import read_document
-from .errors import PairError
 
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
 DTYPE_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)} | {"BOOL": 8}
@@ -75,6 +74,11 @@ def find_weights(component: Path) -> WeightFiles:
             "convert: load it with from_pretrained(..., use_safetensors=False), then save_pretrained(DIR)",
         )
     raise PairError(f"{component} holds no weights: found no *.safetensors", AGAIN)
+
+
+def holds_weights(component: Path) -> bool:
+    """Whether a component has any: a tokenizer and a scheduler have none."""
+    return any(component.glob("*.safetensors"))
 
 
 def shards_of(index: Path) -> tuple[Path, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from .downloads import DOWNLOADS, Fetcher
-from .errors import PairError
-from .hub import fetched
+from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.hub import fetched
 
 Role = Literal["large", "small"]
 
@@ -17,14 +17,23 @@ DEMO = Path(__file__).parent.parent / "demo"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve_source(source: str, role: Role, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Path:
-    """The directory or single file behind `source`; a hub id is fetched, but for weights of parts in `without`."""
+def resolve_source(
+    source: str,
+    role: Role,
+    parts: Collection[str] = (),
+    without: Collection[str] = (),
+    fetcher: Fetcher = DOWNLOADS,
+) -> Path:
+    """The directory or single file behind `source`.
+
+    Of a hub id the transformer and `parts` are fetched, but for weights of parts in `without`.
+    """
     if source == "demo":
         return demo_directory(role)
     if is_local(source):
         return Path(source).expanduser()
     if HUB_ID.fullmatch(source):
-        return fetched(source, role, without, fetcher)
+        return fetched(source, role, parts, without, fetcher)
     raise PairError(
         f"{role} '{source}' is neither a directory, a file, a hub id (org/name), nor 'demo'",
         f"check the path given to --{role}",

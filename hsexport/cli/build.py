@@ -8,7 +8,7 @@ from time import perf_counter
 import click
 from rich.console import Console
 
-from hsexport.build.recipe import BuildRequest
+from hsexport.build.request import BuildRequest
 from hsexport.cli.build_options import build_request
 from hsexport.cli.command import FILE, command, json_option
 from hsexport.cli.report import BuildReport

@@ -13,10 +13,11 @@ import click
 
 from hsengines.build import build_options, own_options
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
-from hsexport.build.recipe import BuildRequest, StopAfter
+from hsexport.build.request import BuildRequest, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.command import FILE, Option, one_of
 from hsexport.cli.options import presets, size_from_text
+from hsexport.families.registry import options_to_leave_out
 
 OWN = own_options()
 WEIGHTS = list(dict.fromkeys(kind for name in backend_names() for kind in traits_of(name).weights))
@@ -92,9 +93,7 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     ),
     click.option("--steps", type=int, help="default steps of presets; 28 if left out"),
     click.option("--guidance-scale", default=3.5, help="default classifier-free guidance"),
-    click.option(
-        "--without-t5", is_flag=True, help="leave T5 out: a smaller bundle that follows long prompts less closely"
-    ),
+    *(click.option(f"--without-{name}", is_flag=True, help=told) for name, told in options_to_leave_out()),
     *map(_own_option, OWN),
     click.option(
         "--stop-after",
@@ -133,7 +132,9 @@ def request_from(
     told = {name: value for name, value in own.items() if value != OWN[name]["default"]}
     options = build_options(backend, weights=weights, **told, **({"precision": precision} if precision else {}))
     options.check_for(backend)
-    return BuildRequest(backend=backend, options=options, cache=cache or default_cache(), **asked)
+    without = tuple(name for name, _ in options_to_leave_out() if asked.pop(f"without_{name}"))
+    kept = cache or default_cache()
+    return BuildRequest(backend=backend, options=options, cache=kept, without=without, **asked)
 
 
 def default_cache() -> Path:

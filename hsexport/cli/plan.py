@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hsexport.build.recipe import BuildRequest
+from hsexport.build.request import BuildRequest
 from hsexport.cli.build_options import build_request
 from hsexport.cli.command import FILE, command, json_option, one_of
 

@@ -66,7 +66,7 @@ def disk_wait() -> float:
 def request_for(pair: Path, cache: Path) -> Any:
     """What is asked of `plan` and of `build` alike."""
     from hsengines.build import build_options
-    from hsexport.build.recipe import BuildRequest
+    from hsexport.build.request import BuildRequest
 
     options = build_options("tensorrt-rtx", precision="bf16", architectures=(89,))
     asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "stop_after": "optimise"}

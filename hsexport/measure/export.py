@@ -25,7 +25,8 @@ Way = Callable[[tuple[str, str], Path], tuple[float, int]]
 def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     """The build's stages export and optimise over large alone: golden, parity's input and all."""
     from hsexport.build.memory import return_what_is_freed
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.store import Store
@@ -46,7 +47,8 @@ def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     import torch
     from diffusers import SD3Transformer2DModel
 
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.families.sd3.networks import large_network
     from hsexport.families.sd3.transformer import TokenTransformer
     from hsexport.onnx.onnx_export import OPSET, dynamic_shapes

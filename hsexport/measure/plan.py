@@ -17,8 +17,8 @@ FEW, MANY = 2, 12  # layers
 def exported(root: Path) -> tuple[int, int]:
     """(weights, bytes of the graph) of exporting the large of the pair in `root`."""
     from hsexport.build.memory import return_what_is_freed
-    from hsexport.build.networks import networks_of
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
     from hsexport.build.store import Store
     from hsexport.plan.networks import holding_of
@@ -26,7 +26,7 @@ def exported(root: Path) -> tuple[int, int]:
 
     return_what_is_freed()
     recipe = recipe_for(BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache"))
-    network = next(each for each in networks_of(recipe) if each.name == "large")
+    network = next(each for each in recipe.networks() if each.name == "large")
     (product,) = export_all([network], Store(root / "cache"), Silent())
     return len(holding_of(network, recipe).tensors), product.onnx.stat().st_size
 

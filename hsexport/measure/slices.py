@@ -39,7 +39,8 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     from hsengines.backend import get_backend
     from hsengines.build import build_options
     from hsexport.build.memory import return_what_is_freed
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.build.stages.compile import compile_all
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all

@@ -25,7 +25,7 @@ from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import SessionOptions
 
 if TYPE_CHECKING:
-    from hsexport.checkpoints import Pair
+    from hsexport.families.pair import Pair
 
 COLUMNS = {
     "whole picture": "{model} only",
@@ -75,7 +75,7 @@ def main(bundle: Path, large: str | None, small: str | None, rounds: int, thread
     """Measure large alone and small alone, ours and diffusers', in one run."""
     import torch
 
-    from hsexport.checkpoints import load_pair
+    from hsexport.families.pair import load_pair
 
     count = threads or usable_cores()
     torch.set_num_threads(count)

@@ -57,6 +57,10 @@ class Network:
     In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all other
     inputs and outputs stay float32; `fp32_blocks` stay fp32 inside, as norms do, and `stays_fp32` keeps the whole
     network out of it. `layers` is a transformer's depth.
+
+    For the plan: `unread` are patterns of weights that the graph does not read; `operations(shapes, dims)` counts
+    floating-point operations of a run from the weights' shapes, `activations(dims, fused)` the numbers alive at its
+    widest; `fused`: whether attention never writes its scores out.
     """
 
     spec: EngineSpec
@@ -69,6 +73,9 @@ class Network:
     fp32_blocks: tuple[Fp32Rule, ...] = ()
     stays_fp32: bool = False
     layers: int = 0
+    unread: tuple[str, ...] = ()
+    operations: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, int]], int] | None = None
+    activations: Callable[[Mapping[str, int], bool], int] | None = None
 
     @property
     def name(self) -> str:
@@ -85,6 +92,10 @@ class Network:
         from hsexport.checkpoints.weights.streamed import streamed
 
         return streamed(self.skeleton(), self.weights, on_bytes)
+
+    def reads(self, weight: str) -> bool:
+        """Whether the graph reads a weight of that name."""
+        return not any(fnmatchcase(weight, pattern) for pattern in self.unread)
 
     def precision_in(self, bundle: str) -> str:
         """What this network is cast to in a bundle of that precision."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hsengines.spec import Dim, EngineSpec, Profile, TensorSpec
-from hsexport.build.recipe import Recipe
 from hsexport.networks.network import Network
+from hsexport.networks.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hsengines.traits import traits_of
-from hsexport.build.recipe import Recipe
-from hsexport.plan.flops import Extent
+from hsexport.build.request import BuildRequest
+from hsexport.networks.network import Network
+from hsexport.plan.extent import Extent
 from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
 from hsexport.plan.networks import item_bytes
-from hsruntime.facts import Size, Transformer
+from hsruntime.facts import Facts, Size
 from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes
 from hsruntime.schedule.schedule import Schedule
 
@@ -46,46 +47,36 @@ class RunMemory:
         return self.weights_bytes + self.cache_bytes + self.loop_bytes + scratch + self.process_bytes
 
 
-def run_memory(recipe: Recipe, schedule: Schedule, weights: Mapping[str, int], size: Size, pictures: int) -> RunMemory:
+def run_memory(
+    request: BuildRequest,
+    facts: Facts,
+    networks: Mapping[str, Network],
+    schedule: Schedule,
+    weights: Mapping[str, int],
+    size: Size,
+    pictures: int,
+) -> RunMemory:
     """For `pictures` of `size` at once; `weights` are every engine's bytes by name."""
-    facts, request = recipe.facts, recipe.request
     shape = LoopShape.of(facts, schedule, size, pictures, guided=facts.defaults.guidance_scale > 1)
     item, traits = item_bytes(request.options.precision), traits_of(request.backend)
-    text, cache, fused = facts.text_tokens, cache_bytes(facts, shape, item), traits.fused_attention
-    whole = Extent(shape.rows, shape.tokens, shape.tokens, text)
-    region = Extent(shape.rows, shape.active, shape.tokens, text, shape.text_cached)
+    cache, text = cache_bytes(facts, shape, item), facts.text_tokens
+    whole = Extent.of(shape, shape.rows, text).dims
+    region = Extent.of(shape, shape.rows, text, region=True).dims
+    decoded = {"B": pictures, "h": size[1] // facts.latent.vae_scale, "w": size[0] // facts.latent.vae_scale}
+
+    def activations(name: str, dims: Mapping[str, int]) -> int:
+        counted = networks[name].activations
+        return item * counted(dims, traits.fused_attention) if counted else 0
+
     return RunMemory(
         size=size,
         pictures=pictures,
         weights_bytes=sum(weights.values()),
         cache_bytes=cache,
         loop_bytes=loop_bytes(facts, shape, item) - cache,
-        full_bytes=transformer_activations(facts.large, whole, item, fused=fused),
-        region_bytes=transformer_activations(facts.large, region, item, fused=fused) if shape.active else 0,
-        small_bytes=transformer_activations(facts.small, whole, item, fused=fused),
-        decoder_bytes=decoder_activations(recipe, size, pictures, item),
+        full_bytes=activations("large", whole),
+        region_bytes=activations("large", region) if shape.active else 0,
+        small_bytes=activations("small", whole),
+        decoder_bytes=activations("vae_decoder", decoded),
         process_bytes=RUNNER_PROCESS if traits.on_cpu else DEVICE_PROCESS,
     )
-
-
-def transformer_activations(model: Transformer, over: Extent, item_bytes: int, *, fused: bool) -> int:
-    """At its widest, in an attention or in the image's feed-forward.
-
-    Attention: the stream, its norm, query, key, value, the query joined and the result, over live tokens; keys and
-    values joined, over all; and the scores, where they are written out. Feed-forward: the stream over live tokens, its
-    norm and twice the fourfold width over active ones.
-    """
-    live, keys = over.active + over.live_text, over.tokens + over.text
-    attention = (7 * live + 2 * keys) * model.width
-    if not fused:
-        attention += model.heads * live * keys
-    feed_forward = (live + 9 * over.active) * model.width
-    return item_bytes * over.rows * max(attention, feed_forward)
-
-
-def decoder_activations(recipe: Recipe, size: Size, pictures: int, item_bytes: int) -> int:
-    """Where the VAE's decoder is widest: three tensors of a block's input width (input, its norm, the convolved)."""
-    widths = recipe.pair.vae.block_out_channels[::-1]
-    pixels = size[0] * size[1] // recipe.facts.latent.vae_scale**2
-    widest = max(widths[max(0, level - 1)] * 4**level for level in range(len(widths)))
-    return item_bytes * pictures * pixels * 3 * widest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hsengines.dtypes import FLOATS, numpy_dtype
-from hsexport.build.recipe import Recipe
+from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Stored, Weight, Weights
 from hsexport.checkpoints.weights.weight import DTYPES
 from hsexport.networks.network import Network
@@ -69,15 +69,15 @@ class Holding:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
 
-def holding_of(network: Network, recipe: Recipe) -> Holding:
+def holding_of(network: Network, request: BuildRequest) -> Holding:
     """What the engine will hold: a decoder without its encoder, a tensor of two names once."""
     if network.weights is None:
         return Holding((), 0)
-    precision = network.precision_in(recipe.request.options.precision)
-    wide = _fp32_modules(network, recipe, precision)
+    precision = network.precision_in(request.options.precision)
+    wide = _fp32_modules(network, request, precision)
     held = []
     for name, weight in _distinct(network.weights):
-        if _is_read(network, name):
+        if network.reads(name):
             own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
             stored, size = weight.stored, math.prod(weight.shape) * item_bytes(own)
             unchanged = stored is not None and stored.dtype == STORED[own]
@@ -112,19 +112,11 @@ def network_plan(network: Network, holding: Holding, precision: str) -> NetworkP
     )
 
 
-def _is_read(network: Network, tensor: str) -> bool:
-    """Whether the graph reads it: not the encoder's half of a VAE, nor the queries of the last layer's text."""
-    if network.name == "vae_decoder":
-        return tensor.startswith(("decoder.", "post_quant_conv."))
-    last = f"transformer_blocks.{network.layers - 1}.attn"
-    return not tensor.startswith((f"{last}.add_q_proj.", f"{last}.norm_added_q."))
-
-
-def _fp32_modules(network: Network, recipe: Recipe, precision: str) -> tuple[str, ...]:
+def _fp32_modules(network: Network, request: BuildRequest, precision: str) -> tuple[str, ...]:
     """Patterns of modules whose weights stay fp32; rules for single operators hold norms: next to nothing."""
     from hsexport.onnx.passes.fp32_blocks import fp32_rules
 
-    rules = fp32_rules(network, precision, recipe.request.fp32)
+    rules = fp32_rules(network, precision, request.fp32)
     return tuple(pattern for rule in rules if not rule.operators for pattern in rule.modules)
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
-from hsexport.build.networks import networks_of
-from hsexport.build.recipe import BuildRequest, Recipe, recipe_for
+from hsexport.build.recipe import recipe_for
+from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.previews import Previews
+from hsexport.families.registry import FAMILIES
 from hsexport.networks.network import Network
+from hsexport.networks.recipe import Recipe
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine, machine_at
 from hsexport.plan.memory import RunMemory, run_memory
@@ -25,7 +27,7 @@ from hsexport.plan.shortfalls import (
 )
 from hsexport.plan.stages import StagePlan, stage_plans
 from hsexport.plan.work import Roofline, Work, roofline, work_of
-from hsruntime.facts import Size, Sizes
+from hsruntime.facts import Facts, Size, Sizes
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule
 
@@ -62,38 +64,41 @@ class Plan:
 def plan_for(request: BuildRequest, gpu: Gpu | None = None) -> Plan:
     """Of what is asked for here, before a byte of weights is read or downloaded. Raises what recipe_for raises."""
     with Previews() as previews:
-        return plan_here(recipe_for(request, previews), previews, gpu)
+        return plan_here(request, recipe_for(request, previews), previews, gpu)
 
 
-def plan_here(recipe: Recipe, previews: Previews, gpu: Gpu | None = None) -> Plan:
+def plan_here(request: BuildRequest, recipe: Recipe, previews: Previews, gpu: Gpu | None = None) -> Plan:
     """On this machine, of a recipe that came by way of `previews`."""
-    request, checkpoint = recipe.request, recipe.pair.large.directory.transformer
-    return plan_of(recipe, networks_of(recipe), machine_at(request.out, request.cache, checkpoint, previews), gpu)
+    checkpoint = recipe.pair.large.directory.transformer
+    machine = machine_at(request.out, request.cache, checkpoint, previews)
+    return plan_of(request, recipe.facts, recipe.networks(), machine, gpu)
 
 
-def plan_of(recipe: Recipe, networks: Sequence[Network], machine: Machine, gpu: Gpu | None = None) -> Plan:
-    """Counts everything of the recipe's networks; reads no weights.
+def plan_of(
+    request: BuildRequest, facts: Facts, networks: Sequence[Network], machine: Machine, gpu: Gpu | None = None
+) -> Plan:
+    """Counts everything of the networks; reads no weights.
 
     `gpu` is what the bundle shall run on, if the plan is to tell of it.
     """
-    precision = recipe.request.options.precision
-    holdings = {network.name: holding_of(network, recipe) for network in networks}
+    options, backend, precision = request.options, request.backend, request.options.precision
+    holdings = {network.name: holding_of(network, request) for network in networks}
     plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)
-    schedule = resolve_schedule(recipe.facts.defaults.schedule, None, recipe.facts.defaults.steps)
-    options, backend = recipe.request.options, recipe.request.backend
+    schedule = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
     stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights)
-    if recipe.request.stop_after:
-        stages = stages[: 1 + [stage.name for stage in stages].index(recipe.request.stop_after)]
+    if request.stop_after:
+        stages = stages[: 1 + [stage.name for stage in stages].index(request.stop_after)]
     held = {plan.name: 0 if options.streams_weights else plan.bundle_bytes for plan in plans}
-    counted = _Counted(recipe, schedule, held)
-    work = work_of(recipe, schedule, holdings)
+    by_name = {network.name: network for network in networks}
+    counted = _Counted(request, facts, by_name, schedule, held)
+    work = work_of(request, facts, by_name, schedule, holdings)
     return Plan(
         backend=backend,
         precision=precision,
-        sizes=recipe.facts.sizes,
-        schedule=recipe.facts.defaults.schedule,
-        steps=recipe.facts.defaults.steps,
-        guidance_scale=recipe.facts.defaults.guidance_scale,
+        sizes=facts.sizes,
+        schedule=facts.defaults.schedule,
+        steps=facts.defaults.steps,
+        guidance_scale=facts.defaults.guidance_scale,
         networks=plans,
         stages=stages,
         memory=tuple(counted.cases()),
@@ -120,25 +125,27 @@ def check_room(plan: Plan) -> list[str]:
 class _Counted:
     """Counts the memory of pictures of any size."""
 
-    recipe: Recipe
+    request: BuildRequest
+    facts: Facts
+    networks: Mapping[str, Network]
     schedule: Schedule
     weights: Mapping[str, int]
 
     def memory(self, size: Size, pictures: int) -> RunMemory:
-        return run_memory(self.recipe, self.schedule, self.weights, size, pictures)
+        return run_memory(self.request, self.facts, self.networks, self.schedule, self.weights, size, pictures)
 
     def cases(self) -> Iterator[RunMemory]:
-        sizes = self.recipe.facts.sizes
+        sizes = self.facts.sizes
         cases = ((size, n) for size in (sizes.default, sizes.maximum) for n in (1, sizes.max_batch))
         yield from (self.memory(*case) for case in dict.fromkeys(cases))
 
     def device_shortfalls(self, machine: Machine, gpu: Gpu | None) -> Iterator[Shortfall]:
-        traits, options = traits_of(self.recipe.request.backend), self.recipe.request.options
-        t5 = next((part.slot.engine for part in self.recipe.text if part.kind == "t5"), "")
+        traits, options = traits_of(self.request.backend), self.request.options
+        parts = {name: part for name, (part, _) in FAMILIES[self.facts.family].optional.items()}
         choices = Choices(
-            sizes=self.recipe.facts.sizes,
+            sizes=self.facts.sizes,
             memory=self.memory,
-            t5_bytes=self.weights.get(t5, 0),
+            optional_bytes={name: self.weights.get(part, 0) for name, part in parts.items()},
             streams_weights=traits.resident_weights and not options.streams_weights,
             halves=options.precision == "fp32",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hsexport.plan.gpus import GPUS, Gpu
@@ -66,7 +66,8 @@ class Choices:
 
     sizes: Sizes
     memory: Callable[[Size, int], RunMemory]
-    t5_bytes: int
+    optional_bytes: Mapping[str, int]
+    """What the family lets a build leave out, by its name, and its weights."""
     streams_weights: bool
     halves: bool
     """Whether a narrower precision is to be had."""
@@ -109,8 +110,9 @@ def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[
 
 def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
     """Bytes and how they are saved; the first is the mildest."""
-    if choices.t5_bytes:
-        yield choices.t5_bytes, f"--without-t5 ({choices.t5_bytes / GB:.1f} GB)"
+    for name, saved in choices.optional_bytes.items():
+        if saved:
+            yield saved, f"--without-{name} ({saved / GB:.1f} GB)"
     if choices.halves:
         yield memory.weights_bytes // 2 + memory.cache_bytes // 2, "--precision bf16 on a GPU backend"
     if choices.streams_weights:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hsexport.build.recipe import Recipe
-from hsexport.plan.flops import Extent, decoder_flops, encoder_flops, pass_flops
+from hsexport.build.request import BuildRequest
+from hsexport.networks.network import Network
+from hsexport.plan.extent import Extent, pass_flops
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.networks import Holding, item_bytes
+from hsruntime.facts import Facts
 from hsruntime.loop.buffers import LoopShape, cache_bytes
 from hsruntime.schedule.arithmetic import Kind, Pass, passes, predicted_speedup
 from hsruntime.schedule.schedule import Schedule
@@ -80,27 +82,32 @@ class Roofline:
     reference_seconds: float
 
 
-def work_of(recipe: Recipe, schedule: Schedule, holdings: Mapping[str, Holding]) -> Work:
+def work_of(
+    request: BuildRequest,
+    facts: Facts,
+    networks: Mapping[str, Network],
+    schedule: Schedule,
+    holdings: Mapping[str, Holding],
+) -> Work:
     """Of one picture of the default size, at the default guidance."""
-    facts = recipe.facts
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=facts.defaults.guidance_scale > 1)
-    guided = shape.rows == 2
-    counter = _Counter(recipe, shape, {name: each.size_bytes for name, each in holdings.items()})
-    encoders = [
-        (part.slot.engine, encoder_flops(holdings[part.slot.engine].shapes, shape.rows, part.slot.length))
-        for part in recipe.text
-    ]
+    guided, item = shape.rows == 2, item_bytes(request.options.precision)
+    counter = _Counter(facts, shape, item, {name: each.size_bytes for name, each in holdings.items()})
+
+    def run(name: str, dims: Mapping[str, int]) -> Run:
+        counted = networks[name].operations
+        return Run(name, 1, counted(holdings[name].shapes, dims) if counted else 0, counter.weights[name])
+
     height, width = (side * facts.latent.patch_size for side in shape.grid)
-    decode = decoder_flops(holdings["vae_decoder"].shapes, 1, height, width)
-    before = [Run(name, 1, flops, counter.weights[name]) for name, flops in encoders]
-    after = Run("vae_decoder", 1, decode, counter.weights["vae_decoder"])
+    before = [run(slot.engine, {"B": shape.rows}) for slot in facts.slots]
+    after = run("vae_decoder", {"B": 1, "h": height, "w": width})
     alone = Pass("large", shape.rows, schedule.steps)
     return Work(
         large=counter.step("large"),
         region=counter.step("region") if shape.active else None,
         small=counter.step("small"),
-        text_flops=sum(flops for _, flops in encoders),
-        decode_flops=decode,
+        text_flops=sum(each.flops for each in before),
+        decode_flops=after.flops,
         runs=(*before, *map(counter.run, passes(schedule, guided=guided)), after),
         reference=(*before, counter.run(alone), after),
         speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
@@ -132,8 +139,9 @@ def _time(run: Run, gpu: Gpu) -> RunTime:
 class _Counter:
     """Counts runs of the transformers over one loop's shape."""
 
-    recipe: Recipe
+    facts: Facts
     shape: LoopShape
+    item_bytes: int
     weights: Mapping[str, int]
 
     def step(self, kind: Kind) -> Step:
@@ -148,14 +156,11 @@ class _Counter:
 
     def flops(self, kind: Kind, rows: int) -> dict[str, int]:
         """Of one run."""
-        shape, text = self.shape, self.recipe.facts.text_tokens
-        region = kind == "region"
-        active = shape.active if region else shape.tokens
-        over = Extent(rows, active, shape.tokens, text, text_cached=region and shape.text_cached)
-        model = self.recipe.facts.small if kind == "small" else self.recipe.facts.large
-        return pass_flops(model, over)
+        model = self.facts.small if kind == "small" else self.facts.large
+        text = self.facts.text[model.text].tokens
+        return pass_flops(model, Extent.of(self.shape, rows, text, region=kind == "region"))
 
     def _cache_bytes(self, rows: int) -> int:
         """Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own."""
         once = LoopShape(1, rows, self.shape.grid, 0, self.shape.steps)
-        return cache_bytes(self.recipe.facts, once, item_bytes(self.recipe.request.options.precision))
+        return cache_bytes(self.facts, once, self.item_bytes)

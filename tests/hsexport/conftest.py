@@ -22,13 +22,13 @@ def hsexport():
 @pytest.fixture(scope="session")
 def tiny_networks(tiny_pair_dirs, tmp_path_factory):
     """Networks of the tiny pair by name."""
-    from hsexport.build.networks import networks_of
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
 
     large, small = map(str, tiny_pair_dirs)
     nowhere = tmp_path_factory.mktemp("nowhere")
     request = BuildRequest(large=large, small=small, out=nowhere / "bundle", cache=nowhere / "cache")
-    return {network.name: network for network in networks_of(recipe_for(request))}
+    return {network.name: network for network in recipe_for(request).networks()}
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def bundle(gpu, tiny_pair_dirs, tiny_cache, tmp_path_factory):
 
 def built(pair_dirs, cache, folder, backend, options):
     from hsexport.build.build import build
-    from hsexport.build.recipe import BuildRequest
+    from hsexport.build.request import BuildRequest
     from hsexport.progress import Silent
 
     large, small = map(str, pair_dirs)

@@ -14,8 +14,8 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
-from hsexport.checkpoints import load_pair
 from hsexport.checkpoints.shards import read_headers
+from hsexport.families.pair import load_pair
 from random_pairs import weights
 from random_pairs.noise import BLOCK
 from random_pairs.pairs import make_pair, pair_files, write_pair

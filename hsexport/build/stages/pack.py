@@ -12,9 +12,11 @@ from pathlib import Path
 from hsengines.backend import Backend
 from hsengines.build import BuildOptions
 from hsexport import __version__
-from hsexport.build.recipe import Recipe, load_tokenizer
+from hsexport.build.request import BuildRequest
 from hsexport.build.stages.compile import CompiledEngine
 from hsexport.build.stages.export import TOOLS
+from hsexport.checkpoints.loading import load_tokenizer
+from hsexport.networks.recipe import Recipe
 from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
@@ -30,6 +32,7 @@ class _Contents:
 
 
 def pack(
+    request: BuildRequest,
     recipe: Recipe,
     engines: list[CompiledEngine],
     parity: Sequence[ParityRecord],
@@ -37,16 +40,17 @@ def pack(
     options: BuildOptions,
     reporter: Reporter,
 ) -> Bundle:
-    """Writes the bundle at the recipe's `out`, atomically."""
+    """Writes the bundle at the request's `out`, atomically."""
     contents = _Contents()
     for engine, measured in zip(engines, parity, strict=True):
         _add_engine(contents, engine, measured)
-    for part in recipe.text:
-        contents.files[part.slot.tokenizer] = load_tokenizer(part.tokenizer).backend_tokenizer.to_str().encode()
+    for slot in recipe.facts.slots:
+        tokenizer = load_tokenizer(recipe.pair.family.tokenizer(recipe.pair, slot))
+        contents.files[slot.tokenizer] = tokenizer.backend_tokenizer.to_str().encode()
     reporter.stage("pack", len(contents.files))
     manifest = _manifest(recipe, contents.engines, backend, options)
-    reporter.begin(str(recipe.request.out))
-    return write_bundle(recipe.request.out, manifest, contents.files, lambda path, _: reporter.end(path))
+    reporter.begin(str(request.out))
+    return write_bundle(request.out, manifest, contents.files, lambda path, _: reporter.end(path))
 
 
 def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecord) -> None:

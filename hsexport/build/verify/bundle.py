@@ -74,11 +74,10 @@ def _torch(
     if any(find_spec(module) is None for module in ("torch", "diffusers", "transformers")):
         left_out.append("torch: not installed here; the build's goldens stand in for it")
         return []
-    from hsexport.build.networks import networks_of
     from hsexport.networks.network import reference_outputs
 
     try:
-        networks = networks_of(recipe_of(bundle, named))
+        networks = recipe_of(bundle, named).networks()
     except HSError as err:
         if named != UNNAMED:
             raise

@@ -8,11 +8,14 @@ from pathlib import Path
 import msgspec
 
 from hsengines.errors import HSError
-from hsexport.build.recipe import BuildRequest, Recipe, recipe_for
-from hsexport.checkpoints import PairError
+from hsexport.build.recipe import recipe_for
+from hsexport.build.request import BuildRequest
+from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.mark import is_mark
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.adapter import AdapterRequest
+from hsexport.families.registry import left_out_of
+from hsexport.networks.recipe import Recipe
 from hsruntime.bundle.reader import Bundle
 from hsruntime.facts import Transformer
 
@@ -44,7 +47,7 @@ def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
         min_size=sizes.minimum,
         max_size=sizes.maximum,
         max_batch=sizes.max_batch,
-        without_t5=all(slot.engine != "text_encoder_3" for slot in bundle.manifest.facts.slots),
+        without=left_out_of(bundle.manifest.facts),
     )
     recipe = recipe_for(request)
     for role in ROLES:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.foreign_files import check_is_safetensors
-from hsexport.checkpoints.member import Member
+from hsexport.checkpoints.pieces import Place
 from hsexport.checkpoints.shards import AGAIN, TensorHeader, file_headers
-from hsexport.checkpoints.single_file_names import Place, places_of
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.adapter_alpha import Alphas, alphas_of
 from hsexport.checkpoints.weights.adapter_keys import Matrices, matrices_in
@@ -53,10 +52,14 @@ class Adapter:
         return hashlib.sha256(f"{self.sha256} {self.scale!r}".encode()).hexdigest()
 
 
-def read_adapter(request: AdapterRequest, member: Member) -> Adapter:
-    """The LoRA in a file, every update of it set beside the weight of `member` that it changes.
+def read_adapter(
+    request: AdapterRequest, tensors: Mapping[str, TensorHeader], places: Mapping[str, Place], told: str
+) -> Adapter:
+    """The LoRA in a file, every update of it set beside the weight that it changes.
 
-    Raises PairError for what cannot be fused whole: text encoders, DoRA, LoKr, modules that `member` lacks.
+    `tensors` are the weights by diffusers' names, `places` where another layout has them, whose modules it may name;
+    `told` is what messages call the member. Raises PairError for what cannot be fused whole: text encoders, DoRA, LoKr,
+    modules that the member lacks.
     """
     file = request.file.expanduser()
     if not file.is_file():
@@ -64,13 +67,13 @@ def read_adapter(request: AdapterRequest, member: Member) -> Adapter:
     check_is_safetensors(file)
     matrices = matrices_in(file, file_headers(file))
     updates: dict[str, Update] = {}
-    targets, alphas = _targets_of(member), alphas_of(file)
+    targets, alphas = _targets_of(tensors, places), alphas_of(file)
     for module, found in matrices.items():
         changed = targets.get(module.replace(".", "_"))
         if changed is None:
-            raise PairError(f"{file} changes {module}, which {member} does not have", ANOTHER)
+            raise PairError(f"{file} changes {module}, which {told} does not have", ANOTHER)
         for name, update in _updates(request, found, changed, alphas):
-            _check_fits(file, member, name, update)
+            _check_fits(file, tensors[name].shape, told, name, update)
             if updates.setdefault(name, update) is not update:
                 raise PairError(f"{file} is a broken LoRA: it changes {name} twice", AGAIN)
     with file.open("rb") as stream:
@@ -80,17 +83,17 @@ def read_adapter(request: AdapterRequest, member: Member) -> Adapter:
 Targets = Mapping[str, tuple[tuple[str, Place], ...]]
 
 
-def _targets_of(member: Member) -> Targets:
+def _targets_of(tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]) -> Targets:
     """Module, dots as underscores -> the weights of diffusers' that it is, and which of its rows they are.
 
-    Under Stability's names one module may be three weights; kohya's scripts train those modules.
+    In another layout one module may be three weights; kohya's scripts train those modules.
     """
     targets: dict[str, tuple[tuple[str, Place], ...]] = {}
-    for name, place in places_of(member.config).items():
+    for name, place in places.items():
         if place.source.endswith(".weight"):
             module = place.source.removesuffix(".weight").replace(".", "_")
             targets[module] = (*targets.get(module, ()), (name, place))
-    for name in member.tensors:
+    for name in tensors:
         if name.endswith(".weight"):
             targets.setdefault(name.removesuffix(".weight").replace(".", "_"), ((name, Place("")),))
     return targets
@@ -109,9 +112,8 @@ def _updates(
         yield name, Update(found.down, place.taken_from(found.up, found.up.name), factor)
 
 
-def _check_fits(file: Path, member: Member, name: str, update: Update) -> None:
+def _check_fits(file: Path, expected: tuple[int, ...], told: str, name: str, update: Update) -> None:
     """Refuses a product of another shape than the weight it is added to; a convolution's counts its window."""
-    expected = member.tensors[name].shape
     found = update.up.shape[0], *update.down.shape[1:]
     if found != expected:
-        raise PairError(f"{file} adds {list(found)} to {name}, which is {list(expected)} in {member}", ANOTHER)
+        raise PairError(f"{file} adds {list(found)} to {name}, which is {list(expected)} in {told}", ANOTHER)

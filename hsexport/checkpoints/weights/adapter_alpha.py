@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.config import number
-from hsexport.checkpoints.documents import read_document
+from hsexport.checkpoints.documents import number, read_document
 from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.shards import AGAIN, read_header
 from hsexport.checkpoints.weights.adapter_keys import Matrices

@@ -71,7 +71,7 @@ def _read_name(file: Path, header: TensorHeader) -> tuple[str, str]:
     raise PairError(
         f"{file} holds {header.name}, which is no LoRA's; expected MODULE.lora_A.weight and MODULE.lora_B.weight, "
         "or kohya's lora_unet_MODULE.lora_down.weight and .lora_up.weight",
-        "give a LoRA that diffusers, PEFT or kohya's scripts wrote for SD3",
+        "give a LoRA that diffusers, PEFT or kohya's scripts wrote for this transformer",
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hsexport.checkpoints.agreement import WRITER
-from hsexport.checkpoints.documents import read_document
 from hsexport.checkpoints.shards import TensorHeader, read_headers
 from hsexport.checkpoints.weights import Stored, Weights
 
@@ -25,10 +26,10 @@ def part_weights(folder: Path, *, prefix: str = "", kind: str = "") -> Weights:
     return Weights(folder, {prefix + name: Stored(header) for name, header in found.items()}, headers)
 
 
-def config_fact(folder: Path) -> dict[str, str]:
+def config_fact(document: Mapping[str, Any]) -> dict[str, str]:
     """What shapes the module, as a fact of the build key: the configuration without who wrote it."""
-    document = {key: value for key, value in read_document(folder / "config.json").items() if key not in WRITER}
-    return {"config": json.dumps(document, sort_keys=True)}
+    shaping = {key: value for key, value in document.items() if key not in WRITER}
+    return {"config": json.dumps(shaping, sort_keys=True)}
 
 
 def _embeddings(headers: dict[str, TensorHeader]) -> dict[str, TensorHeader]:

@@ -5,50 +5,57 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
-from hsexport.build.recipe import Recipe, TextPart
 from hsexport.checkpoints.loading import told_by_folder
+from hsexport.families.sd3.counts import decoder_activations, decoder_operations, encoder_operations
 from hsexport.families.sd3.encoder_weights import config_fact, part_weights
 from hsexport.families.sd3.fp32_blocks import T5
+from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
+from hsexport.families.sd3.text import encoders_of
 from hsexport.networks.network import Network
+from hsexport.networks.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def text_encoder_network(recipe: Recipe, part: TextPart) -> Network:
-    """One text encoder at its full padded length; B counts prompts and negative prompts together."""
-    length = part.slot.length
-    outputs = [_states("states", length, part.hidden)]
-    if part.kind == "clip":
-        outputs.append(TensorSpec("pooled", "float32", ("B", part.projection)))
+def text_encoder_networks(recipe: Recipe) -> list[Network]:
+    """The text encoders at their full padded lengths; B counts prompts and negative prompts together."""
+    encoders = {encoder.name: encoder for encoder in encoders_of(recipe.pair)}
+    return [_text_encoder(recipe, encoders[slot.engine], slot.length) for slot in recipe.facts.slots]
+
+
+def _text_encoder(recipe: Recipe, encoder: EncoderConfig, length: int) -> Network:
+    outputs = [_states("states", length, encoder.hidden)]
+    if encoder.projection:
+        outputs.append(TensorSpec("pooled", "float32", ("B", encoder.projection)))
     ids = TensorSpec("ids", "int32", ("B", length))
-    spec = EngineSpec(part.slot.engine, (ids,), tuple(outputs), _text_profile(recipe))
-    limits = {"ids": part.vocabulary}
     return Network(
-        spec,
-        lambda: _encoder_skeleton(part),
+        EngineSpec(encoder.name, (ids,), tuple(outputs), _text_profile(recipe)),
+        lambda: _encoder_skeleton(encoder),
         {"B": 3},
-        limits,
-        weights=part_weights(part.encoder, prefix="model.", kind=part.kind),
-        facts=config_fact(part.encoder),
+        {"ids": encoder.vocabulary},
+        weights=part_weights(encoder.folder, prefix="model.", kind=encoder.kind),
+        facts=config_fact(encoder.document),
         narrow_tensors=("states", "pooled"),
-        fp32_blocks=T5 if part.kind == "t5" else (),
+        fp32_blocks=T5 if encoder.kind == "t5" else (),
+        operations=lambda shapes, dims: encoder_operations(shapes, dims, length),
     )
 
 
 def join_text_network(recipe: Recipe) -> Network:
     """All encoders' states and pooled answers joined as the transformers take them."""
-    width = recipe.pair.large.config.joint_attention_dim
-    clips = [part for part in recipe.text if part.kind == "clip"]
+    width, side = recipe.pair.large.config.joint_attention_dim, recipe.facts.text[recipe.facts.large.text]
+    encoders, slots = {encoder.name: encoder for encoder in encoders_of(recipe.pair)}, side.encoders
     inputs: list[TensorSpec] = []
-    for number, part in enumerate(clips, start=1):
-        inputs.append(_states(f"states_{number}", part.slot.length, part.hidden))
-        inputs.append(TensorSpec(f"pooled_{number}", "float32", ("B", part.projection)))
-    inputs.append(_states("states_3", recipe.facts.text_tokens - recipe.text[0].slot.length, width))
-    outputs = (
-        _states("text", recipe.facts.text_tokens, width),
-        TensorSpec("pooled", "float32", ("B", sum(part.projection for part in clips))),
-    )
+    for slot in slots:
+        encoder = encoders[slot.engine]
+        inputs.append(_states(slot.into["states"], slot.length, encoder.hidden))
+        if encoder.projection:
+            inputs.append(TensorSpec(slot.into["pooled"], "float32", ("B", encoder.projection)))
+    if len(slots) < len(TEXT_ENCODERS):  # the place of a T5 that is left out
+        inputs.append(_states(f"states_{len(TEXT_ENCODERS)}", side.tokens - slots[0].length, width))
+    pooled = sum(encoders[slot.engine].projection for slot in slots)
+    outputs = (_states("text", side.tokens, width), TensorSpec("pooled", "float32", ("B", pooled)))
 
     def skeleton() -> nn.Module:
         from hsexport.families.sd3.encoder_modules import JoinText
@@ -79,8 +86,17 @@ def vae_decoder_network(recipe: Recipe) -> Network:
         with told_by_folder(folder), init_empty_weights():
             return VaeDecoder(AutoencoderKL.from_config(AutoencoderKL.load_config(folder))).float()
 
-    weights, config = part_weights(folder), config_fact(folder)
-    return Network(spec, skeleton, {"B": 2, "h": 6, "w": 10}, weights=weights, facts=config)
+    config = recipe.pair.parts["vae"]
+    return Network(
+        spec,
+        skeleton,
+        {"B": 2, "h": 6, "w": 10},
+        weights=part_weights(folder),
+        facts=config_fact(config.document),
+        unread=("encoder.*", "quant_conv.*"),
+        operations=decoder_operations,
+        activations=lambda dims, _: decoder_activations(config, dims),
+    )
 
 
 def _states(name: str, length: int, width: int) -> TensorSpec:
@@ -91,17 +107,17 @@ def _text_profile(recipe: Recipe) -> tuple[Profile, ...]:
     return (Profile("all", {"B": recipe.ranges()["G"]}),)
 
 
-def _encoder_skeleton(part: TextPart) -> nn.Module:
+def _encoder_skeleton(encoder: EncoderConfig) -> nn.Module:
     from accelerate import init_empty_weights
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     from hsexport.families.sd3.encoder_modules import ClipEncoder, T5Encoder
 
     # Parameters alone: CLIP counts its positions itself, and nothing would bring those numbers back.
-    with told_by_folder(part.encoder), init_empty_weights(include_buffers=False):
-        if part.kind == "clip":
-            return ClipEncoder(CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(part.encoder))).float()
-        config = T5Config.from_pretrained(part.encoder)
+    with told_by_folder(encoder.folder), init_empty_weights(include_buffers=False):
+        if encoder.kind == "clip":
+            return ClipEncoder(CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(encoder.folder))).float()
+        config = T5Config.from_pretrained(encoder.folder)
         # Eager attention: the fused one's output strides trip torch.export's decomposition (transformers 5.23).
         config._attn_implementation = "eager"
         return T5Encoder(T5EncoderModel(config)).float()  # whatever type the configuration names

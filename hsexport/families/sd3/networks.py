@@ -7,11 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
-from hsexport.build.recipe import Recipe
-from hsexport.checkpoints.member import Member
+from hsexport.families.pair import Member
+from hsexport.families.sd3.counts import transformer_activations
 from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weights import transformer_weights
 from hsexport.networks.network import Network
+from hsexport.networks.recipe import Recipe
 from hsruntime.facts import Transformer
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def _common_inputs(recipe: Recipe, member: Member, tokens: str) -> tuple[TensorS
 def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str, ...]) -> Network:
     kept, config = getattr(recipe.facts, member.role).positions, member.config
 
+    last = f"transformer_blocks.{config.num_layers - 1}.attn"
+
     def skeleton() -> nn.Module:
         import torch
 
@@ -97,4 +100,7 @@ def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str
         narrow_tensors=narrow,
         fp32_blocks=transformer_rules(config.num_layers),
         layers=config.num_layers,
+        # The last layer hands no text on, and asks nothing with it.
+        unread=(f"{last}.add_q_proj.*", f"{last}.norm_added_q.*"),
+        activations=lambda dims, fused: transformer_activations(config, dims, fused=fused),
     )

@@ -6,9 +6,9 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import SD3Transformer2DModel
 
-from hsexport.checkpoints.member import Member
 from hsexport.checkpoints.weights import Stored
 from hsexport.checkpoints.weights.streamed import tensor_of
+from hsexport.families.pair import Member
 from hsexport.families.sd3.transformer import transformer_like
 
 

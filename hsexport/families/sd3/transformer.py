@@ -9,8 +9,8 @@ from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 
-from hsexport.checkpoints.config import TransformerConfig
 from hsexport.families.sd3.attention import KeyValue, flat, joint_attention, self_attention
+from hsexport.families.sd3.config import TransformerConfig
 from hsruntime.facts import Positions
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hsexport.checkpoints.member import Member
 from hsexport.checkpoints.weights import Changed, Stored, Weight, Weights
 from hsexport.checkpoints.weights.adapter import Adapter
 from hsexport.checkpoints.weights.lora import fused
+from hsexport.families.pair import Member
 from hsruntime.facts import Positions
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"

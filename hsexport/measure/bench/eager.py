@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from hsexport.checkpoints import Pair, PairError
+from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.source import resolve_source
+from hsexport.families.pair import Pair
+from hsexport.families.registry import known_parts
 from hsexport.families.sd3.original import original_of
 from hsexport.measure.bench.rounds import Contestant, Shot
 from hsexport.measure.prompts import Prompt
@@ -29,7 +31,7 @@ def pipeline_for(pair: Pair, model: str) -> StableDiffusion3Pipeline:
 
 def whole_pipeline(source: str) -> StableDiffusion3Pipeline:
     """The pipeline of a directory, a hub id or `demo`. Raises PairError."""
-    folder = resolve_source(source, "large")
+    folder = resolve_source(source, "large", known_parts())
     if not (folder / "model_index.json").is_file():
         raise PairError(f"'{source}' is no whole pipeline: no model_index.json", "name the pipeline that large is from")
     return _quiet(folder)

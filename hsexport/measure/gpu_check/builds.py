@@ -8,7 +8,7 @@ from hsengines.backend import get_backend
 from hsengines.build import BuildOptions, build_options
 from hsengines.errors import HSError
 from hsexport.build.build import build
-from hsexport.build.recipe import BuildRequest
+from hsexport.build.request import BuildRequest
 from hsexport.cli.report import BuildReport
 from hsexport.measure.gpu_check.plan import Plan, Target
 from hsexport.measure.gpu_check.results import Build

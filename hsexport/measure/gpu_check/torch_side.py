@@ -42,7 +42,8 @@ def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Callable[[], Any
     """Diffusers' own pipeline, at the length of texts that the pair's tokenizers have."""
     import torch
 
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.measure.bench.eager import pipeline_for
 
     _use_threads(plan)
@@ -65,7 +66,8 @@ def _plain_loop(plan: Plan, precision: str, device: str) -> tuple[Callable[[], A
     """Large's transformer, guidance and Euler's step; text is random, for its numbers cost the same."""
     import torch
 
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.families.sd3.original import original_of
     from hsruntime.loop.flow import sigmas_for
 

@@ -12,9 +12,10 @@ from single_file_twin import write_twin
 from tiny_pair import make_pipeline
 
 from hsexport.build.build import build
-from hsexport.build.recipe import BuildRequest, recipe_from_pair
-from hsexport.checkpoints import load_pair
+from hsexport.build.recipe import recipe_from_pair
+from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.shards import digest_of
+from hsexport.families.pair import load_pair
 from hsexport.families.sd3.original import original_of
 from hsexport.progress import Silent
 

@@ -9,8 +9,8 @@ import pytest
 
 from hsengines.build import BuildOptions
 from hsengines.spec import EngineSpec
-from hsexport.build.networks import networks_of
-from hsexport.build.recipe import BuildRequest, recipe_for
+from hsexport.build.recipe import recipe_for
+from hsexport.build.request import BuildRequest
 from hsexport.build.stages.export import ExportedNetwork, export_all
 from hsexport.build.stages.optimise import GraphError, optimise_all
 from hsexport.build.store import Store
@@ -29,7 +29,7 @@ def exported(tiny_pair_dirs, tiny_build):
     bundle, cache = tiny_build
     request = BuildRequest(large=large, small=small, out=bundle, cache=cache, options=BuildOptions())
     store = Store(cache)
-    return export_all(networks_of(recipe_for(request)), store, Silent()), store
+    return export_all(recipe_for(request).networks(), store, Silent()), store
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 from tiny_pair import T5_LENGTH, make_pair
 
 from hsexport.build.build import build
-from hsexport.build.recipe import BuildRequest
+from hsexport.build.request import BuildRequest
 from hsexport.progress import Silent
 from hsruntime import Session
 
@@ -89,9 +89,9 @@ def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, ti
     parts = {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(large, torch_dtype=torch.float32, **parts)
     pipeline.set_progress_bar_config(disable=True)
-    with Session.open(built(large, small, tmp_path / "bundle", tiny_cache, without_t5=True)) as session:
+    with Session.open(built(large, small, tmp_path / "bundle", tiny_cache, without=("t5",))) as session:
         manifest = session.manifest
-        assert [encoder.kind for encoder in manifest.facts.slots] == ["clip", "clip"]
+        assert [slot.engine for slot in manifest.facts.slots] == ["text_encoder", "text_encoder_2"]
         assert not [name for name in (*manifest.engines, *(f.path for f in manifest.files)) if "_3" in name]
         assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, T5_LENGTH) <= 1
         short = session.generate(PROMPTS[0], schedule="large:6").image

@@ -18,7 +18,8 @@ def exported(tmp_path_factory):
     """Large alone, in fp32, at 4096 tokens; (store, what the export stage made)."""
     from tiny_pair import make_pipeline
 
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
     from hsexport.families.sd3.networks import large_network
     from hsexport.progress import Silent

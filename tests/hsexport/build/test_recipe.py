@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from hsexport.build.recipe import BuildRequest, RecipeError, recipe_from_pair
-from hsexport.checkpoints import PairError, load_pair
+from hsexport.build.recipe import recipe_from_pair
+from hsexport.build.request import BuildRequest, RecipeError
+from hsexport.checkpoints.errors import PairError
+from hsexport.families.pair import load_pair
 from hsruntime.schedule.schedule import ScheduleError
 
 
@@ -75,8 +77,8 @@ def test_tokenizer_length_in_words_is_told(large, length):
 def test_text_is_as_long_without_t5_as_with_it(large, t5_length):
     edit(large / "tokenizer_3" / "tokenizer_config.json", model_max_length=t5_length)
     pair = load_pair(str(large), str(large))
-    whole, without = (recipe(pair, without_t5=choice) for choice in (False, True))
-    assert [part.kind for part in without.text] == ["clip", "clip"]
+    whole, without = (recipe(pair, without=choice) for choice in ((), ("t5",)))
+    assert [slot.engine for slot in without.facts.slots] == ["text_encoder", "text_encoder_2"]
     assert [r.facts.text_tokens - r.facts.slots[0].length for r in (whole, without)] == [min(t5_length, 256)] * 2
     assert whole.facts.text_tokens == without.facts.text_tokens
 
@@ -86,14 +88,14 @@ def test_pair_that_has_no_t5_may_leave_it_out(large):
     for part in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(large / part)
     pair = load_pair(str(large), str(large))
-    found = [recipe(pair, without_t5=choice).facts for choice in (False, True)]
+    found = [recipe(pair, without=choice).facts for choice in ((), ("t5",))]
     assert [facts.text_tokens - facts.slots[0].length for facts in found] == [256, 256]
 
 
 @pytest.mark.parametrize("length", [..., None, 10**30, 1e30])
 def test_tokenizer_without_a_length_takes_the_encoders(large, length):
     edit(large / "tokenizer" / "tokenizer_config.json", model_max_length=length)
-    assert recipe_of(large).text[0].slot.length == 12
+    assert recipe_of(large).facts.slots[0].length == 12
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "projection_dim"])

@@ -9,7 +9,7 @@ from one_line import told_in_one_line
 
 from hsengines.build import build_options
 from hsexport.build.build import build
-from hsexport.build.recipe import BuildRequest
+from hsexport.build.request import BuildRequest
 from hsexport.progress import Silent
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs [rtx]")]

@@ -5,9 +5,9 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from hsexport.checkpoints import load_pair
-from hsexport.checkpoints.padding import stated_pad_id
 from hsexport.checkpoints.source import DEMO
+from hsexport.checkpoints.tokenizers import stated_pad_id
+from hsexport.families.pair import load_pair
 
 NAMES = "tokenizer", "tokenizer_2", "tokenizer_3"
 
@@ -51,13 +51,16 @@ def test_what_is_in_doubt_is_left_to_transformers(tmp_path, broken):
 
 def test_a_pair_is_read_without_transformers(tiny_pair_dirs, monkeypatch, tmp_path):
     from hsexport.build import recipe
+    from hsexport.build.request import BuildRequest
+    from hsexport.families.sd3 import text
 
     def never(_):
         raise AssertionError
 
-    monkeypatch.setattr(recipe, "load_tokenizer", never)
-    request = recipe.BuildRequest("large", "small", tmp_path, tmp_path)
+    for module in (recipe, text):
+        monkeypatch.setattr(module, "load_tokenizer", never)
+    request = BuildRequest("large", "small", tmp_path, tmp_path)
     made = recipe.recipe_from_pair(load_pair(*map(str, tiny_pair_dirs)), request)
-    assert [part.slot.pad_id for part in made.text] == [1, 0, 0]
+    assert [slot.pad_id for slot in made.facts.slots] == [1, 0, 0]
     with pytest.raises(AssertionError):
         recipe.check_tokenizers(made)

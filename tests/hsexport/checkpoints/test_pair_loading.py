@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from hsexport.build.networks import networks_of
-from hsexport.build.recipe import BuildRequest, recipe_for
-from hsexport.checkpoints import PairError
+from hsexport.build.recipe import recipe_for
+from hsexport.build.request import BuildRequest
+from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.loading import in_few_words, load_tokenizer
 from hsexport.networks.network import reference_outputs
 
@@ -22,7 +22,7 @@ def network_of(large, tiny, tmp_path):
 
     def made(part):
         request = BuildRequest(large=str(large), small=str(tiny[1]), out=tmp_path / "b", cache=tmp_path / "c")
-        networks = networks_of(recipe_for(request))
+        networks = recipe_for(request).networks()
         return next(network for network in networks if network.name == NETWORKS.get(part, part))
 
     return made

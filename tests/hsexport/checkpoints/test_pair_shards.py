@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hsexport.checkpoints import PairError
+from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.shards import digest_of, find_weights, read_headers
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.zeros(0)}

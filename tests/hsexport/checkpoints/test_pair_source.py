@@ -1,8 +1,12 @@
 import pytest
 
-from hsexport.checkpoints import PairError, source
+from hsexport.checkpoints import source
+from hsexport.checkpoints.errors import PairError
 from hsexport.checkpoints.hub import wanted_files
 from hsexport.checkpoints.source import resolve_source
+from hsexport.families.registry import FAMILIES
+
+PARTS = FAMILIES["sd3"].parts
 
 SD35 = [
     ".gitattributes",
@@ -48,12 +52,12 @@ def test_single_file_is_itself(tmp_path):
 def test_local_directory_wins_over_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
-    assert resolve_source("org/name", "large").is_dir()
+    assert resolve_source("org/name", "large", PARTS).is_dir()
     assert source.HUB_ID.fullmatch("org/name")
 
 
 def test_wanted_files_leave_duplicates_and_single_files_on_the_hub():
-    left = set(SD35) - set(wanted_files(SD35))
+    left = set(SD35) - set(wanted_files(SD35, PARTS))
     assert left == {
         ".gitattributes",
         "README.md",
@@ -66,24 +70,24 @@ def test_wanted_files_leave_duplicates_and_single_files_on_the_hub():
 
 
 def test_weights_of_a_part_left_out_stay_on_the_hub():
-    less = set(wanted_files(SD35)) - set(wanted_files(SD35, ("text_encoder_3",)))
+    less = set(wanted_files(SD35, PARTS)) - set(wanted_files(SD35, PARTS, ("text_encoder_3",)))
     assert less == {"text_encoder_3/model-00001-of-00002.safetensors"}
 
 
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
 def test_variant_is_wanted_where_there_is_nothing_else(variant):
     names = [f"transformer/diffusion_pytorch_model.{variant}.safetensors", "transformer/config.json"]
-    assert sorted(wanted_files(names)) == sorted(names)
+    assert sorted(wanted_files(names, PARTS)) == sorted(names)
 
 
 def test_one_variant_is_wanted_of_two():
     names = [f"vae/diffusion_pytorch_model.{variant}.safetensors" for variant in ("fp16", "bf16")]
-    assert wanted_files(names) == names[1:]
+    assert wanted_files(names, PARTS) == names[1:]
 
 
 def test_wanted_files_of_a_lone_transformer():
     names = ["config.json", "diffusion_pytorch_model.safetensors", "model.safetensors", "README.md"]
-    assert wanted_files(names) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert wanted_files(names, PARTS) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def no_network(monkeypatch, tmp_path):
 
 def test_no_network_and_no_cache_is_told(no_network):
     with pytest.raises(PairError, match=r"could not be downloaded: Name or service not known; check the network.*PATH"):
-        resolve_source("org/name", "large")
+        resolve_source("org/name", "large", PARTS)
 
 
 def test_malformed_hub_id_is_told_not_traced(no_network):

@@ -1,10 +1,20 @@
 """Recipes of the tiny pair and of a pair of real size, and a machine that holds anything."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from hsexport.build.request import BuildRequest
+from hsexport.networks.recipe import Recipe
 from hsexport.plan.machine import Machine
+
+
+@dataclass(frozen=True)
+class Asked(Recipe):
+    """A recipe and what it answers."""
+
+    request: BuildRequest
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +38,11 @@ def sd35_recipe(sd35_dirs):
 def recipe_of(large, small, *, precision="fp32", options=None, backend="ort-cpu", **request):
     """The recipe of a pair."""
     from hsengines.build import build_options
-    from hsexport.build.recipe import BuildRequest, recipe_for
+    from hsexport.build.recipe import recipe_for
 
     options = options or build_options(backend, precision=precision)
     asked = BuildRequest(
         str(large), str(small), Path("bundle"), Path("cache"), options=options, backend=backend, **request
     )
-    return recipe_for(asked)
+    found = recipe_for(asked)
+    return Asked(found.pair, found.facts, found.adapters, asked)

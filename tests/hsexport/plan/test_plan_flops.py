@@ -2,13 +2,12 @@
 
 import onnx_ir as ir
 import pytest
+from flops_of_graph import GraphFlopsError, flops_of_graph
 
 from hsengines.spec import EngineSpec, TensorSpec
-from hsexport.build.networks import networks_of
 from hsexport.build.stages.export import export_all
 from hsexport.build.store import Store
-from hsexport.plan.flops import Extent, decoder_flops, encoder_flops, pass_flops
-from hsexport.plan.flops_of_graph import GraphFlopsError, flops_of_graph
+from hsexport.plan.extent import Extent, pass_flops
 from hsexport.plan.networks import holding_of
 from hsexport.progress import Silent
 from hsruntime.schedule.arithmetic import step_flops
@@ -22,7 +21,7 @@ def recipe(tiny_recipe):
 @pytest.fixture(scope="module")
 def counted(recipe, tiny_cache):
     """Call it with a network's name and extents: operations of its exported graph."""
-    exported = export_all(networks_of(recipe), Store(tiny_cache), Silent())
+    exported = export_all(recipe.networks(), Store(tiny_cache), Silent())
     graphs = {each.network.name: (each.network, ir.load(each.onnx)) for each in exported}
 
     def count(name, **dims):
@@ -51,16 +50,17 @@ def test_small_costs_what_its_graph_holds(recipe, counted, rows):
 
 
 def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
-    networks = {network.name: network for network in networks_of(recipe)}
-    for part in recipe.text:
-        shapes = holding_of(networks[part.slot.engine], recipe).shapes
-        assert encoder_flops(shapes, 3, part.slot.length) == counted(part.slot.engine, B=3)
+    networks = {network.name: network for network in recipe.networks()}
+    for slot in recipe.facts.slots:
+        network = networks[slot.engine]
+        shapes = holding_of(network, recipe.request).shapes
+        assert network.operations(shapes, {"B": 3}) == counted(slot.engine, B=3)
 
 
 def test_the_decoder_costs_what_its_graph_holds(recipe, counted):
-    (network,) = (each for each in networks_of(recipe) if each.name == "vae_decoder")
-    shapes = holding_of(network, recipe).shapes
-    assert decoder_flops(shapes, 2, 6, 10) == counted("vae_decoder", B=2, h=6, w=10)
+    (network,) = (each for each in recipe.networks() if each.name == "vae_decoder")
+    shapes, dims = holding_of(network, recipe.request).shapes, {"B": 2, "h": 6, "w": 10}
+    assert network.operations(shapes, dims) == counted("vae_decoder", **dims)
 
 
 def test_all_but_the_layers_is_next_to_nothing_at_real_size(sd35_recipe):

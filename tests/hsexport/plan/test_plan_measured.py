@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from hsexport.build.networks import networks_of
 from hsexport.plan.plan import plan_of
 from hsexport.plan.stages import building_bytes
 
@@ -19,7 +18,7 @@ def measured(file):
 
 def test_memory_and_disk_of_an_export(sd35_recipe, roomy):
     recipe = sd35_recipe(backend="tensorrt-rtx", precision="bf16", stop_after="optimise")
-    stages = plan_of(recipe, networks_of(recipe), roomy).stages
+    stages = plan_of(recipe.request, recipe.facts, recipe.networks(), roomy).stages
     found = measured("build.json")["figures"]
     assert max(stage.host_bytes for stage in stages) / GB == pytest.approx(found["memory_gb"], rel=0.15)
     assert sum(stage.disk_bytes for stage in stages) / MB == pytest.approx(found["disk_mb"], rel=0.02)

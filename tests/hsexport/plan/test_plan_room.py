@@ -6,7 +6,6 @@ import onnx_ir as ir
 import pytest
 
 from hsengines.build import build_options
-from hsexport.build.networks import networks_of
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
@@ -25,7 +24,7 @@ def stage(plan, name):
 
 
 def plan_for(recipe, machine, gpu=None):
-    return plan_of(recipe, networks_of(recipe), machine, gpu)
+    return plan_of(recipe.request, recipe.facts, recipe.networks(), machine, gpu)
 
 
 def test_the_real_pair_takes_what_its_headers_say(sd35_recipe, roomy):
@@ -70,13 +69,13 @@ def test_engines_hold_the_weights_that_were_planned(tiny_recipe, tiny_bundle, ro
 def test_facts_and_networks_are_what_a_build_writes_into_the_manifest(tiny_recipe, tiny_bundle):
     recipe, built = tiny_recipe(), open_bundle(tiny_bundle).manifest
     assert recipe.facts == built.facts
-    assert {network.name: network.spec for network in networks_of(recipe)} == {
+    assert {network.name: network.spec for network in recipe.networks()} == {
         name: record.spec for name, record in built.engines.items()
     }
 
 
 def test_a_narrow_bundle_keeps_narrow_keys_and_values(sd35_recipe):
-    networks = {network.name: network for network in networks_of(sd35_recipe(backend="tensorrt", precision="bf16"))}
+    networks = {network.name: network for network in sd35_recipe(backend="tensorrt", precision="bf16").networks()}
     assert {tensor.dtype for tensor in networks["select_cache"].spec_at("bf16").outputs} == {"bfloat16"}
 
 
@@ -226,7 +225,7 @@ def test_a_download_needs_room_too(tiny_recipe, roomy, beside_cache, free, words
 
 def test_a_build_asks_before_it_starts(tiny_pair_dirs, tmp_path, monkeypatch, roomy):
     from hsexport.build import build
-    from hsexport.build.recipe import BuildRequest
+    from hsexport.build.request import BuildRequest
     from hsexport.plan import plan
     from hsexport.progress import Silent
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsexport.build.recipe import operations_of
-from hsexport.checkpoints.config import TransformerConfig
+from hsexport.families.sd3.config import TransformerConfig
 from hsexport.families.sd3.transformer import TokenTransformer, transformer_like
 from hsruntime.facts import Defaults, Facts, Latent, Positions, Sigmas, Sizes, TextSide, Transformer
 from hsruntime.schedule.arithmetic import predicted_speedup, schedule_flops, step_flops

@@ -10,14 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from single_file_twin import stability_state, write_twin
 
-from hsexport.checkpoints import PairError
-from hsexport.checkpoints.member import read_member
-from hsexport.checkpoints.weights import Stored
-from hsexport.checkpoints.weights.adapter import AdapterRequest, read_adapter
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.weights import Stored, adapter
+from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.checkpoints.weights.lora import fused
+from hsexport.families.pair import read_member
 
 RANK = 2
 QUERY = "transformer_blocks.0.attn.to_q"
+
+
+def read_adapter(request, member):
+    return adapter.read_adapter(request, member.tensors, member.family.places(member.config), str(member))
 
 
 @pytest.fixture(scope="module")

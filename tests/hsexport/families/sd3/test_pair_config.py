@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from hsexport.checkpoints import PairError, TransformerConfig
-from hsexport.checkpoints.config import SCHEDULER_OFF, scheduler_config_from, transformer_config_from, vae_config_from
+from hsexport.checkpoints.errors import PairError
+from hsexport.families.sd3.config import TransformerConfig, transformer_config_from
+from hsexport.families.sd3.parts import SCHEDULER_OFF, scheduler_config_from, vae_config_from
 
 
 def write(directory, name, **settings):

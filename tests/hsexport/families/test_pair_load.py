@@ -3,13 +3,15 @@ import sys
 
 import pytest
 
-from hsexport.checkpoints import PairError, load_pair, source
+from hsexport.checkpoints import source
+from hsexport.checkpoints.errors import PairError
+from hsexport.families.pair import load_pair
 
 BLOCKED = """
 import sys
 for name in ("torch", "diffusers", "transformers", "huggingface_hub", "safetensors"):
     sys.modules[name] = None
-from hsexport.checkpoints import load_pair
+from hsexport.families.pair import load_pair
 print(load_pair(*sys.argv[1:]).small.parameters)
 """
 
@@ -23,9 +25,10 @@ def test_pipeline_and_lone_transformer_make_a_pair(tiny):
         "vae", "text_encoder", "text_encoder_2", "text_encoder_3",
         "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler",
     }  # fmt: skip
-    assert (pair.scheduler.shift, pair.scheduler.num_train_timesteps) == (3.0, 1000)
-    assert (pair.vae.scale, pair.vae.latent_channels) == (2, 4)
-    assert (pair.vae.scaling_factor, pair.vae.shift_factor) == (1.5, 0.06)
+    scheduler, vae = pair.parts["scheduler"], pair.parts["vae"]
+    assert (scheduler.shift, scheduler.num_train_timesteps) == (3.0, 1000)
+    assert (vae.scale, vae.latent_channels) == (2, 4)
+    assert (vae.scaling_factor, vae.shift_factor) == (1.5, 0.06)
 
 
 def test_parameters_are_those_torch_counts(tiny):
@@ -77,7 +80,7 @@ def test_demo_names_the_directories_inside_the_package(tiny, monkeypatch):
 def test_shipped_demo_is_a_sound_pair():
     if not source.DEMO.joinpath("large", "model_index.json").is_file():
         pytest.skip("the demo pair is not in this checkout")
-    assert load_pair("demo", "demo").vae.scale == 8
+    assert load_pair("demo", "demo").parts["vae"].scale == 8
 
 
 def test_loading_needs_neither_torch_nor_diffusers(tiny):

@@ -1,16 +1,25 @@
-"""What decides the ids a tokenizer gives, read from any of the files it may be saved in."""
+"""A tokenizer by its files: what decides the ids it gives, and the token it pads with."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .documents import read_document, read_text
-from .errors import PairError
-from .shards import AGAIN
+from hsexport.checkpoints.documents import read_document, read_text
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.shards import AGAIN
 
+FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 SETTINGS = ("model_max_length", "bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def check_tokenizer_there(tokenizer: Path) -> None:
+    """Refuses a folder without a vocabulary: transformers would put an empty one in its place."""
+    if not any(all((tokenizer / name).is_file() for name in names) for names in FILES):
+        expected = ", ".join(" with ".join(names) for names in FILES)
+        raise PairError(f"{tokenizer} holds no vocabulary, expected one of {expected}", AGAIN)
 
 
 def check_tokenizers_agree(name: str, large: Path, small: Path) -> None:
@@ -65,3 +74,45 @@ def merges_in(text: str) -> list[list[str]]:
     """The merges of a merges.txt, without its version line."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#version")]
     return [line.split(" ") for line in lines]
+
+
+def stated_pad_id(tokenizer: Path) -> int | None:
+    """The pad token's id as far as the folder's files state it beyond doubt; None leaves it to transformers."""
+    try:
+        settings = read_document(tokenizer / "tokenizer_config.json")
+        piece = token_text(settings.get("pad_token"))
+        if not isinstance(piece, str) or _is_contradicted(tokenizer, piece):
+            return None
+        return next((found for vocabulary in _vocabularies(tokenizer) for found in _ids(vocabulary, piece)), None)
+    except PairError:
+        return None
+
+
+def _is_contradicted(tokenizer: Path, piece: str) -> bool:
+    """Whether an older settings file beside it names another token."""
+    older = tokenizer / "special_tokens_map.json"
+    return older.is_file() and token_text(read_document(older).get("pad_token", piece)) != piece
+
+
+def _vocabularies(tokenizer: Path) -> Iterator[Any]:
+    """Added tokens first: they stand above the model's own."""
+    if (tokenizer / "tokenizer.json").is_file():
+        document = read_document(tokenizer / "tokenizer.json")
+        yield document.get("added_tokens")
+        model = document.get("model")
+        yield model.get("vocab") if isinstance(model, dict) else None
+    elif (tokenizer / "vocab.json").is_file():
+        yield read_document(tokenizer / "vocab.json")
+
+
+def _ids(vocabulary: Any, piece: str) -> Iterator[int]:
+    """The id of `piece` in {piece: id}, in [[piece, score], ...] or in [{"id", "content"}, ...]."""
+    if isinstance(vocabulary, dict):
+        if isinstance(vocabulary.get(piece), int):
+            yield vocabulary[piece]
+        return
+    for place, entry in enumerate(vocabulary if isinstance(vocabulary, list) else ()):
+        if isinstance(entry, dict) and entry.get("content") == piece and isinstance(entry.get("id"), int):
+            yield entry["id"]
+        elif isinstance(entry, list) and entry[:1] == [piece]:
+            yield place

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from hsexport.checkpoints import PairError, load_pair
+from hsexport.checkpoints.errors import PairError
+from hsexport.families.pair import load_pair
 
 
 def refuses(large, small, fault):

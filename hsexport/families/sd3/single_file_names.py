@@ -6,10 +6,10 @@ The renaming is that of diffusers' convert_sd3_transformer_checkpoint_to_diffuse
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from .config import TransformerConfig
-from .shards import TensorHeader
+from hsexport.checkpoints.pieces import Place
+from hsexport.families.sd3.config import TransformerConfig
 
 OUTSIDE = {
     "pos_embed.proj": "x_embedder.proj",
@@ -45,32 +45,6 @@ QK_NORM = {
     "attn.norm_added_k": "context_block.attn.ln_k",
 }
 QK_NORM_DUAL = {"attn2.norm_q": "x_block.attn2.ln_q", "attn2.norm_k": "x_block.attn2.ln_k"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Of `source`'s rows, cut into `parts` equal ranges, those in `order`, one after the other."""
-
-    source: str
-    parts: int = 1
-    order: tuple[int, ...] = (0,)
-
-    def ranges(self, rows: int) -> list[tuple[int, int]]:
-        """First row and the one behind the last, for a source of so many rows."""
-        size = rows // self.parts
-        return [(number * size, (number + 1) * size) for number in self.order]
-
-    def taken_from(self, header: TensorHeader, name: str) -> TensorHeader:
-        """The tensor that lies here, under its own name; its source's rows can be cut evenly."""
-        ((offset, size_bytes),) = header.pieces
-        rows = header.shape[0] if header.shape else 1
-        row_bytes, ranges = size_bytes // max(rows, 1), self.ranges(rows)
-        return replace(
-            header,
-            name=name,
-            shape=(sum(stop - start for start, stop in ranges), *header.shape[1:]) if header.shape else (),
-            pieces=tuple((offset + start * row_bytes, (stop - start) * row_bytes) for start, stop in ranges),
-        )
 
 
 def places_of(config: TransformerConfig) -> dict[str, Place]:

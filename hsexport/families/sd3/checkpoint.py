@@ -6,17 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .config import TransformerConfig
-from .errors import PairError
-from .shards import TensorHeader
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.shards import TensorHeader
+from hsexport.families.sd3.config import TransformerConfig
 
 BUFFERS = frozenset({"pos_embed.pos_embed"})  # computed from a formula, not learned
 BLOCK = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
-
-
-def parameters_in(headers: Mapping[str, TensorHeader]) -> int:
-    """How many learned numbers a transformer holds."""
-    return sum(header.elements for header in headers.values() if header.name not in BUFFERS)
 
 
 def check_checkpoint(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from hsexport.checkpoints.agreement import hint_for
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.shards import TensorHeader, chunks_of, holds_weights, read_headers
+from hsexport.families.pair import Pair, parts_of_both
 from hsexport.progress import OnBytes
-
-from .agreement import remedy_for
-from .check import WEIGHED_PARTS, parts_of_both
-from .errors import PairError
-from .pair import Pair
-from .shards import TensorHeader, chunks_of, read_headers
 
 
 def check_same_weights(pair: Pair, without: Collection[str] = (), on_bytes: OnBytes | None = None) -> None:
@@ -24,7 +22,7 @@ def check_same_weights(pair: Pair, without: Collection[str] = (), on_bytes: OnBy
         if not _are_same(ours, theirs):
             raise PairError(
                 f"{part} of large and small differ in their weights: tensor {ours.name} holds other numbers in each",
-                remedy_for(part, pair.small.directory.parts[part]),
+                hint_for(part, pair.small.directory.parts[part]),
             )
         done += ours.size_bytes
         if on_bytes:
@@ -34,7 +32,7 @@ def check_same_weights(pair: Pair, without: Collection[str] = (), on_bytes: OnBy
 def _twins(pair: Pair, without: Collection[str]) -> Iterator[tuple[str, TensorHeader, TensorHeader]]:
     """Part, large's tensor and small's, in the order in which large's lie on the disk."""
     both = parts_of_both(pair.large, pair.small)
-    for part in (name for name in WEIGHED_PARTS if name in both and name not in without):
+    for part in (name for name in both if name not in without and holds_weights(both[name][0])):
         ours, theirs = map(read_headers, both[part])
         for header in sorted(ours.values(), key=lambda header: (header.file, header.pieces)):
             yield part, header, theirs[header.name]

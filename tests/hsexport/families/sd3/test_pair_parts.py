@@ -1,6 +1,7 @@
 import pytest
 
-from hsexport.checkpoints import PairError, load_pair
+from hsexport.checkpoints.errors import PairError
+from hsexport.families.pair import load_pair
 
 WEIGHED = ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"]
 VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model")

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from .config import FAMILY, TransformerConfig, check_settings
-from .errors import PairError
-from .foreign_files import check_is_safetensors, check_is_sd3
-from .shards import AGAIN, TensorHeader, file_headers
-from .single_file_names import Place, places_of
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.foreign_files import check_is_safetensors
+from hsexport.checkpoints.pieces import Place
+from hsexport.checkpoints.shards import AGAIN, TensorHeader, file_headers
+from hsexport.families.sd3.config import FAMILY, TransformerConfig, check_settings
+from hsexport.families.sd3.foreign_files import check_is_sd3
+from hsexport.families.sd3.single_file_names import places_of
 
 PREFIX = "model.diffusion_model."
 OTHER_PARTS = ("first_stage_model.", "text_encoders.", "vae.", "conditioner.", "cond_stage_model.")

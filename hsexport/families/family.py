@@ -1,0 +1,99 @@
+"""The contract of a model family: everything that a build must ask of it, and nobody else knows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsruntime.facts import Latent, Lora, Sigmas, Sizes, TextSide, TextSlot, Transformer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hsexport.checkpoints.pieces import Place
+    from hsexport.checkpoints.shards import TensorHeader
+    from hsexport.families.pair import Member, Pair
+    from hsexport.networks.network import Network
+    from hsexport.networks.recipe import Recipe
+
+
+class Family(ABC):
+    """Made anew for each question; holds nothing."""
+
+    name: str
+    """As in the registry, and in the manifest for people to read."""
+
+    # What lies on disk: configurations and headers, read and checked.
+
+    @abstractmethod
+    def read_transformer(self, transformer: Path) -> tuple[Any, dict[str, TensorHeader]]:
+        """Configuration and tensors of a folder or a single file, by headers alone, set beside one another.
+
+        The configuration is the family's own record, the tensors' names are those of diffusers. Raises PairError.
+        """
+
+    def is_single_file(self, file: Path) -> bool:
+        """Whether a single-file checkpoint holds a transformer of this family, as far as names of tensors tell."""
+        del file
+        return False
+
+    def counts(self, tensor: str) -> bool:
+        """Whether a tensor of that name is learned, and counts as parameters."""
+        del tensor
+        return True
+
+    @abstractmethod
+    def check_pair(self, large: Member, small: Member, without: Collection[str]) -> Any:
+        """The family's own reading of the parts that the two share. Raises PairError where they do not fit together.
+
+        Weights of the parts in `without` need not be there.
+        """
+
+    def places(self, config: Any) -> Mapping[str, Place]:
+        """Diffusers' names of a transformer's tensors -> where a foreign layout has them, for LoRAs by its names."""
+        del config
+        return {}
+
+    # What is true of the pair: the runtime reads it as data.
+
+    @abstractmethod
+    def latent(self, pair: Pair) -> Latent:
+        """The space that both share."""
+
+    @abstractmethod
+    def trained_size(self, pair: Pair) -> int:
+        """Pixels along the side of the square that large was trained at."""
+
+    @abstractmethod
+    def reach(self, pair: Pair) -> int:
+        """Pixels along the longest side that the positions of both reach."""
+
+    @abstractmethod
+    def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
+        """Cache slots, position rule, operation counts, and the text side that the member reads."""
+
+    @abstractmethod
+    def sigmas(self, pair: Pair) -> Sigmas:
+        """How noise levels are spaced."""
+
+    @abstractmethod
+    def text_sides(self, pair: Pair, without: Collection[str]) -> dict[str, TextSide]:
+        """Every text side by name; members that read the same text share one."""
+
+    # What is built.
+
+    @abstractmethod
+    def networks(self, recipe: Recipe) -> list[Network]:
+        """Large, small, text encoders and joins, the decoder: the largest first, so that a doomed build fails early."""
+
+    @abstractmethod
+    def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
+        """The folder of the tokenizer that a text slot takes."""
+
+    # What it is set beside.
+
+    def original(self, member: Member, dtype: Any = None) -> nn.Module:
+        """Diffusers' own model of a member with its weights, where there is one; `dtype` is torch's."""
+        raise NotImplementedError(f"family {self.name} has no model in diffusers")

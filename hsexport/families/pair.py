@@ -1,0 +1,113 @@
+"""The pair: two transformers of one family that share a latent space, read by configurations and headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hsexport.checkpoints.documents import read_document
+from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.layout import ModelDirectory, find_model
+from hsexport.checkpoints.mark import mark_of
+from hsexport.checkpoints.shards import TensorHeader
+from hsexport.checkpoints.source import Role, is_local, resolve_source
+from hsexport.families.family import Family
+from hsexport.families.registry import FAMILIES, exported, family_named, family_of_class, known_parts
+
+
+@dataclass(frozen=True)
+class Member:
+    """A transformer and whatever lies beside it; `source` is what the user gave.
+
+    `config` is the family's own record. `tensors` are its weights by diffusers' names: the same, with the same digest,
+    from every layout.
+    """
+
+    role: Role
+    source: str
+    directory: ModelDirectory
+    family: Family
+    config: Any
+    parameters: int
+    tensors: Mapping[str, TensorHeader] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.role} '{self.source}'"
+
+    def told_source(self) -> str:
+        """Where it is from, as a bundle may tell: `demo` or a hub id as given, a mark in place of a local path."""
+        return mark_of(self.tensors) if is_local(self.source) else self.source
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A large and a small member that belong together.
+
+    `shared` maps part names to folders, large's where both have one; `parts` is what their family read of them.
+    """
+
+    large: Member
+    small: Member
+    shared: Mapping[str, Path]
+    parts: Any
+
+    @property
+    def family(self) -> Family:
+        """Of both."""
+        return self.large.family
+
+
+def load_pair(large: str, small: str, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Pair:
+    """Finds both members (a directory, a hub id or `demo`) and checks that they belong together.
+
+    Reads configurations and safetensors headers alone: whether a part that both members bring holds the same numbers,
+    check_same_weights tells.
+    Weights of the parts in `without` are neither downloaded nor looked at: nobody will read them. What is
+    fetched of a hub id, `fetcher` decides.
+    """
+    ours, theirs = read_member("large", large, without, fetcher), read_member("small", small, without, fetcher)
+    if ours.family.name != theirs.family.name:
+        told = f"{FAMILIES[ours.family.name].title} and {FAMILIES[theirs.family.name].title}"
+        raise PairError(f"{ours} and {theirs} are of two families: {told}", "take both members from one model family")
+    parts = ours.family.check_pair(ours, theirs, without)
+    return Pair(ours, theirs, shared_parts(ours, theirs), parts)
+
+
+def shared_parts(large: Member, small: Member) -> dict[str, Path]:
+    """Every part that either member has; large's where both do."""
+    parts = {**small.directory.parts, **large.directory.parts}
+    return {name: parts[name] for name in known_parts() if name in parts}
+
+
+def parts_of_both(large: Member, small: Member) -> dict[str, tuple[Path, Path]]:
+    """The parts that lie in two places, large's and small's."""
+    ours, theirs = large.directory.parts, small.directory.parts
+    both = {name: (ours[name], theirs[name]) for name in known_parts() if name in ours and name in theirs}
+    return {name: paths for name, paths in both.items() if not paths[0].samefile(paths[1])}
+
+
+def read_member(role: Role, source: str, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Member:
+    """The member behind `source`, its weights set beside its configuration; those of `without` need not be there."""
+    directory = find_model(resolve_source(source, role, known_parts(), without, fetcher), known_parts())
+    family = family_of(directory.transformer)
+    config, tensors = family.read_transformer(directory.transformer)
+    parameters = sum(header.elements for header in tensors.values() if family.counts(header.name))
+    return Member(role, source, directory, family, config, parameters, tensors)
+
+
+def family_of(transformer: Path) -> Family:
+    """By the class in its configuration, or by the names of a single file's tensors; the first, whose refusals tell
+    most, where no family knows the file. Raises PairError for a class of none.
+    """
+    if transformer.is_file():
+        known = [family_named(name) for name in FAMILIES]
+        return next((family for family in known if family.is_single_file(transformer)), known[0])
+    found = read_document(transformer / "config.json").get("_class_name")
+    name = family_of_class(found)
+    if name is None:
+        classes = " or ".join(row.transformer for row in FAMILIES.values())
+        raise PairError(f"{transformer} is a {found or 'model of unnamed class'}, expected {classes}", exported())
+    return family_named(name)

@@ -1,0 +1,92 @@
+"""Which families there are, one row each; nothing of a family is imported before its name is known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from hsexport.checkpoints.errors import PairError
+
+if TYPE_CHECKING:
+    from hsexport.families.family import Family
+    from hsruntime.facts import Facts
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """What must be known of a family before it is imported."""
+
+    title: str
+    """As people call it."""
+    module: str
+    attribute: str
+    transformer: str
+    """diffusers' class of its transformers."""
+    pipeline: str
+    """diffusers' class of a whole model."""
+    parts: tuple[str, ...]
+    """Folders beside the transformer."""
+    optional: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What a build may leave out (`--without-NAME`): the part whose weights then stay away, and what that means."""
+
+
+FAMILIES: dict[str, FamilyRow] = {
+    "sd3": FamilyRow(
+        title="SD3",
+        module="hsexport.families.sd3.family",
+        attribute="Sd3",
+        transformer="SD3Transformer2DModel",
+        pipeline="StableDiffusion3Pipeline",
+        parts=(
+            *("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
+            *("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"),
+        ),
+        optional={"t5": ("text_encoder_3", "leave T5 out: a smaller bundle that follows long prompts less closely")},
+    ),
+}
+
+
+def family_named(name: str) -> Family:
+    """The family of that name."""
+    row = FAMILIES[name]
+    found: Family = getattr(import_module(row.module), row.attribute)()
+    return found
+
+
+def family_of_class(transformer: object) -> str | None:
+    """The family whose transformers diffusers calls so."""
+    return next((name for name, row in FAMILIES.items() if row.transformer == transformer), None)
+
+
+def known_parts() -> tuple[str, ...]:
+    """Folders that belong to a model of any family."""
+    return tuple(dict.fromkeys(part for row in FAMILIES.values() for part in row.parts))
+
+
+def parts_left_out(without: Collection[str]) -> tuple[str, ...]:
+    """The parts behind names of `optional`. Raises PairError for a name that no family has."""
+    optional = {name: part for row in FAMILIES.values() for name, (part, _) in row.optional.items()}
+    for name in without:
+        if name not in optional:
+            raise PairError(f"no family has '{name}' to leave out", f"choose one of {', '.join(optional)}")
+    return tuple(optional[name] for name in without)
+
+
+def left_out_of(facts: Facts) -> tuple[str, ...]:
+    """The names of `optional` that a bundle was built without, or whose parts its pair never had."""
+    there = {slot.engine for slot in facts.slots}
+    return tuple(name for name, (part, _) in FAMILIES[facts.family].optional.items() if part not in there)
+
+
+def options_to_leave_out() -> Iterator[tuple[str, str]]:
+    """Name and help of everything that some family lets a build leave out."""
+    for row in FAMILIES.values():
+        yield from ((name, told) for name, (_, told) in row.optional.items())
+
+
+def exported() -> str:
+    """What is exported, in words."""
+    titles = [row.title for row in FAMILIES.values()]
+    return f"hsexport exports the {' and '.join(titles)} famil{'y' if len(titles) == 1 else 'ies'}"

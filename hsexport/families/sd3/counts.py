@@ -1,0 +1,108 @@
+"""What an SD3 network computes and holds while it runs, counted from its configuration and its weights' shapes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from hsexport.families.sd3.config import TransformerConfig
+from hsexport.families.sd3.parts import VaeConfig
+from hsruntime.facts import Operations
+
+TIMESTEP_WIDTH = 256  # diffusers' CombinedTimestepTextProjEmbeddings
+Shapes = Mapping[str, tuple[int, ...]]
+Dims = Mapping[str, int]
+
+
+def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:
+    """Matrix products of a step, a multiplication and an addition being two operations.
+
+    Layers, per token: 12 w^2 multiply-adds (query, key, value, output, two of 4 w^2 in the feed-forward), per query and
+    key 2 w. The last layer's text keeps keys and values only; a dual attention adds 4 w^2 and its own queries and keys
+    among image tokens. Modulation follows from timestep and pooled text, not from the tokens.
+    """
+    w, layers, dual = config.width, config.num_layers, len(config.dual_attention_layers)
+    token = config.in_channels * config.patch_size**2
+    chunks = 6 * layers + 3 * dual  # of width w, for the image; a dual one has 9
+    chunks += 6 * (layers - 1) + 2  # for the text
+    chunks += 2  # norm_out
+    return {
+        "layers": {
+            "G*M": 2 * (12 * layers + 4 * dual) * w * w,
+            "G*L": 2 * (12 * layers - 10) * w * w,
+            "G*M*N": 4 * w * (layers + dual),
+            "G*M*T": 4 * w * layers,
+            "G*L*N": 4 * w * (layers - 1),
+            "G*L*T": 4 * w * (layers - 1),
+        },
+        "embeddings": {
+            "G*M": 2 * token * w,
+            "G*L": 2 * config.joint_attention_dim * w,
+            "G": 2 * (config.pooled_projection_dim * w + w * w),
+            "1": 2 * (TIMESTEP_WIDTH * w + w * w),  # one timestep for all rows
+        },
+        "modulation": {"G": 2 * chunks * w * w},
+        "output": {"G*M": 2 * token * w},
+    }
+
+
+def transformer_activations(config: TransformerConfig, dims: Dims, *, fused: bool) -> int:
+    """Numbers alive at its widest, in an attention or in the image's feed-forward; `dims` as operations have them.
+
+    Attention: the stream, its norm, query, key, value, the query joined and the result, over live tokens; keys and
+    values joined, over all; and the scores, where they are written out. Feed-forward: the stream over live tokens, its
+    norm and twice the fourfold width over active ones.
+    """
+    live, keys = dims["M"] + dims["L"], dims["N"] + dims["T"]
+    attention = (7 * live + 2 * keys) * config.width
+    if not fused:
+        attention += config.num_attention_heads * live * keys
+    return dims["G"] * max(attention, (live + 9 * dims["M"]) * config.width)
+
+
+TABLES = re.compile(r".*(embedding|embed_tokens|shared|relative_attention_bias).*")
+QUERY = re.compile(r".*(q_proj|SelfAttention\.q)\.weight")
+
+
+def encoder_operations(shapes: Shapes, dims: Dims, length: int) -> int:
+    """Of a text encoder over B prompts of `length` tokens, from its weights' shapes."""
+    per_row = 0
+    for name, shape in shapes.items():
+        if len(shape) != 2 or TABLES.fullmatch(name):
+            continue
+        tokens = 1 if "text_projection" in name else length
+        per_row += 2 * tokens * math.prod(shape)
+        if QUERY.fullmatch(name):
+            per_row += 4 * length * length * shape[0]  # scores, and the values they weigh
+    return dims["B"] * per_row
+
+
+LEVEL = re.compile(r"decoder\.up_blocks\.(\d+)\.(upsamplers)?.*")
+
+
+def decoder_operations(shapes: Shapes, dims: Dims) -> int:
+    """Of the VAE's decoder over B latents of h x w; every block but the last doubles both sides."""
+    blocks = 1 + max(int(found[1]) for found in map(LEVEL.match, shapes) if found)
+    per_picture = 0
+    for name, shape in shapes.items():
+        pixels = dims["h"] * dims["w"] * 4 ** _level(name, blocks)
+        if len(shape) in (2, 4):
+            per_picture += 2 * pixels * math.prod(shape)
+        if name.endswith("to_q.weight"):
+            per_picture += 4 * pixels * pixels * shape[0]
+    return dims["B"] * per_picture
+
+
+def _level(name: str, blocks: int) -> int:
+    """How many times both sides have doubled where a weight of the decoder is used."""
+    if found := LEVEL.match(name):
+        return int(found[1]) + (1 if found[2] else 0)
+    return blocks - 1 if name.startswith("decoder.conv_out") else 0
+
+
+def decoder_activations(vae: VaeConfig, dims: Dims) -> int:
+    """Numbers where the decoder is widest: three tensors of a block's input width (input, its norm, the convolved)."""
+    widths = vae.block_out_channels[::-1]
+    widest = max(widths[max(0, level - 1)] * 4**level for level in range(len(widths)))
+    return dims["B"] * dims["h"] * dims["w"] * 3 * widest

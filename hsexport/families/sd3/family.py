@@ -1,0 +1,117 @@
+"""SD3 and SD3.5 behind the contract of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsexport.checkpoints.pieces import Place
+from hsexport.checkpoints.shards import TensorHeader, read_headers
+from hsexport.families.family import Family
+from hsexport.families.pair import Member, Pair
+from hsexport.families.sd3.checkpoint import BUFFERS, check_checkpoint
+from hsexport.families.sd3.config import TransformerConfig, transformer_config_from
+from hsexport.families.sd3.counts import transformer_operations
+from hsexport.families.sd3.pair_check import check_pair
+from hsexport.families.sd3.single_file import read_single_file
+from hsexport.families.sd3.single_file_names import places_of
+from hsexport.families.sd3.text import text_side
+from hsruntime.facts import Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hsexport.networks.network import Network
+    from hsexport.networks.recipe import Recipe
+
+TEXT = "text"
+"""The one text side, which both members read."""
+
+
+class Sd3(Family):
+    """MMDiT: joint attention of text and image, position as a table added once, adaLN modulation."""
+
+    name = "sd3"
+
+    def read_transformer(self, transformer: Path) -> tuple[TransformerConfig, dict[str, TensorHeader]]:
+        """Of a folder as diffusers writes it, or of a single file by Stability's names."""
+        if transformer.is_file():
+            return read_single_file(transformer)
+        config, tensors = transformer_config_from(transformer), read_headers(transformer)
+        check_checkpoint(transformer, config, tensors)
+        return config, tensors
+
+    def counts(self, tensor: str) -> bool:
+        """The position table follows from a formula."""
+        return tensor not in BUFFERS
+
+    def check_pair(self, large: Member, small: Member, without: Collection[str]) -> Any:
+        """Scheduler, VAE and text encoders, as read."""
+        return check_pair(large, small, without)
+
+    def places(self, config: TransformerConfig) -> Mapping[str, Place]:
+        """By Stability's names, which kohya's scripts train."""
+        return places_of(config)
+
+    def latent(self, pair: Pair) -> Latent:
+        """The VAE's."""
+        config = pair.large.config
+        return Latent(channels=config.in_channels, patch_size=config.patch_size, vae_scale=pair.parts["vae"].scale)
+
+    def trained_size(self, pair: Pair) -> int:
+        """Large's sample_size in pixels."""
+        return int(pair.large.config.sample_size * pair.parts["vae"].scale)
+
+    def reach(self, pair: Pair) -> int:
+        """The smaller position table's side."""
+        unit = self.latent(pair).pixels_per_token
+        return unit * min(member.config.pos_embed_max_size for member in (pair.large, pair.small))
+
+    def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
+        """A dual attention is an attention layer like any other, with a cache slot of its own."""
+        config = member.config
+        columns, rows = (side // latent.pixels_per_token for side in sizes.maximum)
+        return Transformer(
+            source=member.told_source(),
+            parameters=member.parameters,
+            layers=config.num_layers,
+            heads=config.num_attention_heads,
+            head_size=config.attention_head_dim,
+            image_slots=config.num_layers + len(config.dual_attention_layers),
+            text_slots=config.num_layers,
+            positions=Positions(origin="centre", table_size=config.pos_embed_max_size, rows=rows, columns=columns),
+            text=TEXT,
+            operations=transformer_operations(config),
+            adapters=adapters,
+        )
+
+    def sigmas(self, pair: Pair) -> Sigmas:
+        """The scheduler's."""
+        scheduler = pair.parts["scheduler"]
+        return Sigmas(rule="flow-match-euler", levels=scheduler.num_train_timesteps, shift=scheduler.shift)
+
+    def text_sides(self, pair: Pair, without: Collection[str]) -> dict[str, TextSide]:
+        """One for both."""
+        return {TEXT: text_side(pair, without)}
+
+    def networks(self, recipe: Recipe) -> list[Network]:
+        """Large, small, text encoders and their join, the VAE's decoder."""
+        from hsexport.families.sd3.encoders import join_text_network, text_encoder_networks, vae_decoder_network
+        from hsexport.families.sd3.networks import large_network, small_network
+
+        encoders = text_encoder_networks(recipe)
+        surroundings = [join_text_network(recipe), vae_decoder_network(recipe)]
+        return [large_network(recipe), small_network(recipe), *encoders, *surroundings]
+
+    def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
+        """The folder that the slot's file is called after."""
+        return pair.shared[Path(slot.tokenizer).stem]
+
+    def original(self, member: Member, dtype: Any = None) -> nn.Module:
+        """Diffusers' SD3Transformer2DModel."""
+        import torch
+
+        from hsexport.families.sd3.original import original_of
+
+        return original_of(member, dtype or torch.float32)

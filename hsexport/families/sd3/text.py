@@ -1,0 +1,77 @@
+"""The SD3 text side: which encoders a pair has, how long they read, and what joins their answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+
+from hsexport.checkpoints.documents import read_document
+from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.loading import load_tokenizer
+from hsexport.checkpoints.tokenizers import stated_pad_id
+from hsexport.families.pair import Pair
+from hsexport.families.sd3.parts import T5_LENGTH, TEXT_ENCODERS, EncoderConfig
+from hsruntime.facts import TextSide, TextSlot
+
+ANSWERS = {"clip": ("states", "pooled"), "t5": ("states",)}
+
+
+def encoders_of(pair: Pair) -> list[EncoderConfig]:
+    """Those that the pair has, in the order in which they are joined."""
+    return [pair.parts[name] for name in TEXT_ENCODERS if name in pair.parts]
+
+
+def text_side(pair: Pair, without: Collection[str]) -> TextSide:
+    """The one side that both members read. T5's tokens stay, as zeros, where the build or the pair leaves it out."""
+    encoders = encoders_of(pair)
+    lengths = {encoder.name: _length(pair, encoder) for encoder in encoders}
+    slots = [
+        TextSlot(
+            engine=encoder.name,
+            tokenizer=f"tokenizers/{TEXT_ENCODERS[encoder.name][0]}.json",
+            length=lengths[encoder.name],
+            pad_id=_pad_id(_tokenizer(pair, encoder), encoder.vocabulary),
+            into={answer: f"{answer}_{number}" for answer in ANSWERS[encoder.kind]},
+        )
+        for number, encoder in enumerate(encoders, start=1)
+        if encoder.name not in without
+    ]
+    t5 = lengths.get("text_encoder_3", T5_LENGTH)
+    return TextSide(join="join_text", tokens=lengths["text_encoder"] + t5, encoders=slots)
+
+
+def _tokenizer(pair: Pair, encoder: EncoderConfig) -> Path:
+    return pair.shared[TEXT_ENCODERS[encoder.name][0]]
+
+
+def _length(pair: Pair, encoder: EncoderConfig) -> int:
+    """The tokens that an encoder reads of every prompt."""
+    return min(encoder.longest, _model_max_length(_tokenizer(pair, encoder), encoder.longest))
+
+
+def _model_max_length(tokenizer: Path, default: int) -> int:
+    """The tokenizer's own limit; T5's may be 1e30, which transformers writes for none."""
+    found = read_document(tokenizer / "tokenizer_config.json").get("model_max_length")
+    if found is None:
+        return default
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 1 <= found < math.inf:
+        raise PairError(
+            f"{tokenizer}/tokenizer_config.json has model_max_length {found!r}, expected a number of tokens",
+            "download or save the model again",
+        )
+    return int(found)
+
+
+def _pad_id(tokenizer: Path, vocabulary: int) -> int:
+    """The id that fills a prompt up to its full length."""
+    found = stated_pad_id(tokenizer)
+    if found is None:
+        found = load_tokenizer(tokenizer).pad_token_id
+    if found is None or not 0 <= found < vocabulary:
+        raise PairError(
+            f"{tokenizer} pads with {'no token' if found is None else f'token {found}'}, expected one of the text "
+            f"encoder's {vocabulary}",
+            "is it the tokenizer of that text encoder? download or save the model again",
+        )
+    return int(found)
