@@ -25,10 +25,10 @@ def exported(root: Path) -> tuple[int, int]:
     from hsexport.progress import Silent
 
     return_what_is_freed()
-    recipe = recipe_for(BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache"))
-    network = next(each for each in recipe.networks() if each.name == "large")
+    request = BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache")
+    network = next(each for each in recipe_for(request).networks() if each.name == "large")
     (product,) = export_all([network], Store(root / "cache"), Silent())
-    return len(holding_of(network, recipe).tensors), product.onnx.stat().st_size
+    return len(holding_of(network, request).tensors), product.onnx.stat().st_size
 
 
 def runner() -> None:

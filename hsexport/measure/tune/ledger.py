@@ -120,9 +120,8 @@ class Ledger:
 
 def subject_of(manifest: Manifest) -> str:
     """A name for what measurements depend on: the manifest without its default schedule and steps."""
-    replace, facts = msgspec.structs.replace, manifest.facts
-    constant = replace(facts, defaults=replace(facts.defaults, schedule="", steps=1))
-    content = manifest_bytes(replace(manifest, facts=constant))
+    constant = msgspec.structs.replace(manifest.facts.defaults, schedule="", steps=1)
+    content = manifest_bytes(manifest.with_defaults(constant))
     return hashlib.sha256(content + __version__.encode()).hexdigest()[:16]
 
 

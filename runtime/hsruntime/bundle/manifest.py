@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from hsengines.errors import HSError
 from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import traits_of
-from hsruntime.facts import Count, Facts, Sha256
+from hsruntime.facts import Count, Defaults, Facts, Sha256
 from hsruntime.strict import Strict
 
 FORMAT_VERSION = 5
@@ -88,6 +88,10 @@ class Manifest(Strict, frozen=True, kw_only=True):
     facts: Facts
     engines: dict[str, EngineRecord]
     files: list[FileRecord]
+
+    def with_defaults(self, defaults: Defaults) -> Manifest:
+        """The same bundle, doing something else when it is told nothing."""
+        return msgspec.structs.replace(self, facts=msgspec.structs.replace(self.facts, defaults=defaults))
 
     @property
     def on_cpu(self) -> bool:

@@ -69,8 +69,7 @@ def write_defaults(out: Path, defaults: Defaults) -> Bundle:
     """
     out = out.resolve()
     bundle = open_bundle(out, hashes=False)
-    facts = msgspec.structs.replace(bundle.manifest.facts, defaults=defaults)
-    manifest = msgspec.structs.replace(bundle.manifest, facts=facts)
+    manifest = bundle.manifest.with_defaults(defaults)
     partial = _sibling(out, "partial", os.getpid())
     with _os_errors_told(out / MANIFEST_NAME, out.parent, len(manifest_bytes(manifest))):
         _clear_leftovers(out)

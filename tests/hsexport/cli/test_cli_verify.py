@@ -58,7 +58,8 @@ def test_verify_finds_an_engine_that_computes_something_else(hsexport, tiny_bund
 def test_bundle_tells_no_path_of_the_machine_it_was_built_on(tiny_bundle, tiny_pair_dirs):
     text = (tiny_bundle / "manifest.json").read_text()
     assert str(tiny_pair_dirs[0].parent) not in text
-    assert [t["source"][:6] for t in (json.loads(text)["large"], json.loads(text)["small"])] == ["local:", "local:"]
+    facts = json.loads(text)["facts"]
+    assert [facts[role]["source"][:6] for role in ("large", "small")] == ["local:", "local:"]
 
 
 def test_verify_of_a_pair_from_paths_asks_for_them_and_goes_on_with_goldens(hsexport, tiny_bundle):
@@ -86,6 +87,7 @@ def test_verify_without_the_pair_uses_goldens_and_says_so(hsexport, tiny_bundle,
     shutil.copytree(tiny_bundle, moved)
     manifest = manifest_from_bytes((moved / "manifest.json").read_bytes())
     gone = msgspec.structs.replace(manifest.facts.large, source="org/gone-away")
-    (moved / "manifest.json").write_bytes(manifest_bytes(msgspec.structs.replace(manifest, large=gone)))
+    facts = msgspec.structs.replace(manifest.facts, large=gone)
+    (moved / "manifest.json").write_bytes(manifest_bytes(msgspec.structs.replace(manifest, facts=facts)))
     report = json.loads(hsexport("verify", moved, "--json").stdout)
     assert report["passed"] and "org/gone-away" in report["left_out"][0]

@@ -19,7 +19,7 @@ def bundle(tiny_bundle, tmp_path):
 def with_other_steps(bundle, steps):
     """The same bundle with another default, as `hsexport tune` would leave it."""
     manifest = msgspec.json.decode((bundle / MANIFEST_NAME).read_bytes())
-    manifest["defaults"]["steps"] = steps
+    manifest["facts"]["defaults"]["steps"] = steps
     (bundle / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
 
 

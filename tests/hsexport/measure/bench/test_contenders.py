@@ -9,10 +9,6 @@ from hsruntime.schedule.presets import PRESETS
 from hsruntime.schedule.schedule import ScheduleError
 
 
-def with_defaults(manifest, defaults):
-    return msgspec.structs.replace(manifest, facts=msgspec.structs.replace(manifest.facts, defaults=defaults))
-
-
 @pytest.fixture(scope="module")
 def manifest(tiny_bundle):
     return open_bundle(tiny_bundle).manifest
@@ -37,7 +33,7 @@ def test_default_choice_holds_every_preset_and_the_controls(manifest):
 
 def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(manifest):
     defaults = msgspec.structs.replace(manifest.facts.defaults, schedule="large", steps=2)
-    plan = plan_for(with_defaults(manifest, defaults), [])
+    plan = plan_for(manifest.with_defaults(defaults), [])
     assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in plan.left_out)
 
 

@@ -7,10 +7,6 @@ from hsexport.measure.tune.ledger import LEDGER_NAME, Conditions, Ledger, Measur
 CONDITIONS = Conditions("0123456789abcdef", 0, "large:28", "large:100", "psnr")
 
 
-def with_defaults(manifest, defaults):
-    return msgspec.structs.replace(manifest, facts=msgspec.structs.replace(manifest.facts, defaults=defaults))
-
-
 def measurement(seed=0, schedule="large:14"):
     return Measurement(CONDITIONS, schedule, "a fox", seed, 0.5, 1.0, 30.0)
 
@@ -57,8 +53,8 @@ def test_second_search_in_one_folder_is_refused(tmp_path):
 def test_subject_ignores_the_defaults_that_tuning_changes(manifest):
     tuned = msgspec.structs.replace(manifest.facts.defaults, schedule="large:14", steps=14)
     guided = msgspec.structs.replace(manifest.facts.defaults, guidance_scale=1.0)
-    assert subject_of(with_defaults(manifest, tuned)) == subject_of(manifest)
-    assert subject_of(with_defaults(manifest, guided)) != subject_of(manifest)
+    assert subject_of(manifest.with_defaults(tuned)) == subject_of(manifest)
+    assert subject_of(manifest.with_defaults(guided)) != subject_of(manifest)
     assert subject_of(msgspec.structs.replace(manifest, device="another")) != subject_of(manifest)
 
 
@@ -67,4 +63,4 @@ def test_first_defaults_outlive_tuning(manifest, tmp_path):
     with Ledger(tmp_path) as ledger:
         assert ledger.first_defaults(manifest) == manifest.facts.defaults
     with Ledger(tmp_path) as ledger:
-        assert ledger.first_defaults(with_defaults(manifest, tuned)) == manifest.facts.defaults
+        assert ledger.first_defaults(manifest.with_defaults(tuned)) == manifest.facts.defaults
