@@ -93,13 +93,13 @@ def _memory(plan: Plan) -> Table:
 def _work(plan: Plan) -> Table:
     """A step with all its rows, by where its operations happen; what a GPU's peaks allow beside it."""
     gpu = plan.roofline.gpu.name if plan.roofline else ""
-    columns = ["one step, TFLOP", *plan.work.large.flops, "in all"]
+    columns = ["one step, TFLOP", *(part for part in plan.work.large.flops if part != "total"), "in all"]
     table = _table(*columns, *([f"{gpu}, ms", "bound by"] if gpu else []))
     times = plan.roofline
     for name in ("large", "region", "small"):
         step, time = getattr(plan.work, name), getattr(times, name, None)
         if step:
-            parts = (*step.flops.values(), step.run.flops)
+            parts = tuple(step.flops.values())
             at_peak = (f"{1e3 * time.seconds:.1f}", time.bound) if time else ()
             table.add_row(name, *(f"{part / TERA:.3f}" for part in parts), *at_peak)
     return table

@@ -32,7 +32,7 @@ class Run:
 class Step:
     """One run of a transformer with all rows of a picture, by where its operations happen."""
 
-    flops: Mapping[str, int]
+    flops: Mapping[str, int]  # by part, and "total"
     run: Run
 
 
@@ -146,7 +146,8 @@ class _Counter:
 
     def step(self, kind: Kind) -> Step:
         """One run with all rows."""
-        return Step(self.flops(kind, self.shape.rows), self.run(Pass(kind, self.shape.rows, 1)))
+        run = self.run(Pass(kind, self.shape.rows, 1))
+        return Step({**self.flops(kind, self.shape.rows), "total": run.flops}, run)
 
     def run(self, each: Pass) -> Run:
         """A pass with what it moves."""
