@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hsruntime.session import Result as Result
     from hsruntime.session import Session as Session
-    from hsruntime.text.embeddings import TextEmbeddings as TextEmbeddings
+    from hsruntime.text.encode import TextEmbeddings as TextEmbeddings
 
 __all__ = ["Result", "Session", "TextEmbeddings"]
 

@@ -19,7 +19,7 @@ from hsruntime.bundle.manifest import BundleError, tensor_spec
 from hsruntime.request import Progress, RequestError
 from hsruntime.schedule.schedule import ScheduleError
 from hsruntime.session import Session
-from hsruntime.text.embeddings import TextEmbeddings
+from hsruntime.text.encode import TextEmbeddings
 
 OK, CANCELLED, OTHER, INTERNAL = 0, 8, 9, 10
 CODES = {
@@ -191,7 +191,7 @@ def _embeddings(text: Borrowed | None, pooled: Borrowed | None) -> TextEmbedding
         return None
     if rows is None or whole is None:
         raise RequestError("only one of text and pooled is given", "give both: they are one prompt's embeddings")
-    return TextEmbeddings(rows, whole)
+    return TextEmbeddings(text=rows, pooled=whole)
 
 
 def _negative(negatives: Sequence[bytes]) -> str | list[str]:

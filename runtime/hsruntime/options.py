@@ -29,7 +29,7 @@ from hsruntime.request import (
     seed_list,
 )
 from hsruntime.schedule.schedule import Schedule, Steps
-from hsruntime.text.embeddings import TextEmbeddings
+from hsruntime.text.encode import TextEmbeddings
 
 Count = Annotated[int, Meta(ge=0)]
 Side = Annotated[int, Meta(ge=1)]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.errors import HSError, ShapeError
-from hsruntime.bundle.manifest import Manifest, tensor_spec
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError
-from hsruntime.text.embeddings import TextEmbeddings
+from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -101,10 +101,11 @@ def check_alone(prompt: object, negative: object) -> None:
 
 def checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bool) -> int:
     """How many pictures the rows are for. Raises RequestError."""
-    rows, join = given.rows if np.ndim(given.text) else 0, manifest.facts.text[manifest.facts.large.text].join
-    wanted = {name: tensor_spec(manifest, join, name).resolve({"B": rows}) for name in ("text", "pooled")}
-    for name, shape in wanted.items():
-        found = np.asarray(getattr(given, name))
+    rows = given.rows if given and all(map(np.ndim, given.values())) else 0
+    for name, spec in conditioning_specs(manifest).items():
+        if name not in given:
+            raise RequestError(f"embeddings have no {name}, they have {', '.join(given) or 'nothing'}")
+        found, shape = np.asarray(given[name]), spec.resolve({"B": rows})
         if found.shape != shape or found.dtype != np.float32:
             raise RequestError(f"embeddings' {name} is {found.dtype}{found.shape}, expected float32{shape}")
         if not np.isfinite(found).all():

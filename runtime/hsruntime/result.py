@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hsruntime.loop.region import Region
 from hsruntime.schedule.schedule import Schedule
 
 
@@ -41,13 +40,3 @@ class Result:
     def loop_seconds(self) -> float:
         """The denoising loop alone."""
         return sum(s.seconds for s in self.segments)
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """What the loop did on the way to its latents."""
-
-    region: Region | None
-    schedule: Schedule
-    """As it ran: an early end moves steps from one segment to the next."""
-    times: list[SegmentTime]

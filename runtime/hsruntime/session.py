@@ -13,7 +13,7 @@ import numpy as np
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
 from hsruntime.bundle.reader import Bundle, open_bundle
-from hsruntime.loop.buffers import Conditioning, LoopShape
+from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.denoise import denoise
 from hsruntime.loop.executors import Executors
 from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
@@ -23,10 +23,16 @@ from hsruntime.picture.tiles import tile_side
 from hsruntime.request import Callback, Request, check_batch, negative_list, prompt_list
 from hsruntime.result import Result
 from hsruntime.schedule.schedule import Schedule
-from hsruntime.text.embeddings import TextEmbeddings
-from hsruntime.text.encode import BoundText, tokenizers_of
-from hsruntime.text.on_demand import TextOnDemand
-from hsruntime.text.tokenize import cuts_of
+from hsruntime.text.encode import (
+    BoundText,
+    Conditioning,
+    TextEmbeddings,
+    TextOnDemand,
+    embeddings_of,
+    empty_conditioning,
+    tokenizers_of,
+)
+from hsruntime.text.tokenize import cuts_of, warn_of_cuts
 
 
 class Session:
@@ -166,12 +172,13 @@ class Session:
         check_batch(self.manifest, len(prompts))
         rows = prompts if negative_prompt is None else [*negative_list(negative_prompt, len(prompts)), *prompts]
         if self._on_demand:
-            return self._on_demand.encoded(rows).read()
+            warn_of_cuts(self._tokenizers, rows)
+            return embeddings_of(self._on_demand.encoded(rows))
         self._open_executors()
-        conditioning = Conditioning.empty(self._device, self.manifest, len(rows))
+        conditioning = empty_conditioning(self._device, self.manifest, len(rows))
         with closing(self._bound_text()(conditioning)) as text:
             text.encode(rows)
-            return conditioning.read()
+            return embeddings_of(conditioning)
 
     def warm_up(self, request: Request | None = None) -> None:
         """Allocates, binds and captures what a request needs, so that its pictures wait for nothing.
@@ -198,7 +205,7 @@ class Session:
             else:
                 executor.encode(request.all_prompts)
             self._begin(executor.loop, request)
-            done = denoise(executor.loop, request)
+            schedule, times, region = denoise(executor.loop, request)
             images, latents = executor.decode(), executor.latents()
         except HSError:
             executors.drop(shape)
@@ -206,10 +213,10 @@ class Session:
         return Result(
             images=images,
             latents=latents,
-            region=done.region.mask if done.region else None,
+            region=region.mask if region else None,
             grid=shape.grid,
-            schedule=done.schedule,
-            segments=tuple(done.times),
+            schedule=schedule,
+            segments=tuple(times),
             seconds=perf_counter() - start,
         )
 
@@ -238,7 +245,7 @@ class Session:
         return self._backend.load(self.bundle.file(record.file), record.spec, self._device)
 
     def _bound_text(self) -> Callable[[Conditioning], BoundText]:
-        return lambda into: BoundText(self._tokenizers, self._engines, self._device, into)
+        return lambda into: BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop."""

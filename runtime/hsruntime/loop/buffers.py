@@ -1,18 +1,23 @@
-"""The denoising loop's memory: allocated once per shape, shared by every segment."""
+"""The denoising loop's memory: the program's buffers at one shape, allocated on first use, shared by every segment."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from hsengines.backend import Device, Tensor
 from hsengines.dtypes import numpy_dtype
+from hsengines.spec import TensorSpec
 from hsruntime.bundle.manifest import Manifest, tensor_spec
 from hsruntime.facts import Facts, Size
-from hsruntime.loop.region import active_count
+from hsruntime.loop.flow import grid_positions
+from hsruntime.loop.program import BUFFERS, PROGRAM, Row, buffers_of, expanded, pattern_of
+from hsruntime.loop.region import Region, active_count, cache_index, merge_index, row_index
 from hsruntime.schedule.schedule import Schedule
-from hsruntime.text.embeddings import TextEmbeddings
+from hsruntime.text.encode import conditioning_specs
 
 
 @dataclass(frozen=True)
@@ -55,158 +60,178 @@ def steps_room(steps: int, levels: int) -> int:
     return min(levels, -(-steps // 32) * 32)
 
 
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values, in order key 0, value 0, key 1, ...: of image tokens by attention layer, of text by block."""
+class Layout:
+    """The program for one pair and one LoopShape: what its rows and buffers come to."""
 
-    image: tuple[Tensor, ...]
-    text: tuple[Tensor, ...]
+    def __init__(self, facts: Facts, shape: LoopShape, cache: str, conditioning: Mapping[str, TensorSpec]) -> None:
+        """`cache` is the dtype of keys and values, `conditioning` as `conditioning_specs` has it."""
+        large, text = facts.large, facts.text_tokens
+        kept = text if shape.text_cached else 0
+        counts = {"image": large.image_slots, "text": large.text_slots}
+        self._slots = {of: [f"{kv}_{i}" for i in range(count) for kv in "kv"] for of, count in counts.items()}
+        own = [name.removeprefix("small_") for name in conditioning if name.startswith("small_")]
+        shared = [name for name in conditioning if not name.startswith("small_")]
+        self._names = {"large": shared, "small": own or shared}
+        self._conditioning, self._cache = conditioning, cache
+        self._extents = {
+            "B": shape.pictures,
+            "G": shape.rows,
+            "N": shape.tokens,
+            "M": shape.active,
+            "R": shape.cached,
+            "T": text,
+            "U": kept,
+            "V": text - kept,
+            "H": large.heads,
+            "D": large.head_size,
+            "P": facts.latent.token_width,
+            "S": shape.steps,
+        }
 
-    @classmethod
-    def empty(cls, device: Device, manifest: Manifest, rows: int, tokens: int, text: int) -> Cache:
-        """Uninitialised slots (rows, H, tokens, D) and (rows, H, text, D) of the dtype that large takes."""
-        model, dtype = manifest.facts.large, cache_dtype(manifest)
+    def rows(self, sequences: Iterable[str]) -> Iterator[Row]:
+        """Everything that sequences of the program run, each cache slot by name."""
+        for name in sequences:
+            yield from expanded(PROGRAM[name], self._slots, self._names)
 
-        def slots(layers: int, count: int) -> tuple[Tensor, ...]:
-            shape = (rows, model.heads, count, model.head_size)
-            return tuple(device.empty(shape, dtype) for _ in range(2 * layers))
-
-        return cls(slots(model.image_slots, tokens), slots(model.text_slots, text))
-
-    def named(self, prefix: str) -> dict[str, Tensor]:
-        """Under the engine's names: past_k_0, past_v_0, past_k_1, ..., past_text_k_0, ..."""
-        parts = {prefix: self.image, f"{prefix}_text": self.text}
-        return {f"{name}_{'kv'[i % 2]}_{i // 2}": t for name, part in parts.items() for i, t in enumerate(part)}
-
-
-@dataclass(frozen=True)
-class TokenBuffers:
-    """A transformer's view of some of a picture's tokens."""
-
-    tokens: Tensor  # (G, M, P)
-    positions: Tensor  # (G, M) int32
-    index: Tensor  # (G, M) int32, flat rows of the latents
-    velocity: Tensor  # (G, M, P)
-
-    @classmethod
-    def empty(cls, device: Device, rows: int, count: int, width: int) -> TokenBuffers:
-        """Uninitialised, for `count` tokens a row."""
-        wide, narrow = (rows, count, width), (rows, count)
-        return cls(
-            device.empty(wide, "float32"),
-            device.empty(narrow, "int32"),
-            device.empty(narrow, "int32"),
-            device.empty(wide, "float32"),
-        )
-
-
-@dataclass(frozen=True)
-class StepBuffers:
-    """What every step reads and writes."""
-
-    latents: Tensor  # (B, N, P)
-    next_latents: Tensor
-    guided: Tensor  # (B, N, P): the guided velocity of the step just taken
-    previous: Tensor  # (B, N, P): the one before
-    other: Tensor  # (B, N, P): small's, in a hybrid step or for the gap signal
-    difference: Tensor  # (B, N, P): between a picture's two rows, in the last step that ran both on all of it
-    zero: Tensor  # (B, N, P)
-    scores: Tensor  # (B, N)
-    magnitudes: Tensor  # (B, N)
-    step: Tensor  # (1,) int32
-    next_step: Tensor
-    timestep: Tensor  # (1,)
-    timesteps: Tensor  # (S,)
-    coefficients: Tensor  # (S, 2): the solver's, of this velocity and the one before
-    guidance: Tensor  # (1,)
-    excess: Tensor  # (1,): guidance less 1
-    no_excess: Tensor  # (1,): 0
-    cond: Tensor  # (B,) int32: each picture's rows
-    uncond: Tensor
-
-    @classmethod
-    def empty(cls, device: Device, shape: LoopShape, width: int) -> StepBuffers:
-        """Uninitialised."""
-        b, n, s = shape.pictures, shape.tokens, shape.steps
-        wide = ("latents", "next_latents", "guided", "previous", "other", "difference", "zero")
-        floats: dict[str, tuple[int, ...]] = dict.fromkeys(wide, (b, n, width))
-        floats |= {"scores": (b, n), "magnitudes": (b, n), "timesteps": (s,), "coefficients": (s, 2)}
-        floats |= dict.fromkeys(("timestep", "guidance", "excess", "no_excess"), (1,))
-        ints = {"step": (1,), "next_step": (1,), "cond": (b,), "uncond": (b,)}
-        tensors = {name: device.empty(extents, "float32") for name, extents in floats.items()}
-        tensors |= {name: device.empty(extents, "int32") for name, extents in ints.items()}
-        return cls(**tensors)
+    def tensor(self, buffer: str, rows: int) -> TensorSpec:
+        """A buffer with L = `rows`, under the name of the one whose memory it is."""
+        pattern = pattern_of(buffer)
+        star = buffer[len(pattern) - 1 :]
+        own, _, same = BUFFERS[pattern][0].partition(" = ")
+        dtype, *dims = own.split()
+        if dtype == "own":
+            given = self._conditioning[buffer if buffer in self._conditioning else star]
+            dtype, dims = given.dtype, ["L", *map(str, given.shape[1:])]
+            if pattern == "live_*" and star == "text":
+                dims[1] = "V"
+        elif dtype == "cache":
+            dtype = self._cache
+        shape = TensorSpec(buffer, dtype, tuple(dims)).resolve(self._extents | {"L": rows})
+        other = self.tensor(same.replace("*", star), rows) if same and buffer not in self._conditioning else None
+        return other if other and other.shape == shape else TensorSpec(buffer, dtype, shape)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the prompts became: rows of negative prompts, then rows of prompts; without guidance prompts only."""
-
-    text: Tensor  # (G, T, Dt)
-    pooled: Tensor  # (G, Dp)
-
-    @classmethod
-    def empty(cls, device: Device, manifest: Manifest, rows: int) -> Conditioning:
-        """Uninitialised."""
-        specs = (tensor_spec(manifest, "join_text", name) for name in ("text", "pooled"))
-        return cls(*(device.empty(spec.resolve({"B": rows}), spec.dtype) for spec in specs))
-
-    @property
-    def named(self) -> dict[str, Tensor]:
-        """Under the names of `join_text`'s outputs."""
-        return {"text": self.text, "pooled": self.pooled}
-
-    def write(self, given: TextEmbeddings) -> None:
-        """Takes over all rows from the host, in the engines' own type."""
-        self.text.write(np.ascontiguousarray(given.text, self.text.dtype))
-        self.pooled.write(np.ascontiguousarray(given.pooled, self.pooled.dtype))
-
-    def read(self) -> TextEmbeddings:
-        """All rows on the host."""
-        return TextEmbeddings(self.text.read().astype(np.float32), self.pooled.read().astype(np.float32))
-
-    def copy_from(self, other: Conditioning) -> None:
-        """Takes over all rows of `other`, on the device."""
-        self.text.copy_from(other.text)
-        self.pooled.copy_from(other.pooled)
-
-    def write_rows(self, other: Conditioning, first: int) -> None:
-        """Takes over the rows of `other` from `first` on; by way of the host, once a picture."""
-        self.text.write(np.ascontiguousarray(other.text.read()[first:]))
-        self.pooled.write(np.ascontiguousarray(other.pooled.read()[first:]))
+REGIONAL = ("active_positions", "active_index", "cached_index", "blend_index", "merge_index")
+"""Buffers that say where a region's tokens lie."""
 
 
-def cache_dtype(manifest: Manifest) -> str:
-    """What keys and values are kept in: the transformer's own precision."""
-    return tensor_spec(manifest, "select_cache", "selected").dtype
+class Buffers:
+    """The buffers of one loop; what the host writes into one, it holds from the first on."""
+
+    def __init__(
+        self, manifest: Manifest, device: Device, shape: LoopShape, conditioning: Mapping[str, Tensor]
+    ) -> None:
+        cache = tensor_spec(manifest, "select_cache", "selected").dtype
+        self.layout = Layout(manifest.facts, shape, cache, conditioning_specs(manifest))
+        self._device, self._shape = device, shape
+        self._conditioning = conditioning
+        self._positions = {
+            role: grid_positions(model.positions, shape.grid)
+            for role, model in (("large", manifest.facts.large), ("small", manifest.facts.small))
+        }
+        # Gathers must never meet rows that are not there: engines are warmed up before a region is chosen.
+        self._everything = np.tile(np.arange(shape.tokens, dtype=np.int32), (shape.pictures, 1))
+        self._region = Region(self._everything[:, : shape.active], self._everything[:, shape.active :])
+        self._made = {self.layout.tensor(name, shape.rows): tensor for name, tensor in conditioning.items()}
+
+    def tensor(self, buffer: str, rows: int | None = None) -> Tensor:
+        """The buffer with L = `rows`, by default G; uninitialised the first time unless the host says what it holds."""
+        spec = self.layout.tensor(buffer, rows or self._shape.rows)
+        if spec not in self._made:
+            self._made[spec] = tensor = self._device.empty(_extents(spec), spec.dtype)
+            self._fill(spec, tensor)
+        return self._made[spec]
+
+    def write(self, buffer: str, value: np.ndarray | float | int) -> None:
+        """Fills a buffer from the host, broadcast to its shape; one that nothing is bound to is not there."""
+        for spec, tensor in self._made.items():
+            if spec.name == buffer:
+                _write(tensor, value)
+
+    def write_region(self, region: Region) -> None:
+        """Where the active and the cached tokens lie, for every engine that gathers by it."""
+        self._region = region
+        for spec, tensor in self._made.items():
+            if spec.name in REGIONAL:
+                self._fill(spec, tensor)
+
+    def write_conditioning(self) -> None:
+        """The prompts' rows of it, for the steps that run these alone; by way of the host, once a picture."""
+        for name, both in self._conditioning.items():
+            alone = self._made.get(self.layout.tensor(name, self._shape.pictures))
+            if alone and alone is not both:
+                alone.write(np.ascontiguousarray(both.read()[self._shape.pictures :]))
+
+    def _fill(self, spec: TensorSpec, tensor: Tensor) -> None:
+        value = self._value(spec.name, _extents(spec))
+        if value is not None:
+            _write(tensor, value)
+
+    def _value(self, buffer: str, extents: tuple[int, ...]) -> np.ndarray | int | None:
+        """What the host writes into a buffer, into those of a region whenever one is chosen."""
+        shape, region, rows = self._shape, self._region, extents[0]
+        first = shape.rows - rows
+
+        def by_row(by_picture: np.ndarray) -> np.ndarray:
+            return np.tile(by_picture, (rows // shape.pictures, 1))
+
+        match buffer:
+            case "zero" | "no_excess":
+                return 0
+            case "uncond":
+                return np.arange(shape.pictures)
+            case "cond":
+                return np.arange(shape.rows - shape.pictures, shape.rows)
+            case "large_positions" | "small_positions":
+                return self._positions[buffer.removesuffix("_positions")]
+            case "index":
+                return by_row(row_index(shape.tokens, self._everything))
+            case "text_index":
+                _, heads, text = extents
+                everything = np.tile(np.arange(text, dtype=np.int32), (shape.pictures, 1))
+                return cache_index(everything, rows, heads, text, first)
+            case "active_positions":
+                return self._positions["large"][by_row(region.active)]
+            case "active_index":
+                return by_row(row_index(shape.tokens, region.active))
+            case "cached_index":
+                return cache_index(region.cached, rows, extents[1], shape.tokens, first)
+            case "blend_index":
+                return merge_index(region, rows, 1)[:, 0]
+            case "merge_index":
+                return merge_index(region, rows, extents[1])
+        return None
 
 
 def cache_item_bytes(manifest: Manifest) -> int:
     """What one number of a key or value takes."""
-    return numpy_dtype(cache_dtype(manifest)).itemsize
+    return numpy_dtype(tensor_spec(manifest, "select_cache", "selected").dtype).itemsize
 
 
 def cache_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
     """What keys and values take: of the whole picture and the text, and with a region of cached and active tokens."""
-    large = facts.large
-    image = shape.tokens * (2 if shape.active else 1) * large.image_slots
-    live = shape.active and not shape.text_cached
-    text = facts.text_tokens * (2 if live else 1) * large.text_slots
-    return shape.rows * (image + text) * 2 * large.width * item_bytes
+    return sum(prod(_extents(tensor)) for tensor in _needed(facts, shape) if tensor.dtype == "cache") * item_bytes
 
 
 def loop_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
-    """What a loop's tensors take, but for a few that hold one number each; steps of the prompts' rows alone add theirs.
+    """What a loop's tensors take beside the conditioning; steps of the prompts' rows alone add theirs.
 
     `item_bytes` is what a key's or value's number takes; the cache is nearly all of it.
     """
-    width = facts.latent.token_width
-    index = shape.rows * facts.large.heads * shape.cached * 4 if shape.active else 0
-    floats = 7 * shape.pictures * shape.tokens * width + shape.rows * (shape.tokens * 2 + shape.active) * width
-    blended = shape.pictures * 2 * shape.active * width if shape.active else 0
-    return cache_bytes(facts, shape, item_bytes) + index + 4 * (floats + blended)
+    others = sum(prod(_extents(tensor)) for tensor in _needed(facts, shape) if tensor.dtype != "cache")
+    return cache_bytes(facts, shape, item_bytes) + 4 * others
 
 
-def write_all(tensor: Tensor, value: np.ndarray | float | int) -> None:
-    """Fills a tensor from a host value, broadcast to its shape."""
+def _needed(facts: Facts, shape: LoopShape) -> set[TensorSpec]:
+    """What steps of every mode are bound to, of both rows of each picture."""
+    layout = Layout(facts, shape, "cache", {})
+    sequences = ["large", "small", *(["hybrid", "gather"] if shape.active else [])]
+    return {layout.tensor(buffer, shape.rows) for row in layout.rows(sequences) for buffer in buffers_of(row)}
+
+
+def _extents(spec: TensorSpec) -> tuple[int, ...]:
+    return spec.resolve({})
+
+
+def _write(tensor: Tensor, value: np.ndarray | float | int) -> None:
     tensor.write(np.ascontiguousarray(np.broadcast_to(np.asarray(value, tensor.dtype), tensor.shape)))

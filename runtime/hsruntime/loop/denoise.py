@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from time import perf_counter
 
+import numpy as np
 from msgspec import structs
 
-from hsruntime.loop.chooser import Chooser
 from hsruntime.loop.loop import Loop
+from hsruntime.loop.program import SIGNALS, reads
+from hsruntime.loop.region import CONTROLS, Region, region_from_scores
 from hsruntime.request import Progress, Request
-from hsruntime.result import Denoised, SegmentTime
+from hsruntime.result import SegmentTime
 from hsruntime.schedule.schedule import Schedule, Segment
 
 
-def denoise(loop: Loop, request: Request) -> Denoised:
-    """Runs the segments; the steps that an early end leaves go to the next one."""
+def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], Region | None]:
+    """Runs the segments; the steps that an early end leaves go to the next one.
+
+    The schedule as it ran, its times, and the last region.
+    """
     schedule, after_step = request.schedule, _step_counter(request)
     chooser = Chooser(loop, schedule, request.seeds)
     left, ran, times = list(schedule.segments), [], []
@@ -28,12 +34,12 @@ def denoise(loop: Loop, request: Request) -> Denoised:
             asks_small = following is not None and chooser.compares(run, following)
             took = loop.run(run, after_step(run), compare=asks_small)
             chooser.after(run, took.steps)
-            times.append(SegmentTime(run.mode, took.steps, took.seconds + spent))
+            times.append(replace(took, seconds=took.seconds + spent))
             spare = run.steps - took.steps
         ran.append(structs.replace(segment, steps=segment.steps - spare))
         if spare:
             left[0] = structs.replace(left[0], steps=left[0].steps + spare)
-    return Denoised(chooser.region, structs.replace(schedule, segments=ran), times)
+    return structs.replace(schedule, segments=ran), times, chooser.region
 
 
 def _with_following(
@@ -59,3 +65,56 @@ def _step_counter(request: Request) -> Callable[[Segment], Callable[[], None] | 
         return after_step if callback else None
 
     return for_segment
+
+
+class Chooser:
+    """Chooses the region before the first region step after a whole one, and anew where the policy says so."""
+
+    def __init__(self, loop: Loop, schedule: Schedule, seeds: Sequence[int]) -> None:
+        self.region: Region | None = None
+        self._loop = loop
+        self._policy = schedule.region
+        self._seeds = seeds
+        self._draws = 0
+        self._whole = True  # whether the last step of large ran on the whole picture
+        self._gathered: str | None = None  # the guidance whose rows hold the region's cache
+        self._idle = np.zeros((loop.shape.pictures, loop.shape.tokens), np.float32)
+
+    def compares(self, run: Segment, following: Segment) -> bool:
+        """Whether the last step of `run` must ask small what it would have done."""
+        return reads(self._policy.signal, "other") and run.large == "full" and following.large == "region"
+
+    def before(self, run: Segment) -> None:
+        """Chooses if `run` needs a region that is not there; gathers its keys and values."""
+        if run.large != "region":
+            return
+        if not self._whole and self._policy.reselect and self.region:
+            self._loop.take_back()
+        if self._whole or self._policy.reselect:
+            self.region = self._chosen()
+            self._gathered = None
+        if self._gathered != run.guidance and self.region:
+            self._loop.set_region(self.region, run)
+            self._gathered = run.guidance
+        self._whole = False
+
+    def after(self, run: Segment, steps: int) -> None:
+        """Counts how long each token has been left out."""
+        if run.large == "region" and self.region:
+            self._idle = np.where(self.region.mask, 0, self._idle + steps)
+        else:
+            self._idle[:] = 0
+        self._whole = self._whole or run.large == "full"
+
+    def _chosen(self) -> Region:
+        scores = self._scores()
+        if self._policy.starvation:
+            scores = scores * np.exp(np.float32(self._policy.starvation) * self._idle)
+        return region_from_scores(scores, self._loop.shape.active)
+
+    def _scores(self) -> np.ndarray:
+        signal = self._policy.signal
+        if SIGNALS[signal]:
+            return self._loop.scores(signal)
+        self._draws += 1
+        return CONTROLS[signal](self._loop.shape.grid, self._seeds, self._draws - 1)

@@ -10,14 +10,13 @@ from hsengines.backend import Device, Engine
 from hsengines.errors import DeviceMemoryError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import size_text
-from hsruntime.loop.buffers import Conditioning, LoopShape, cache_item_bytes, loop_bytes
+from hsruntime.loop.buffers import LoopShape, cache_item_bytes, loop_bytes
 from hsruntime.loop.flow import latents_from_tokens
 from hsruntime.loop.loop import Loop
 from hsruntime.picture.decode import Decoder
-from hsruntime.text.embeddings import TextEmbeddings
-from hsruntime.text.encode import TextSide
+from hsruntime.text.encode import BoundText, Conditioning, CopiedText, TextEmbeddings, empty_conditioning
 
-MakeTextSide = Callable[[Conditioning], TextSide]
+MakeText = Callable[[Conditioning], BoundText | CopiedText]
 
 
 class Executor:
@@ -26,17 +25,17 @@ class Executor:
     def __init__(
         self,
         manifest: Manifest,
-        text_side: MakeTextSide,
+        text: MakeText,
         engines: Mapping[str, Engine],
         device: Device,
         shape: LoopShape,
         tile: int | None,
     ) -> None:
-        self._conditioning = Conditioning.empty(device, manifest, shape.rows)
+        self._conditioning = empty_conditioning(device, manifest, shape.rows)
         self.loop = Loop(manifest, engines, device, shape, self._conditioning)
-        self._text = text_side(self._conditioning)
+        self._text = text(self._conditioning)
         self._latent, self._grid = manifest.facts.latent, shape.grid
-        self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.step.latents, tile)
+        self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.latents, tile)
 
     def encode(self, prompts: list[str]) -> None:
         """Prompts by row into the conditioning."""
@@ -44,7 +43,8 @@ class Executor:
 
     def condition(self, embeddings: TextEmbeddings) -> None:
         """Embeddings by row into the conditioning, in place of `encode`."""
-        self._conditioning.write(embeddings)
+        for name, tensor in self._conditioning.items():
+            tensor.write(np.ascontiguousarray(embeddings[name], tensor.dtype))
 
     def decode(self) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 of the loop's latents."""
@@ -52,7 +52,7 @@ class Executor:
 
     def latents(self) -> np.ndarray:
         """The loop's latents (B, C, h, w) float32; a small copy beside decoding them."""
-        return latents_from_tokens(self.loop.step.latents.read(), self._latent.patch_size, self._grid)
+        return latents_from_tokens(self.loop.latents.read(), self._latent.patch_size, self._grid)
 
     def close(self) -> None:
         """Frees replays and bindings."""
@@ -67,7 +67,7 @@ class Executors:
     def __init__(
         self,
         manifest: Manifest,
-        text_side: MakeTextSide,
+        text: MakeText,
         engines: Mapping[str, Engine],
         device: Device,
         *,
@@ -77,7 +77,7 @@ class Executors:
     ) -> None:
         self._most_kept = most_kept
         self._manifest = manifest
-        self._text_side = text_side
+        self._make_text = text
         self._tile = tile
         self._engines = engines
         self._device = device
@@ -118,7 +118,7 @@ class Executors:
         """A new executor; older ones give way where the device has no room for it beside them."""
         while True:
             try:
-                return Executor(self._manifest, self._text_side, self._engines, self._device, shape, self._tile)
+                return Executor(self._manifest, self._make_text, self._engines, self._device, shape, self._tile)
             except DeviceMemoryError as err:
                 if not self._kept:
                     raise _told(err, self._manifest, shape) from err

@@ -5,36 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from hsengines.backend import Device, Engine, Replay
+from hsengines.backend import Binding, Device, Engine, Enqueue, Replay, Tensor
 from hsengines.errors import DeviceError
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.loop.buffers import Conditioning, LoopShape, write_all
+from hsruntime.loop.buffers import Buffers, LoopShape
+from hsruntime.loop.program import SIGNALS, Row, reads
 from hsruntime.loop.region import Region
-from hsruntime.loop.sequences import Sequences
+from hsruntime.result import SegmentTime
 from hsruntime.schedule.schedule import MODES, Schedule, Segment, Settled
-
-SCORED = ("change", "gap", "std")
-"""The signals that look at velocities; the others need no scores."""
 
 
 class Loop:
     """Buffers, bindings and replays for one LoopShape; made once, run for many pictures."""
 
     def __init__(
-        self, manifest: Manifest, engines: Mapping[str, Engine], device: Device, shape: LoopShape, text: Conditioning
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        device: Device,
+        shape: LoopShape,
+        conditioning: Mapping[str, Tensor],
     ) -> None:
         self.shape = shape
         self._device = device
-        self._sequences = Sequences(manifest, engines, device, shape, text)
+        self._buffers = Buffers(manifest, device, shape, conditioning)
+        self._sequences = Sequences(engines, device, shape, self._buffers)
         self._replays: dict[str, Replay] = {}
         self._taken = 0
         self._steps = 0
-        self.step = self._sequences.step
+        self.latents, self._scores, self._magnitudes = map(self._buffers.tensor, ("latents", "scores", "magnitudes"))
 
     def close(self) -> None:
         """Frees replays, then bindings: a graph goes before the contexts it was captured from."""
@@ -46,25 +49,31 @@ class Loop:
         """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
         for name in self._needed(schedule):
             if name not in self._replays:
-                write_all(self.step.step, 0)  # a warm-up counts on, and must not run off the noise levels
-                self._replays[name] = self._device.replay(self._sequences.of(name))
+                sequence = self._sequences.of(name)
+                self._buffers.write("step", 0)  # a warm-up counts on, and must not run off the noise levels
+                self._replays[name] = self._device.replay(sequence)
 
     def begin(self, tokens: np.ndarray, timesteps: np.ndarray, coefficients: np.ndarray, guidance: float) -> None:
         """Puts the first latents (B, N, P), the steps' timesteps (steps,) and coefficients (steps, 2) in place."""
         room = self.shape.steps - len(timesteps)
         self._taken, self._steps = 0, len(timesteps)
-        self.step.latents.write(tokens)
-        self.step.timesteps.write(np.pad(timesteps, (0, room)))
-        self.step.coefficients.write(np.pad(coefficients, ((0, room), (0, 0))))
-        write_all(self.step.guidance, guidance)
-        write_all(self.step.excess, guidance - 1)
-        write_all(self.step.no_excess, 0)
-        write_all(self.step.step, 0)
-        for velocity in (self.step.guided, self.step.previous, self.step.difference):
-            write_all(velocity, 0)  # a first step weighs what was there with 0, and 0 times nan is nan
-        self._sequences.write_text()
+        values: dict[str, np.ndarray | float] = {
+            "latents": tokens,
+            "timesteps": np.pad(timesteps, (0, room)),
+            "coefficients": np.pad(coefficients, ((0, room), (0, 0))),
+            "guidance": guidance,
+            "excess": guidance - 1,
+            "step": 0,
+            # A first step weighs what was there with 0, and 0 times nan is nan.
+            "guided": 0,
+            "previous": 0,
+            "difference": 0,
+        }
+        for buffer, value in values.items():
+            self._buffers.write(buffer, value)
+        self._buffers.write_conditioning()
 
-    def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: bool = False) -> RunTime:
+    def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: bool = False) -> SegmentTime:
         """Runs a segment, or as much of it as its `until` leaves; `after_step`'s own seconds are not counted.
 
         `compare` asks small for its velocity at the last step's latents, for the gap signal. Without `after_step` and
@@ -93,7 +102,7 @@ class Loop:
                 pending = mark
             if pending:
                 pending.wait()
-        return RunTime(steps, perf_counter() - start - elsewhere)
+        return SegmentTime(segment.mode, steps, perf_counter() - start - elsewhere)
 
     @contextmanager
     def _errors_placed(self, segment: Segment) -> Iterator[None]:
@@ -106,24 +115,23 @@ class Loop:
     def _changes(self) -> tuple[float, float]:
         """Mean absolute change of the guided velocity in the last step, and its mean magnitude before it."""
         self._replays["settle"].launch()
-        return float(self.step.scores.read().mean()), float(self.step.magnitudes.read().mean())
+        return float(self._scores.read().mean()), float(self._magnitudes.read().mean())
 
     def scores(self, signal: str) -> np.ndarray:
         """Scores (B, N) of the step just taken; one copy to the host."""
         self._replays[f"score {signal}"].launch()
-        return self.step.scores.read()
+        return self._scores.read()
 
     def set_region(self, region: Region, segment: Segment) -> None:
         """Fixes the active tokens for `segment` and gathers the cached tokens' keys and values.
 
         They come from the last full step of large, and from what `take_back` renewed since.
         """
-        self._sequences.write_region(region)
+        self._buffers.write_region(region)
         self._replays[self._sequences.gather_of(segment)].launch()
 
-    def take_back(self, region: Region) -> None:
+    def take_back(self) -> None:
         """Renews the whole picture's keys and values by the region step just taken."""
-        self._sequences.write_merge(region)
         self._replays["merge"].launch()
 
     def _needed(self, schedule: Schedule) -> list[str]:
@@ -131,8 +139,8 @@ class Loop:
         order, runs, signal = list(MODES), list(schedule.unrolled()), schedule.region.signal
         names = [self._sequences.name_of(run) for run in sorted(runs, key=lambda run: order.index(run.mode))]
         if schedule.has_region:
-            names += ["gap"] if signal == "gap" else []
-            names += [f"score {signal}"] if signal in SCORED else []
+            names += ["gap"] if reads(signal, "other") else []
+            names += [f"score {signal}"] if SIGNALS[signal] else []
             names += ["merge"] if schedule.region.reselect else []
             names += [self._sequences.gather_of(run) for run in runs if run.large == "region"]
         if any(run.until for run in runs):
@@ -140,12 +148,64 @@ class Loop:
         return list(dict.fromkeys(names))
 
 
-@dataclass(frozen=True)
-class RunTime:
-    """How much of a segment ran, and for how long."""
+class Sequences:
+    """Binds what hsruntime.loop.program lists.
 
-    steps: int
-    seconds: float
+    Every sequence has bindings of its own: a TensorRT context may be captured into one CUDA graph only.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], device: Device, shape: LoopShape, buffers: Buffers) -> None:
+        self._engines = engines
+        self._device = device
+        self._shape = shape
+        self._buffers = buffers
+        self._bindings: list[Binding] = []
+
+    def close(self) -> None:
+        """Frees the bindings; replays of them must be closed before."""
+        while self._bindings:
+            self._bindings.pop().close()
+
+    def name_of(self, segment: Segment) -> str:
+        """The sequence that a step of this segment runs."""
+        return segment.mode + self._suffix(segment)
+
+    def gather_of(self, segment: Segment) -> str:
+        """The sequence that fills the cache this segment reads."""
+        return "gather" + self._suffix(segment)
+
+    def _suffix(self, segment: Segment) -> str:
+        """Without guidance there is but one row a picture, and nothing to leave out."""
+        guided = self._shape.rows > self._shape.pictures
+        return f"+{segment.guidance}" if guided and segment.guidance != "full" else ""
+
+    def of(self, name: str) -> list[Enqueue]:
+        """A new binding of the sequence called `name`."""
+        sequence: list[Enqueue] = []
+        rows = self._shape.pictures if "+" in name else self._shape.rows
+        for row in self._buffers.layout.rows([name]):
+            if row.beside:
+                with self._device.beside():
+                    second = self._bound(row, rows)
+                sequence[-1:] = [self._device.fork(sequence[-1:], second)]
+            else:
+                sequence += self._bound(row, rows)
+        return sequence
+
+    def _bound(self, row: Row, rows: int) -> list[Enqueue]:
+        """The row, ready to run; nothing where it would fill nothing, or a buffer from itself."""
+        inputs, outputs = (
+            {tensor: self._buffers.tensor(buffer, rows) for tensor, buffer in each.items()}
+            for each in (row.inputs, row.outputs)
+        )
+        if all(0 in tensor.shape or any(tensor is other for other in inputs.values()) for tensor in outputs.values()):
+            return []
+        if row.engine == "copy":
+            source, target = inputs["source"], outputs["target"]
+            return [lambda: target.copy_from(source)]
+        binding = self._engines[row.engine].bind(inputs, outputs)
+        self._bindings.append(binding)
+        return [binding.enqueue]
 
 
 class Settling:

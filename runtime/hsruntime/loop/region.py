@@ -39,17 +39,23 @@ def region_from_scores(scores: np.ndarray, active: int) -> Region:
     )
 
 
-def random_scores(seeds: Sequence[int], tokens: int, draw: int = 0) -> np.ndarray:
+def random_scores(grid: tuple[int, int], seeds: Sequence[int], draw: int) -> np.ndarray:
     """The first control: any tokens, one row for each picture's seed, others at each `draw`."""
+    tokens = grid[0] * grid[1]
     return np.stack([np.random.default_rng((seed, 1 + draw)).random(tokens, np.float32) for seed in seeds])
 
 
-def center_scores(pictures: int, grid: tuple[int, int]) -> np.ndarray:
-    """The second control: the middle of the picture, a box."""
+def center_scores(grid: tuple[int, int], seeds: Sequence[int], draw: int) -> np.ndarray:
+    """The second control: the middle of the picture, a box, whatever the seeds and the `draw`."""
+    del draw
     h, w = grid
     rows, columns = np.abs(np.arange(h) - (h - 1) / 2) / h, np.abs(np.arange(w) - (w - 1) / 2) / w
     distance = np.maximum(rows[:, None], columns[None, :]).ravel()
-    return np.tile(-distance.astype(np.float32), (pictures, 1))
+    return np.tile(-distance.astype(np.float32), (len(seeds), 1))
+
+
+CONTROLS = {"random": random_scores, "center": center_scores}
+"""Scores (B, N) over a grid (h, w) of tokens, for the signals that look at no velocity."""
 
 
 def row_index(tokens_per_row: int, columns: np.ndarray) -> np.ndarray:

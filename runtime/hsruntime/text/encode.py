@@ -2,58 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import numpy as np
 
-from hsengines.backend import Device, Engine, Tensor
+from hsengines.backend import Binding, Device, Engine, Tensor
 from hsengines.dtypes import numpy_dtype
-from hsengines.spec import EngineSpec
+from hsengines.spec import TensorSpec
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
-from hsruntime.loop.buffers import Conditioning
+from hsruntime.facts import Facts, TextSide
 from hsruntime.text.tokenize import PromptTokenizer, warn_of_cuts
 
+Conditioning = dict[str, Tensor]
+"""What the prompts became, on the device, by name: rows of negative prompts, then rows of prompts; without guidance
+prompts only."""
 
-class TextSide(Protocol):
-    """What fills one conditioning; made with a loop, used for each of its pictures."""
 
-    def encode(self, prompts: list[str]) -> None:
-        """Fills the conditioning's rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
+class TextEmbeddings(dict[str, np.ndarray]):
+    """The same on the host, for callers who keep it or make it elsewhere, each tensor by name.
 
-    def close(self) -> None:
-        """Frees what it holds on the device."""
+    float32 whatever the engines take: the way there and back is exact for each of their types.
+    """
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        super().__init__(arrays)
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"there are no embeddings '{name}', there are {list(self)}") from None
+
+    @property
+    def rows(self) -> int:
+        """G."""
+        return len(next(iter(self.values())))
+
+
+def text_sides(facts: Facts) -> dict[str, TextSide]:
+    """The text sides that the pair reads, by how the names of their tensors begin: small's own, if it has one."""
+    own = {} if facts.small.text == facts.large.text else {"small_": facts.text[facts.small.text]}
+    return {"": facts.text[facts.large.text], **own}
+
+
+def conditioning_specs(manifest: Manifest) -> dict[str, TensorSpec]:
+    """What the sides' joins answer, rows B."""
+    sides = text_sides(manifest.facts).items()
+    return {start + spec.name: spec for start, side in sides for spec in manifest.engines[side.join].spec.outputs}
+
+
+def empty_conditioning(device: Device, manifest: Manifest, rows: int) -> Conditioning:
+    """Uninitialised."""
+    specs = conditioning_specs(manifest).items()
+    return {name: device.empty(spec.resolve({"B": rows}), spec.dtype) for name, spec in specs}
+
+
+def embeddings_of(conditioning: Conditioning) -> TextEmbeddings:
+    """All rows on the host."""
+    return TextEmbeddings(**{name: tensor.read().astype(np.float32) for name, tensor in conditioning.items()})
 
 
 def tokenizers_of(bundle: Bundle) -> list[PromptTokenizer]:
-    """The bundle's tokenizers, in the order of its text encoders."""
-    return [PromptTokenizer(bundle.file(e.tokenizer), e) for e in bundle.manifest.facts.slots]
+    """The bundle's tokenizers, in the order of its text encoders, of which sides may share some."""
+    slots = {slot.engine: slot for slot in bundle.manifest.facts.slots}
+    return [PromptTokenizer(bundle.file(slot.tokenizer), slot) for slot in slots.values()]
 
 
 class BoundText:
-    """Encoder engines bound to write into one conditioning: a text side whose engines stay open."""
+    """Encoder engines bound to write into one conditioning, for as long as they are open."""
 
     def __init__(
-        self, tokenizers: list[PromptTokenizer], engines: Mapping[str, Engine], device: Device, into: Conditioning
+        self,
+        facts: Facts,
+        tokenizers: list[PromptTokenizer],
+        engines: Mapping[str, Engine],
+        device: Device,
+        into: Conditioning,
     ) -> None:
         self._tokenizers = tokenizers
-        rows, join = into.text.shape[0], engines["join_text"]
+        rows = _rows(into)
         self._encoders = [BoundEncoder(t, engines[t.encoder.engine], device, rows) for t in tokenizers]
-        states = joined_states(tokenizers, [e.outputs for e in self._encoders], join.spec, device, rows)
-        self._join = join.bind(states, into.named)
+        answers = {t.encoder.engine: bound.outputs for t, bound in zip(tokenizers, self._encoders, strict=True)}
+        self._joins = []
+        for start, side in text_sides(facts).items():
+            self._joins.append(_bound_join(side, start, answers, engines[side.join], device, into))
 
     def encode(self, prompts: list[str]) -> None:
         """Fills the conditioning's rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
         warn_of_cuts(self._tokenizers, prompts)
         for encoder in self._encoders:
             encoder.encode(prompts)
-        self._join.enqueue()
+        for join in self._joins:
+            join.enqueue()
 
     def close(self) -> None:
         """Frees the bindings."""
-        self._join.close()
-        while self._encoders:
-            self._encoders.pop().close()
+        for bound in (self._joins, self._encoders):
+            while bound:
+                bound.pop().close()
 
 
 class BoundEncoder:
@@ -75,18 +123,95 @@ class BoundEncoder:
         self._binding.close()
 
 
-def joined_states(
-    tokenizers: list[PromptTokenizer],
-    answers: list[dict[str, Tensor]],
-    join: EngineSpec,
+class TextOnDemand:
+    """Opens one encoder after the other, each closed before the next, and keeps what the last prompts became.
+
+    For devices short of memory. `load` opens an engine by its name.
+    """
+
+    def __init__(
+        self, manifest: Manifest, tokenizers: list[PromptTokenizer], device: Device, load: Callable[[str], Engine]
+    ) -> None:
+        self.tokenizers = tokenizers
+        self._manifest = manifest
+        self._device = device
+        self._load = load
+        self._last: tuple[list[str], Conditioning] | None = None
+
+    @property
+    def engines(self) -> set[str]:
+        """Names of the engines that are opened here, and nowhere else."""
+        joins = {side.join for side in text_sides(self._manifest.facts).values()}
+        return {t.encoder.engine for t in self.tokenizers} | joins
+
+    def encoded(self, prompts: list[str]) -> Conditioning:
+        """What the prompts became; nothing is opened for those of the call before. Raises EngineLoadError."""
+        if self._last is None or self._last[0] != prompts:
+            self._last = None  # its memory is free for the next
+            self._last = list(prompts), self._encode(prompts)
+        return self._last[1]
+
+    def into(self, conditioning: Conditioning) -> CopiedText:
+        """A text side that fills `conditioning`."""
+        return CopiedText(self, conditioning)
+
+    def _encode(self, prompts: list[str]) -> Conditioning:
+        answers = {t.encoder.engine: self._answer(t, prompts) for t in self.tokenizers}
+        result = empty_conditioning(self._device, self._manifest, len(prompts))
+        for start, side in text_sides(self._manifest.facts).items():
+            with (
+                closing(self._load(side.join)) as join,
+                closing(_bound_join(side, start, answers, join, self._device, result)) as bound,
+            ):
+                bound.enqueue()
+                self._device.synchronize()
+        return result
+
+    def _answer(self, tokenizer: PromptTokenizer, prompts: list[str]) -> dict[str, Tensor]:
+        """All that the encoder answers; its engine is open in here alone."""
+        with (
+            closing(self._load(tokenizer.encoder.engine)) as engine,
+            closing(BoundEncoder(tokenizer, engine, self._device, len(prompts))) as bound,
+        ):
+            bound.encode(prompts)
+            self._device.synchronize()  # an engine must not be closed while it runs
+            return bound.outputs
+
+
+class CopiedText:
+    """Copies into one loop's conditioning what `TextOnDemand` keeps."""
+
+    def __init__(self, text: TextOnDemand, into: Conditioning) -> None:
+        self._text = text
+        self._into = into
+
+    def encode(self, prompts: list[str]) -> None:
+        """Fills the conditioning's rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
+        warn_of_cuts(self._text.tokenizers, prompts)
+        encoded = self._text.encoded(prompts)
+        for name, tensor in self._into.items():
+            tensor.copy_from(encoded[name])
+
+    def close(self) -> None:
+        """Holds nothing of its own."""
+
+
+def _rows(conditioning: Conditioning) -> int:
+    return next(iter(conditioning.values())).shape[0]
+
+
+def _bound_join(
+    side: TextSide,
+    start: str,
+    answers: Mapping[str, Mapping[str, Tensor]],
+    join: Engine,
     device: Device,
-    rows: int,
-) -> dict[str, Tensor]:
-    """The encoders' answers, named as the join takes them; zeros where no encoder answers."""
-    states: dict[str, Tensor] = {}
-    for tokenizer, answer in zip(tokenizers, answers, strict=True):
-        states |= {tokenizer.encoder.into[name]: tensor for name, tensor in answer.items()}
-    for spec in join.inputs:
+    into: Conditioning,
+) -> Binding:
+    """The side's join over what its encoders answer, by engine; zeros where no encoder answers."""
+    states = {place: answers[slot.engine][name] for slot in side.encoders for name, place in slot.into.items()}
+    for spec in join.spec.inputs:
         if spec.name not in states:
-            states[spec.name] = device.upload(np.zeros(spec.resolve({"B": rows}), numpy_dtype(spec.dtype)))
-    return states
+            zeros = np.zeros(spec.resolve({"B": _rows(into)}), numpy_dtype(spec.dtype))
+            states[spec.name] = device.upload(zeros)
+    return join.bind(states, {spec.name: into[start + spec.name] for spec in join.spec.outputs})

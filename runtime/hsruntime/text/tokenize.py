@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,15 @@ def _tokenizer_from_file(path: Path) -> Tokenizer:
 def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
     """Warns of every cut."""
     for cut in cuts_of(tokenizers, prompts):
-        warnings.warn(cut, PromptCutWarning, stacklevel=6)
+        warnings.warn(cut, PromptCutWarning, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """The stack level, for whom calls this, of the code that called hsruntime."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals["__name__"].startswith("hsruntime."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def cuts_of(tokenizers: list[PromptTokenizer], prompts: list[str]) -> Iterator[str]:

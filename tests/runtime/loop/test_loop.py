@@ -12,11 +12,12 @@ from hsengines.host import HostDevice
 from hsengines.null import NullBackend, NullEngine
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.facts import Positions
-from hsruntime.loop.buffers import Conditioning, LoopShape, loop_bytes
+from hsruntime.loop.buffers import LoopShape, loop_bytes
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.loop import Loop
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.session import Session
+from hsruntime.text.encode import empty_conditioning
 
 # Engines that compute nothing leave whatever the memory held in the picture.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -231,7 +232,7 @@ def test_loop_bytes_is_what_a_loop_takes(tiny_bundle, backend, schedule, guidanc
     with Session(open_bundle(tiny_bundle), backend=backend) as session:
         request = PictureOptions(prompt="", schedule=schedule, guidance_scale=guidance).completed(session.manifest)
         shape = session._loop_shape(request)
-        conditioning = Conditioning.empty(session._device, session.manifest, shape.rows)
+        conditioning = empty_conditioning(session._device, session.manifest, shape.rows)
         before = session._device.allocated_bytes
         loop = Loop(session.manifest, session._engines, session._device, shape, conditioning)
         loop.ready(request.schedule)

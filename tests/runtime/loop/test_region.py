@@ -19,7 +19,7 @@ from hsruntime.loop.region import (
 def regions(draw):
     """A region of random tokens; every size from none to all occurs."""
     count, tokens, seed = draw(st.integers(1, 3)), draw(st.integers(1, 12)), draw(st.integers(0, 99))
-    scores = random_scores(range(seed, seed + count), tokens)
+    scores = random_scores((1, tokens), range(seed, seed + count), 0)
     return region_from_scores(scores, draw(st.integers(0, tokens)))
 
 
@@ -73,23 +73,23 @@ def test_mask_is_true_on_active_tokens_alone(region):
 
 
 def test_random_scores_of_a_batch_are_those_of_single_pictures():
-    batch = random_scores((5, 9, 7), 20)
+    batch = random_scores((4, 5), (5, 9, 7), 0)
     for row, seed in zip(batch, (5, 9, 7), strict=True):
-        np.testing.assert_array_equal(row, random_scores([seed], 20)[0])
+        np.testing.assert_array_equal(row, random_scores((4, 5), [seed], 0)[0])
     assert not np.array_equal(batch[0], batch[1])
 
 
 def test_random_scores_of_another_draw_are_others():
-    assert not np.array_equal(random_scores([5], 20), random_scores([5], 20, draw=1))
+    assert not np.array_equal(random_scores((4, 5), [5], 0), random_scores((4, 5), [5], 1))
 
 
 def test_random_scores_do_not_repeat_the_noise_of_the_picture():
     noise = np.random.Generator(np.random.PCG64(5)).random(20, np.float32)
-    assert not np.array_equal(random_scores([5], 20)[0], noise)
+    assert not np.array_equal(random_scores((4, 5), [5], 0)[0], noise)
 
 
 def test_center_is_a_box_in_the_middle():
-    mask = region_from_scores(center_scores(2, (6, 4)), 8).mask
+    mask = region_from_scores(center_scores((6, 4), [0, 1], 0), 8).mask
     box = np.zeros((6, 4), bool)
     box[1:5, 1:3] = True
     np.testing.assert_array_equal(mask, [box.ravel(), box.ravel()])

@@ -48,7 +48,7 @@ def test_embeddings_are_taken_in_the_row_s_order(session):
 def test_latents_are_what_the_decoder_saw(session):
     (painted,) = (session.generate("red", schedule="small:2"),)
     executor = next(reversed(session._executors._kept.values()))
-    tokens = executor.loop.step.latents.read()
+    tokens = executor.loop.latents.read()
     np.testing.assert_array_equal(
         tokens_from_latents(painted.latents, session.manifest.facts.latent.patch_size), tokens
     )
@@ -68,7 +68,10 @@ def test_wrong_embeddings_are_told(session):
         (wrong(session, text=right.text.astype(np.float64)), r"embeddings' text is float64"),
         (wrong(session, pooled=right.pooled[:1]), r"embeddings' pooled is float32\(1, \d+\), expected float32\(2,"),
         (wrong(session, text=nans), "embeddings' text holds numbers that are not finite"),
-        (TextEmbeddings(right.text[:1], right.pooled[:1]), "1 rows, expected two for each picture under guidance"),
+        (
+            TextEmbeddings(**{n: a[:1] for n, a in right.items()}),
+            "1 rows, expected two for each picture under guidance",
+        ),
     ]
     for embeddings, words in cases:
         with pytest.raises(RequestError, match=words):

@@ -1,0 +1,227 @@
+"""What each mode of the denoising loop runs: rows of engines and buffers, in order. `Sequences` binds them, no more.
+
+Shape letters: B pictures · G rows, B or under guidance 2B · L rows that run, G, or B where guidance is held or off ·
+N image tokens, M active, R = N - M cached · T text tokens, U cached ones in a region step and V = T - U live ones
+(U = 0, or T with text=cached) · P numbers in a token · H heads, D their size · S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+BUFFERS = {
+    "latents": ("float32 B N P", "what is denoised"),
+    "next_latents": ("float32 B N P", "after the step"),
+    "guided": ("float32 B N P", "the guided velocity of the step just taken"),
+    "previous": ("float32 B N P", "of the step before"),
+    "other": ("float32 B N P", "small's, in a hybrid step or for the gap signal"),
+    "difference": ("float32 B N P", "cond less uncond, in the last step that ran both on the whole picture"),
+    "unread": ("float32 B N P", "cond less uncond where no later step may hold it"),
+    "zero": ("float32 B N P", "nothing"),
+    "scores": ("float32 B N", "how much a token asks for large"),
+    "magnitudes": ("float32 B N", "of the velocity before"),
+    "step": ("int32 1", "the step's number"),
+    "next_step": ("int32 1", "the next one"),
+    "timestep": ("float32 1", "the step's noise level"),
+    "timesteps": ("float32 S", "all of them"),
+    "coefficients": ("float32 S 2", "the solver's, of this velocity and the one before"),
+    "guidance": ("float32 1", "the scale"),
+    "excess": ("float32 1", "the scale less 1"),
+    "no_excess": ("float32 1", "0"),
+    "cond": ("int32 B", "each picture's row of the prompt"),
+    "uncond": ("int32 B", "of the negative prompt; without guidance the same row"),
+    "*": ("own L ...", "what large is conditioned on: the answers of its text side"),
+    "live_*": ("own L ... = *", "the same for a region step, V text tokens in place of T"),
+    "small_*": ("own L ... = *", "what small is conditioned on, if it has a text side of its own"),
+    "tokens": ("float32 L N P", "all tokens"),
+    "index": ("int32 L N", "their places in `latents`"),
+    "large_positions": ("int32 L N", "their positions in large"),
+    "small_positions": ("int32 L N", "and in small"),
+    "velocity": ("float32 L N P", "large's or small's on the whole picture"),
+    "active_tokens": ("float32 L M P", "the region's tokens"),
+    "active_index": ("int32 L M", "their places in `latents`"),
+    "active_positions": ("int32 L M", "their positions in large"),
+    "active_velocity": ("float32 L M P", "large's on the region"),
+    "active_guided": ("float32 B M P", "the same after guidance"),
+    "active_unread": ("float32 B M P", "cond less uncond on the region"),
+    "blend_index": ("int32 B N", "places in `active_guided` with another velocity behind it"),
+    "cache_*": ("cache G H N D", "keys and values of the whole picture, by slot"),
+    "cache_text_*": ("cache G H T D", "of the text"),
+    "whole_*": ("cache L H N D = cache_*", "where a whole step of large leaves them"),
+    "whole_text_*": ("cache L H T D = cache_text_*", "of the text"),
+    "past_*": ("cache L H R D", "of the cached tokens, gathered for the region"),
+    "past_text_*": ("cache L H U D = cache_text_*", "of the cached text"),
+    "fresh_*": ("cache L H M D", "of the active tokens"),
+    "fresh_text_*": ("cache L H V D", "of the live text"),
+    "nothing_*": ("cache L H 0 D", "no tokens at all"),
+    "merged": ("cache G H N D", "one slot of the whole picture on the way back"),
+    "cached_index": ("int32 L H R", "the cached tokens' places in `cache_*`"),
+    "text_index": ("int32 L H U", "the cached text's places in `cache_text_*`"),
+    "merge_index": ("int32 G H N", "places in `fresh_*` with `cache_*` behind it"),
+}
+"""dtype and shape of each buffer, and what it holds.
+
+A star stands for a cache slot's name, alone for that of a tensor of the conditioning. "own" and "cache" are what the
+bundle's engines take there. `= other`: the other buffer itself, where both have one shape. A buffer with rows L exists
+once for each L.
+"""
+
+
+class Row(NamedTuple):
+    """One run of an engine: its inputs and outputs, and the buffers they are bound to.
+
+    "copy" is the device's own. A starred tensor stands for all of the engine's own that no other entry names; with
+    starred buffers alone, rows that follow one another run for one cache slot after the other.
+    """
+
+    engine: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    beside: bool = False
+    """It may run at the same time as the row before: neither reads what the other writes."""
+
+
+def _run(engine: str, inputs: str, outputs: str, *, beside: bool = False) -> Row:
+    """Of words like `index=active_index`, or `step` for step=step."""
+    words = [[word.partition("=") for word in text.split()] for text in (inputs, outputs)]
+    reads, writes = ({tensor: buffer or tensor for tensor, _, buffer in each} for each in words)
+    return Row(engine, reads, writes, beside)
+
+
+def _copy(source: str, target: str) -> Row:
+    return Row("copy", {"source": source}, {"target": target})
+
+
+BEGIN = _copy("guided", "previous")
+PREPARE = _run("prepare", "latents index timesteps step", "tokens timestep")
+PREPARE_ACTIVE = _run("prepare", "latents index=active_index timesteps step", "tokens=active_tokens timestep")
+LARGE = _run("large", "tokens positions=large_positions timestep * past_*=nothing_*", "velocity present_*=whole_*")
+LARGE_ACTIVE = _run(
+    "large",
+    "tokens=active_tokens positions=active_positions timestep *=live_* past_*",
+    "velocity=active_velocity present_*=fresh_*",
+)
+SMALL = _run("small", "tokens positions=small_positions timestep *=small_*", "velocity")
+ADVANCE = (
+    _run("advance", "velocity=guided previous latents coefficients step", "next_latents next_step"),
+    _copy("next_latents", "latents"),
+    _copy("next_step", "step"),
+)
+
+
+def _guide(guidance: str, velocity: str, index: str, guided: str, difference: str) -> Row:
+    """Both rows of each picture, or the prompt's alone and a difference held, or none."""
+    if not guidance:
+        return _run("guide", f"velocity={velocity} cond uncond guidance", f"guided={guided} difference={difference}")
+    excess = "excess" if guidance == "+held" else "excess=no_excess"
+    return _run("guide_held", f"velocity={velocity} difference index={index} {excess}", f"guided={guided}")
+
+
+def _blended(guidance: str, elsewhere: str) -> tuple[Row, ...]:
+    """Large's velocity on the region, another one elsewhere."""
+    return (
+        _guide(guidance, "active_velocity", "active_index", "active_guided", "active_unread"),
+        _run("blend", f"active=active_guided elsewhere={elsewhere} index=blend_index", "blended=guided"),
+    )
+
+
+def _modes(guidance: str) -> dict[str, tuple[Row, ...]]:
+    """Each mode's step, and what fills the cache that its region steps read."""
+    whole = _guide(guidance, "velocity", "index", "guided", "difference")
+    sketch = _guide(guidance, "velocity", "index", "other", "unread")
+    return {
+        f"large{guidance}": (BEGIN, PREPARE, LARGE, whole, *ADVANCE),
+        f"small{guidance}": (BEGIN, PREPARE, SMALL, whole, *ADVANCE),
+        f"hybrid{guidance}": (
+            BEGIN, PREPARE, PREPARE_ACTIVE, LARGE_ACTIVE, SMALL._replace(beside=True), sketch,
+            *_blended(guidance, "other"), *ADVANCE,
+        ),
+        f"region{guidance}": (BEGIN, PREPARE_ACTIVE, LARGE_ACTIVE, *_blended(guidance, "previous"), *ADVANCE),
+        f"gather{guidance}": (
+            _run("select_cache", "everything=cache_* index=cached_index", "selected=past_*"),
+            _run("select_cache", "everything=cache_text_* index=text_index", "selected=past_text_*"),
+        ),
+    }  # fmt: skip
+
+
+SIGNALS: dict[str, tuple[Row, ...]] = {
+    "change": (_run("score", "first=guided second=previous", "scores"),),
+    "gap": (_run("score", "first=guided second=other", "scores"),),
+    "std": (_run("spread", "velocity=guided", "scores"),),
+    "random": (),
+    "center": (),
+}
+"""What scores the tokens after a step; signals without rows look at no velocity (hsruntime.loop.region).
+
+One that reads `other` has small asked for its velocity first; one that reads `previous` needs two steps in a row.
+"""
+
+PROGRAM: dict[str, tuple[Row, ...]] = {
+    **_modes(""),
+    **_modes("+held"),
+    **_modes("+off"),
+    "gap": (PREPARE, SMALL, _guide("", "velocity", "index", "other", "unread")),
+    **{f"score {signal}": rows for signal, rows in SIGNALS.items() if rows},
+    "settle": (
+        _run("score", "first=guided second=previous", "scores"),
+        _run("score", "first=previous second=zero", "scores=magnitudes"),
+    ),
+    "merge": (
+        _run("merge_cache", "fresh=fresh_* everything=cache_* index=merge_index", "merged"),
+        _copy("merged", "cache_*"),
+    ),
+}
+"""Every sequence: steps by mode, "+held" and "+off" where only the prompts' rows run, and what is done between steps.
+
+"gather" fills a new region's cache; "gap" asks small for its velocity at the latents of the step about to be taken;
+"score" follows a step; "settle" compares it with the one before; "merge" takes back into the cache what the last region
+step made of it.
+"""
+
+
+def reads(signal: str, buffer: str) -> bool:
+    """Whether a signal's rows look at `buffer`."""
+    return any(buffer in row.inputs.values() for row in SIGNALS[signal])
+
+
+def pattern_of(buffer: str) -> str:
+    """The entry of BUFFERS that `buffer` falls under: its own, or the longest that fits."""
+    if buffer in BUFFERS:
+        return buffer
+    return max((p for p in BUFFERS if p.endswith("*") and buffer.startswith(p[:-1])), key=len)
+
+
+def expanded(
+    rows: Iterable[Row], slots: Mapping[str, Sequence[str]], conditioning: Mapping[str, Sequence[str]]
+) -> Iterator[Row]:
+    """Rows without stars: `slots` of "image" and "text" tokens, `conditioning` by transformer, each in order."""
+    for kind, each in groupby(rows, _runs_by_slot_of):
+        group = tuple(each)
+        for slot in slots[kind] if kind else [""]:
+            for row in group:
+                named = conditioning.get(row.engine, ())
+                everything = [*slots["image"], *(f"text_{name}" for name in slots["text"])]
+                reads, writes = (_without_stars(e, slot, everything, named) for e in (row.inputs, row.outputs))
+                yield row._replace(inputs=reads, outputs=writes)
+
+
+def buffers_of(row: Row) -> tuple[str, ...]:
+    """Everything that a row is bound to."""
+    return (*row.inputs.values(), *row.outputs.values())
+
+
+def _runs_by_slot_of(row: Row) -> str:
+    """Which tokens' slots it runs for one by one: "image", "text", or none where it takes all at once."""
+    entries = {**row.inputs, **row.outputs}.items()
+    starred = [buffer for tensor, buffer in entries if "*" in buffer and "*" not in tensor]
+    return "" if not starred else "text" if any(buffer.endswith("_text_*") for buffer in starred) else "image"
+
+
+def _without_stars(entries: Mapping[str, str], slot: str, slots: Sequence[str], named: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for tensor, buffer in entries.items():
+        for star in (named if tensor == "*" else slots) if "*" in tensor else [slot]:
+            found[tensor.replace("*", star)] = buffer.replace("*", star)
+    return found
