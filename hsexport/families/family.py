@@ -24,6 +24,8 @@ class Family(ABC):
 
     name: str
     """As in the registry, and in the manifest for people to read."""
+    own_parts: tuple[str, ...] = ()
+    """Parts that each member brings for itself; all others are shared, and must be the same where both have one."""
 
     # What lies on disk: configurations and headers, read and checked.
 

@@ -85,7 +85,8 @@ def shared_parts(large: Member, small: Member) -> dict[str, Path]:
 def parts_of_both(large: Member, small: Member) -> dict[str, tuple[Path, Path]]:
     """The parts that lie in two places, large's and small's."""
     ours, theirs = large.directory.parts, small.directory.parts
-    both = {name: (ours[name], theirs[name]) for name in known_parts() if name in ours and name in theirs}
+    shared = [name for name in known_parts() if name not in large.family.own_parts]
+    both = {name: (ours[name], theirs[name]) for name in shared if name in ours and name in theirs}
     return {name: paths for name, paths in both.items() if not paths[0].samefile(paths[1])}
 
 

@@ -1,0 +1,55 @@
+"""The boundary of a family: one that the repository does not know is built and drawn by its folder and a row alone."""
+
+import numpy as np
+import pytest
+from rotary.family import ROW, make_rotary_pair
+
+from hsexport.build.build import build
+from hsexport.build.request import BuildRequest
+from hsexport.build.verify.bundle import verify_bundle
+from hsexport.families.registry import FAMILIES
+from hsexport.progress import Silent
+from hsruntime import Session
+from hsruntime.bundle.reader import open_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Built with the family registered, which is all that is done for it outside its own folder."""
+    root = tmp_path_factory.mktemp("rotary")
+    FAMILIES["rotary"] = ROW
+    large, small = map(str, make_rotary_pair(root))
+    yield build(BuildRequest(large, small, root / "bundle", root / "cache", steps=8), Silent()).path
+    del FAMILIES["rotary"]
+
+
+def test_engines_and_the_strong_oracle_agree_with_torch(bundle):
+    done = verify_bundle(open_bundle(bundle), Silent())
+    assert done.passed
+    assert any("region" in comparison.reference for comparison in done.comparisons)
+
+
+@pytest.mark.parametrize("schedule", ["hybridstitch", "regionstitch", "ras", "small", "large:2,hybrid+held:4,small:2"])
+def test_it_draws_a_picture_with_every_method(bundle, schedule):
+    with Session.open(bundle) as session:
+        result = session.generate(["red apple", "a fox"], negative_prompt="green", schedule=schedule)
+        assert result.images.shape == (2, 16, 16, 3)
+        assert not np.array_equal(*result.images)
+        larger = session.generate("red apple", width=24, height=20, schedule=schedule)
+        assert larger.image.shape == (20, 24, 3)
+
+
+def test_each_member_reads_the_text_by_its_own_encoder(bundle):
+    facts = open_bundle(bundle).manifest.facts
+    assert (facts.large.text, facts.small.text) == ("large", "small")
+    with Session.open(bundle) as session:
+        for schedule in ("large:3", "small:3"):
+            one, other = (session.generate(prompt, schedule=schedule).image for prompt in ("red apple", "green fox"))
+            assert not np.array_equal(one, other)
+
+
+def test_a_region_of_everything_is_the_whole_model(bundle):
+    with Session.open(bundle) as session:
+        whole = session.generate("a fox", schedule="large:6").latents
+        region = session.generate("a fox", schedule="large:2,region:4;signal=random,ratio=1.0,reselect=1").latents
+    np.testing.assert_allclose(region, whole, atol=1e-4)
