@@ -1,24 +1,54 @@
-"""A content-addressed store of build products: whole entries or none, whatever kills the builder."""
+"""A content-addressed store of build products, by keys of everything that decides them: whole entries or none."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hsengines.errors import HSError
-from hsengines.process import left_behind
-from hsexport.build.key import BuildKey, file_digest
+from hsengines.files import left_behind, replace_file
+from hsruntime.bundle.reader import sha256_of
 
+KEY_SCHEMA = 1
 FACTS = "key.json"
 CONTENTS = "contents.json"
 _UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True)
+class BuildKey:
+    """Named facts about one product, for example {"builder": "onnxruntime 1.31.1", "onnx": "ab12..."}."""
+
+    kind: str
+    name: str
+    facts: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over schema version, kind, name and facts."""
+        whole = {"schema": KEY_SCHEMA, "kind": self.kind, "name": self.name, "facts": dict(self.facts)}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def changes_since(self, earlier: Mapping[str, str]) -> str:
+        """Which facts differ from an earlier build's, in words: "builder 11.3 -> 11.4"."""
+        names = sorted(set(self.facts) | set(earlier))
+        changed = [n for n in names if self.facts.get(n) != earlier.get(n)]
+        return ", ".join(f"{n} {_short(earlier.get(n))} -> {_short(self.facts.get(n))}" for n in changed)
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "nothing"
+    return value[:8] if len(value) == 64 else value[:60]
 
 
 class Store:
@@ -103,10 +133,7 @@ class Store:
         return self.root / key.kind / f"{key.name}.last.json"
 
     def _remember(self, key: BuildKey) -> None:
-        last = self._last(key)
-        beside = last.with_name(f".{last.name}.{os.getpid()}")
-        beside.write_text(json.dumps(dict(key.facts), sort_keys=True))
-        beside.replace(last)
+        replace_file(self._last(key), json.dumps(dict(key.facts), sort_keys=True))
 
     @staticmethod
     def _sweep(folder: Path) -> None:
@@ -130,7 +157,7 @@ def _os_errors_told(name: str, root: Path) -> Iterator[None]:
 
 def _write_record(folder: Path, key: BuildKey) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    contents = {path.relative_to(folder).as_posix(): [path.stat().st_size, file_digest(path)] for path in files}
+    contents = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256_of(path)] for path in files}
     (folder / FACTS).write_text(json.dumps(dict(key.facts), sort_keys=True, indent=1))
     (folder / CONTENTS).write_text(json.dumps(contents, sort_keys=True))
 
@@ -144,4 +171,4 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _is_as_recorded(file: Path, size_bytes: int, sha256: str) -> bool:
-    return file.stat().st_size == size_bytes and file_digest(file) == sha256
+    return file.stat().st_size == size_bytes and sha256_of(file) == sha256

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hsengines.process import workplace
+from hsengines.files import workplace
 from hsexport.checkpoints.downloads import HubFile
 from hsexport.checkpoints.shards import header_bytes
 

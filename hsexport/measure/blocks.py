@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from hsengines.errors import HSError
+from hsengines.files import replace_file
 from hsexport.measure.machine import hardware
 
 BLOCK = re.compile(
@@ -91,16 +92,6 @@ def finish(block: Callable[[Measured], str], file: Path | None, threads: int = 0
 def today() -> str:
     """The date in ISO's form."""
     return datetime.now(UTC).date().isoformat()
-
-
-def replace_file(file: Path, data: bytes) -> None:
-    """Writes the file whole or not at all."""
-    part = file.with_name(f"{file.name}.part-{os.getpid()}")
-    try:
-        part.write_bytes(data)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def numbers_of(document: Path, file: str) -> Path:

@@ -22,7 +22,7 @@ def load_graph(path: Path) -> ir.Model:
     """A graph of our own store, its weights read from their files one at a time, whenever they are looked at.
 
     onnx_ir would read them as lazily, but it refuses files with several hard links, which hardly matters for models
-    from elsewhere and breaks ours: the store and the bundles made from it share their files (hsengines.link).
+    from elsewhere and breaks ours: the store and the bundles made from it share their files (hsengines.files).
     """
     model = ir.load(path)
     for value in model.graph.initializers.values():

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from hsengines.files import replaced
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replaces the checkpoint at `path` whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    torch.save(state, beside)
-    beside.replace(path)
+    with replaced(path) as part:
+        torch.save(state, part)
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hsengines.files import left_behind, replace_file, replaced
 from hsexport.checkpoints.shards import header_bytes
 from random_pairs.noise import pieces_of
 
@@ -58,16 +59,16 @@ def write_shards(shards: list[Shard], shapes: Shapes, dtype: torch.dtype, on_sha
     """Writes the shards and, for several, their index; one that an earlier run finished is kept."""
     for shard in shards:
         if not shard.file.is_file():
-            partial = shard.file.with_suffix(".partial")
-            _write_file(partial, {name: shapes[name] for name in shard.names}, dtype)
-            partial.rename(shard.file)
+            for left in left_behind(shard.file.parent, f".{shard.file.name}.part-"):
+                left.unlink()
+            with replaced(shard.file) as part:
+                _write_file(part, {name: shapes[name] for name in shard.names}, dtype)
         on_shard(shard)
     if len(shards) > 1:
         placed = {name: shard.file.name for shard in shards for name in shard.names}
         index = {"metadata": {"total_size": sum(shard.size_bytes for shard in shards)}, "weight_map": placed}
         stem = shards[0].file.name.partition("-")[0]
-        text = json.dumps(index, indent=2)
-        shards[0].file.with_name(f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
+        replace_file(shards[0].file.with_name(f"{stem}.safetensors.index.json"), json.dumps(index, indent=2))
 
 
 def _write_file(path: Path, shapes: Shapes, dtype: torch.dtype) -> None:

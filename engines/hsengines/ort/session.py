@@ -14,7 +14,7 @@ from hsengines.backend import Binding, Engine, Tensor
 from hsengines.binding import check_binding
 from hsengines.build import EngineFiles
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
-from hsengines.link import link_or_copy
+from hsengines.files import link_or_copy
 from hsengines.spec import EngineSpec, TensorSpec
 
 NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}

@@ -11,9 +11,8 @@ from hsengines.backend import Backend
 from hsengines.build import BuildOptions, EngineFiles
 from hsengines.errors import EngineBuildError
 from hsexport.build.audit import audit
-from hsexport.build.key import BuildKey
 from hsexport.build.stages.optimise import Graph
-from hsexport.build.store import Store
+from hsexport.build.store import BuildKey, Store
 from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import AuditRecord
 

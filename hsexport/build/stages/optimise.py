@@ -13,14 +13,14 @@ import msgspec
 from hsengines.errors import HSError
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
-from hsexport.build.key import BuildKey, file_digest
 from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.export import ExportedNetwork
-from hsexport.build.store import Store
+from hsexport.build.store import BuildKey, Store
 from hsexport.networks.network import Fp32Rule, Network
 from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.progress import OnBytes, Reporter, bytes_told
 from hsruntime.bundle.manifest import Fp32Block
+from hsruntime.bundle.reader import sha256_of
 
 if TYPE_CHECKING:
     from hsexport.onnx.lint import Finding
@@ -111,7 +111,7 @@ def _optimise(
 def _key(exported: ExportedNetwork, backend: str, precision: str, rules: Sequence[Fp32Rule]) -> BuildKey:
     weights = exported.network.weights
     facts = {
-        "graph": file_digest(exported.onnx),
+        "graph": sha256_of(exported.onnx),
         "backend": backend,
         "precision": precision,
         "fp32 blocks": ", ".join(" ".join((rule.name, *rule.modules, *rule.operators)) for rule in rules),

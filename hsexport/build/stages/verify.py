@@ -10,15 +10,15 @@ import msgspec
 from hsengines.backend import Backend, Device, get_backend
 from hsengines.errors import HSError
 from hsengines.traits import DEFAULT_BACKEND
-from hsexport.build.key import BuildKey, file_digest
 from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.compile import CompiledEngine
-from hsexport.build.store import Store
+from hsexport.build.store import BuildKey, Store
 from hsexport.build.verify.cast_back import cast_back_graph, first_infinite_block
 from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.progress import Reporter
 from hsruntime.bundle.golden import load_golden
 from hsruntime.bundle.manifest import ParityRecord
+from hsruntime.bundle.reader import sha256_of
 
 RECORD = "parity.json"
 
@@ -56,7 +56,7 @@ def verify_all(engines: list[CompiledEngine], backend: Backend, store: Store, re
 
 def _key(compiled: CompiledEngine, ran_on: str, runner: str) -> BuildKey:
     facts = dict(compiled.graph.digests) | {
-        "golden": file_digest(compiled.graph.golden),
+        "golden": sha256_of(compiled.graph.golden),
         "ran on": ran_on,
         "runner": runner,
         "tolerance": str(tolerance_of(compiled.graph.precision)),

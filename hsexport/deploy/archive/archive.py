@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from hsengines.errors import HSError
+from hsengines.files import flush
 from hsexport.progress import Reporter, bytes_told
 
 SUMS = "SHA256SUMS"
@@ -68,14 +68,12 @@ def write_archive(out: Path, place: Path, members: Sequence[Member], reporter: R
     check_room(place, members)
     reporter.stage("pack", len(members))
     partial, top = place / "archive", checked_name(out)
-    with partial.open("xb") as stream:
-        with _tar(stream, compressed=out.name.endswith(".gz")) as tar:
-            for member in members:
-                reporter.begin(member.path)
-                _add(tar, top, member, reporter)
-                reporter.end(member.path)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with partial.open("xb") as stream, _tar(stream, compressed=out.name.endswith(".gz")) as tar:
+        for member in members:
+            reporter.begin(member.path)
+            _add(tar, top, member, reporter)
+            reporter.end(member.path)
+    flush(partial)
     partial.replace(out)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hsengines.errors import HSError
-from hsengines.process import workplace
+from hsengines.files import workplace
 from hsengines.traits import traits_of
 from hsexport.deploy.archive.archive import Member, checked_name, write_archive
 from hsexport.deploy.archive.own_wheel import own_wheel, requirements_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 
 from hsengines.errors import HSError
+from hsengines.files import replace_file, replaced
 from hsexport import __version__
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
@@ -82,7 +82,7 @@ class Ledger:
 
     def clear_leftovers(self) -> None:
         """Removes what killed jobs had begun."""
-        for file in self.root.glob(".*.part"):
+        for file in self.root.glob(".*.part-*"):
             file.unlink()
 
     def has(self, task: Task) -> bool:
@@ -96,9 +96,9 @@ class Ledger:
         """The picture (H, W, 3) first, then the record that vouches for it."""
         provenance = {name: str(value) for name, value in task.told.items()}
         provenance |= {"schedule": schedule, "software": f"hsexport {__version__}"}
-        part, file = self._part(task, "png"), self._file(task, "png")
-        save_png(part, picture, provenance)
-        _settle(part, file)
+        file = self._file(task, "png")
+        with replaced(file) as part:
+            save_png(part, picture, provenance)
         done = {"schedule": schedule, "seconds": seconds, "together": together, "size_bytes": file.stat().st_size}
         self._write(task, {"status": "done", **done})
 
@@ -107,20 +107,9 @@ class Ledger:
         self._write(task, {"status": "failed", "error": error})
 
     def _write(self, task: Task, outcome: dict[str, object]) -> None:
-        part = self._part(task, "json")
         # json, since a prompt that is not text must be recorded as well; msgspec refuses it.
-        part.write_text(json.dumps({**outcome, "line": task.line, **task.told}, indent=1) + "\n")
-        _settle(part, self._file(task, "json"))
+        record = json.dumps({**outcome, "line": task.line, **task.told}, indent=1)
+        replace_file(self._file(task, "json"), f"{record}\n")
 
     def _file(self, task: Task, suffix: str) -> Path:
         return self.root / f"{task.name}.{suffix}"
-
-    def _part(self, task: Task, suffix: str) -> Path:
-        return self.root / f".{task.name}.{suffix}.part"
-
-
-def _settle(part: Path, file: Path) -> None:
-    """Gives a written file its name once its bytes are on the disk."""
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(file)

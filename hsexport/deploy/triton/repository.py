@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsengines.errors import HSError
-from hsengines.link import link_or_copy
-from hsengines.process import workplace
+from hsengines.files import link_or_copy, workplace
 from hsexport.deploy.triton.config import BUNDLE_FOLDER, MARK, TritonOptions, config_text
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, open_bundle
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from PIL import Image
 import hsengines
 import hsruntime
 from hsengines.errors import HSError
+from hsengines.files import replaced
 from hsexport.measure.bench.rounds import Round, Shot
 from hsexport.measure.prompts import Prompt
 
@@ -62,14 +62,8 @@ class Work:
     def keep(self, entrants: Mapping[str, str], played: Round) -> None:
         """Writes a round; a kill leaves it whole or not there."""
         file = self._file(played.prompt, entrants)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".part-{os.getpid()}")
-        try:
-            with zipfile.ZipFile(part, "w") as archive:
-                _write_round(archive, played)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+        with replaced(file) as part, zipfile.ZipFile(part, "w") as archive:
+            _write_round(archive, played)
 
     def _file(self, prompt: Prompt, entrants: Mapping[str, str]) -> Path:
         key = json.dumps([self._facts, list(entrants.items()), prompt.seed, prompt.text])

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from hsengines.files import replace_file
 from hsexport.measure.bench import pareto
 from hsexport.measure.bench.page import page
 from hsexport.measure.bench.report import Report, report_json
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.sheet import sheet
 from hsexport.measure.bench.table import markdown
-from hsexport.measure.blocks import replace_file
 
 PLOT, SHEET, PAGE = "pareto", "sheet.png", "report.html"
 

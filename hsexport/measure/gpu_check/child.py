@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from hsengines.files import replace_file
 from hsexport.build.quiet import hush_libraries
 from hsexport.measure.gpu_check.plan import Plan, Target
 from hsexport.measure.gpu_check.results import TargetResult, TorchTime
@@ -45,9 +46,7 @@ def run_job(job: Job, out: Path) -> None:
     """Does the job and writes what has been found after every part of it."""
 
     def write(outcome: Outcome) -> None:
-        partial = out.with_suffix(".partial")
-        partial.write_bytes(msgspec.json.encode(outcome))
-        partial.replace(out)
+        replace_file(out, msgspec.json.encode(outcome))
 
     with hush_libraries():
         if job.target:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsexport.measure.blocks import replace_file
+from hsengines.files import replace_file
 from hsexport.measure.metrics import Metric
 from hsexport.measure.pictures import pixels_of, png_of
 from hsexport.measure.prompts import Prompt

@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hsengines.errors import HSError
-from hsengines.link import link_or_copy
-from hsengines.process import left_behind
+from hsengines.files import flush, left_behind, link_or_copy
 from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
 from hsruntime.facts import Defaults
@@ -78,7 +77,7 @@ def write_defaults(out: Path, defaults: Defaults) -> Bundle:
             _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
             manifest_from_bytes((partial / MANIFEST_NAME).read_bytes())  # whoever made `defaults` may have erred
             (partial / MANIFEST_NAME).replace(out / MANIFEST_NAME)
-            _flush(out)
+            flush(out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Bundle(out, manifest)
@@ -100,7 +99,7 @@ def _write_manifest(partial: Path, manifest: Manifest) -> None:
     """Completes the bundle: the manifest last, then the directories' own entries onto the disk."""
     _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
     for directory, _, _ in os.walk(partial):
-        _flush(Path(directory))
+        flush(Path(directory))
     # Hashes were taken from these very files; what is left to see is whether the manifest reads back as it was written.
     open_bundle(partial, hashes=False)
 
@@ -113,7 +112,7 @@ def _store(source: Source, root: Path, path: str) -> FileRecord:
         target.write_bytes(source)
     else:
         link_or_copy(source, target)
-    _flush(target)
+    flush(target)
     return FileRecord(path=path, size_bytes=target.stat().st_size, sha256=sha256_of(target))
 
 
@@ -128,7 +127,7 @@ def _swap(partial: Path, out: Path) -> None:
         if aside.exists() and not out.exists():
             aside.rename(out)
         raise
-    _flush(out.parent)
+    flush(out.parent)
     if aside.exists():
         _discard(aside)
 
@@ -187,17 +186,6 @@ def _discard(directory: Path) -> None:
     with suppress(OSError):
         (directory / MANIFEST_NAME).unlink()
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Waits until the file or directory is on the disk."""
-    if os.name != "posix":
-        return  # Windows flushes no directory, and no file that is open for reading
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _total_bytes(sources: Iterable[Source]) -> int:

@@ -9,7 +9,6 @@ from trt_graphs import attention_network, counting_network
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, EngineLoadError
-from hsengines.trt.build.files import replace_file
 from hsengines.trt.build.log import listening, logger_of
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import runtime_cache_path
@@ -139,16 +138,3 @@ def test_kernels_have_a_place_by_version_and_plan(monkeypatch, tmp_path, built):
     monkeypatch.delenv("HSEXPORT_RUNTIME_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert runtime_cache_path(tensorrt_rtx, plan).is_relative_to(tmp_path / "home" / ".cache" / "hsexport")
-
-
-def test_failed_replacement_leaves_the_old_file_and_no_other(monkeypatch, tmp_path):
-    replace_file(tmp_path / "cache", b"old")
-
-    def fail(*_):
-        raise OSError("no")
-
-    monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError, match=r"no"):
-        replace_file(tmp_path / "cache", b"new")
-    assert list(tmp_path.iterdir()) == [tmp_path / "cache"]
-    assert (tmp_path / "cache").read_bytes() == b"old"

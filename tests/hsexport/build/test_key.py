@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from hsexport.build.key import BuildKey, file_digest
+from hsexport.build.store import BuildKey
+from hsruntime.bundle.reader import sha256_of
 
 KEY = BuildKey("engine", "large", {"builder": "onnxruntime 1", "graph": "a" * 64})
 
@@ -28,7 +29,7 @@ def test_every_part_decides(other):
 
 def test_schema_version_decides(monkeypatch):
     before = KEY.digest
-    monkeypatch.setattr("hsexport.build.key.KEY_SCHEMA", 10**6)
+    monkeypatch.setattr("hsexport.build.store.KEY_SCHEMA", 10**6)
     assert KEY.digest != before
 
 
@@ -58,7 +59,7 @@ def test_long_facts_are_shortened_in_words():
     assert len(KEY.changes_since(KEY.facts | {"builder": "x" * 1000})) < 100
 
 
-def test_file_digest_is_the_files_sha256(tmp_path):
+def test_digest_of_a_file_is_the_files_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 100_000)
-    assert file_digest(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert sha256_of(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()

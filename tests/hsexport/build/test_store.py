@@ -8,13 +8,12 @@ import sys
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.build.key import BuildKey
-from hsexport.build.store import Store
+from hsexport.build.store import BuildKey, Store
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from hsexport.build.key import BuildKey
+from hsexport.build.store import BuildKey
 from hsexport.build.store import Store
 
 def fill(folder):

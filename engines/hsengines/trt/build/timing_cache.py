@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hsengines.trt.build.files import read_if_there, replace_file
+from hsengines.files import replace_file
 
 
 def attach_timing_cache(library: Any, config: Any, path: Path) -> None:
@@ -18,4 +18,12 @@ def attach_timing_cache(library: Any, config: Any, path: Path) -> None:
 
 def save_timing_cache(config: Any, path: Path) -> None:
     """Writes what the builder knows by now. Raises OSError."""
-    replace_file(path, config.get_timing_cache().serialize())
+    replace_file(path, memoryview(config.get_timing_cache().serialize()))
+
+
+def read_if_there(path: Path) -> bytes:
+    """The file's bytes, none if it cannot be read: a cache is never worth an error."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

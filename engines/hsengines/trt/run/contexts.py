@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hsengines.trt.build.files import read_if_there, replace_file
+from hsengines.files import replace_file
+from hsengines.trt.build.timing_cache import read_if_there
 
 CACHE_VARIABLE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder of compiled kernels; set but empty, nothing is kept."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hsengines.errors import EngineLoadError
-from hsengines.link import link_or_copy
+from hsengines.files import link_or_copy
 from hsengines.trt.build.log import last_error, listening, logger_of
 from hsengines.trt.build.remedies import in_short
 

@@ -93,4 +93,4 @@ def test_a_killed_job_goes_on_and_draws_nothing_twice(hsexport, tiny_bundle, tmp
     assert told["done"] + told["kept"] == 40 and told["kept"] >= len(before) - 1  # one may have lacked its record
     assert len(told["failed"]) == 1 and told["failed"][0].startswith("line 41: ")
     assert sum(file.stat().st_mtime_ns == at for file, at in before.items()) >= len(before) - 1
-    assert len(list(out.glob("[0-9]*.png"))) == 40 and not list(out.glob(".*.part"))
+    assert len(list(out.glob("[0-9]*.png"))) == 40 and not list(out.glob(".*.part-*"))
