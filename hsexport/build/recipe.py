@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from hsexport.build.request import BuildRequest, RecipeError
-from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
 from hsexport.checkpoints.loading import load_tokenizer
 from hsexport.checkpoints.weights.adapter import Adapter, read_adapter
 from hsexport.families.pair import Member, Pair, load_pair

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.errors import PairError
+from hsengines.errors import HSError
+
+
+class PairError(HSError):
+    """A member of the pair cannot be read, or the two do not belong together."""
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import read_document
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError, read_document
 
 
 @dataclass(frozen=True)

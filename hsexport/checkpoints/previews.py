@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsengines.files import workplace
-from hsexport.checkpoints.downloads import HubFile
+from hsexport.checkpoints.hub import HubFile
 from hsexport.checkpoints.shards import header_bytes
 
 AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the way

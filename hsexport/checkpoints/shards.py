@@ -1,4 +1,4 @@
-"""Safetensors by header: the tensors of a component without its weights, and a digest of the weights themselves."""
+"""Safetensors by header: a component's tensors without their numbers, and a digest of the numbers themselves."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import read_document
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError, read_document
 from hsexport.progress import OnBytes
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+ORIGINAL = "quantised checkpoints are not read; give the original in bf16 or fp16"
+
+
+def check_is_safetensors(file: Path) -> None:
+    """Refuses GGUF files and pickles by name, and by what they begin with."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if file.suffix == ".gguf" or start == b"GGUF":
+        raise PairError(f"{file} is a GGUF file, expected safetensors", ORIGINAL)
+    if file.suffix in PICKLES or start == b"PK\x03\x04":
+        raise PairError(
+            f"{file} is a pickle, expected safetensors; pickles are not read",
+            "give the safetensors file, or convert it where you trust its maker",
+        )
+
 
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
 DTYPE_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)} | {"BOOL": 8}
@@ -48,25 +64,20 @@ class TensorHeader:
         return max(offset + size for offset, size in self.pieces)
 
 
-@dataclass(frozen=True)
-class WeightFiles:
-    """Where a component's weights lie: in one file, or in those that an index names."""
+def find_weights(component: Path) -> tuple[tuple[Path, ...], Path | None]:
+    """The files of a component's weights, and the index that names them if there is one.
 
-    files: tuple[Path, ...]
-    index: Path | None = None
-
-
-def find_weights(component: Path) -> WeightFiles:
-    """The weights of a component directory: full ones if it has them, else a variant's, bf16 before fp16."""
+    Full weights if it has them, else a variant's, bf16 before fp16.
+    """
     for variant in (None, *VARIANTS):
         mark = f".{variant}" if variant else ""
         for stem in ("diffusion_pytorch_model", "model"):
             single = component / f"{stem}{mark}.safetensors"
             index = component / f"{stem}.safetensors.index{mark}.json"
             if single.is_file():
-                return WeightFiles((single,))
+                return (single,), None
             if index.is_file():
-                return WeightFiles(shards_of(index), index)
+                return shards_of(index), index
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in component.glob(pattern))
     if pickles:
         raise PairError(
@@ -100,10 +111,10 @@ def weight_map(index: Path) -> dict[str, str]:
 
 def read_headers(component: Path) -> dict[str, TensorHeader]:
     """Every tensor of a component by name, read from the headers of its files alone."""
-    found = find_weights(component)
-    headers = {header.name: header for file in found.files for header in file_headers(file)}
-    if found.index is not None:
-        check_index(found.index, headers)
+    files, index = find_weights(component)
+    headers = {header.name: header for file in files for header in file_headers(file)}
+    if index is not None:
+        check_index(index, headers)
     return headers
 
 
@@ -213,3 +224,51 @@ def read_into(buffer: memoryview, header: TensorHeader) -> None:
             stream.seek(offset)
             stream.readinto(buffer[place : place + size])
             place += size
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of `source`'s rows, cut into `parts` equal ranges, those in `order`, one after the other."""
+
+    source: str
+    parts: int = 1
+    order: tuple[int, ...] = (0,)
+
+    def ranges(self, rows: int) -> list[tuple[int, int]]:
+        """First row and the one behind the last, for a source of so many rows."""
+        size = rows // self.parts
+        return [(number * size, (number + 1) * size) for number in self.order]
+
+    def taken_from(self, header: TensorHeader, name: str) -> TensorHeader:
+        """The tensor that lies here, under its own name; its source's rows can be cut evenly."""
+        ((offset, size_bytes),) = header.pieces
+        rows = header.shape[0] if header.shape else 1
+        row_bytes, ranges = size_bytes // max(rows, 1), self.ranges(rows)
+        return replace(
+            header,
+            name=name,
+            shape=(sum(stop - start for start, stop in ranges), *header.shape[1:]) if header.shape else (),
+            pieces=tuple((offset + start * row_bytes, (stop - start) * row_bytes) for start, stop in ranges),
+        )
+
+
+MARK_PREFIX = "local:"
+LOOKED_AT_BYTES = 4096  # of each tensor: a thousand tensors take 4 MB, all of them 16 GB
+
+
+def mark_of(tensors: Mapping[str, TensorHeader]) -> str:
+    """`local:` and 16 hexadecimal digits, from every tensor's name, type, shape and first bytes.
+
+    Tells one model from another and a model from its fine-tunes; it is no checksum.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        header = tensors[name]
+        digest.update(json.dumps([name, header.dtype, header.shape]).encode() + b"\n")
+        digest.update(first_bytes(header, LOOKED_AT_BYTES))
+    return MARK_PREFIX + digest.hexdigest()[:16]
+
+
+def is_mark(source: str) -> bool:
+    """Whether a bundle's `source` stands for a local path."""
+    return source.startswith(MARK_PREFIX)

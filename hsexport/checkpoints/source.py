@@ -7,9 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
-from hsexport.checkpoints.errors import PairError
-from hsexport.checkpoints.hub import fetched
+from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.hub import DOWNLOADS, Fetcher, fetched
 
 Role = Literal["large", "small"]
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import read_document, read_text
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError, read_document, read_text
 from hsexport.checkpoints.shards import AGAIN
 
 FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))

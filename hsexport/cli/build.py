@@ -26,10 +26,11 @@ def build(request: BuildRequest, as_json: bool) -> None:
     """
     from hsexport.build.build import build as build_bundle
     from hsexport.build.quiet import hush_libraries
+    from hsexport.plan.plan import ask_room
 
     start = perf_counter()
     with BuildReport("what is finished is kept, the same command goes on from there") as report, hush_libraries():
-        bundle = build_bundle(request, report)
+        bundle = build_bundle(request, report, ask_room)
     seconds = perf_counter() - start
     if as_json:
         stopped = {"stopped_after": request.stop_after, "cache": str(request.cache), "seconds": seconds}

@@ -12,8 +12,7 @@ from hsruntime.facts import Latent, Lora, Sigmas, Sizes, TextSide, TextSlot, Tra
 if TYPE_CHECKING:
     from torch import nn
 
-    from hsexport.checkpoints.pieces import Place
-    from hsexport.checkpoints.shards import TensorHeader
+    from hsexport.checkpoints.shards import Place, TensorHeader
     from hsexport.families.pair import Member, Pair
     from hsexport.networks.network import Network
     from hsexport.networks.recipe import Recipe

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import read_document
-from hsexport.checkpoints.downloads import DOWNLOADS, Fetcher
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError, read_document
+from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
 from hsexport.checkpoints.layout import ModelDirectory, find_model
-from hsexport.checkpoints.mark import mark_of
-from hsexport.checkpoints.shards import TensorHeader
+from hsexport.checkpoints.shards import TensorHeader, mark_of
 from hsexport.checkpoints.source import Role, is_local, resolve_source
 from hsexport.families.family import Family
 from hsexport.families.registry import FAMILIES, exported, family_named, family_of_class, known_parts

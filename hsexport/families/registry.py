@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 
 if TYPE_CHECKING:
     from hsexport.families.family import Family

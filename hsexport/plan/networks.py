@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from hsengines.dtypes import FLOATS, numpy_dtype
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Stored, Weight, Weights
-from hsexport.checkpoints.weights.weight import DTYPES
+from hsexport.checkpoints.weights.weights import DTYPES
 from hsexport.networks.network import Network
 
 STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}

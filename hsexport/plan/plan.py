@@ -113,6 +113,11 @@ def plan_of(
     )
 
 
+def ask_room(request: BuildRequest, recipe: Recipe, previews: Previews) -> list[str]:
+    """What `build` asks before it starts. Raises RoomError."""
+    return check_room(plan_here(request, recipe, previews))
+
+
 def check_room(plan: Plan) -> list[str]:
     """Raises RoomError where disk or memory cannot suffice, whatever a library may save; tells where they may not."""
     for shortfall in plan.shortfalls:

@@ -10,8 +10,8 @@ import msgspec
 from hsengines.errors import HSError
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
-from hsexport.checkpoints.errors import PairError
-from hsexport.checkpoints.mark import is_mark
+from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.shards import is_mark
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.families.registry import left_out_of

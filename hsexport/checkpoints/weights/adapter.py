@@ -1,19 +1,144 @@
-"""LoRA files: which weights of a transformer they change, and by what; read by their headers."""
+"""LoRA files: which weights of a transformer they change, by what and how strongly; read by their headers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from hsexport.checkpoints.errors import PairError
-from hsexport.checkpoints.foreign_files import check_is_safetensors
-from hsexport.checkpoints.pieces import Place
-from hsexport.checkpoints.shards import AGAIN, TensorHeader, file_headers
+from hsexport.checkpoints.documents import PairError, number, read_document
+from hsexport.checkpoints.shards import AGAIN, Place, TensorHeader, check_is_safetensors, file_headers, read_header
 from hsexport.checkpoints.source import Role
-from hsexport.checkpoints.weights.adapter_alpha import Alphas, alphas_of
-from hsexport.checkpoints.weights.adapter_keys import Matrices, matrices_in
+from hsexport.checkpoints.weights.weights import DTYPES, Stored
+
+PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "lora_unet_", "lora_transformer_")
+SIDES = {
+    ".lora_A.weight": "down",
+    ".lora_A.default.weight": "down",
+    ".lora_down.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_B.default.weight": "up",
+    ".lora_up.weight": "up",
+    ".alpha": "alpha",
+}
+TRANSFORMER_ONLY = "text encoders are not fused: give a LoRA of the transformer alone"
+PLAIN_ONLY = "only plain LoRA is fused: give it merged into a checkpoint instead"
+# Part of a tensor's name -> what it says of the file.
+REFUSED = {
+    "text_encoder": ("changes a text encoder", TRANSFORMER_ONLY),
+    "lora_te": ("changes a text encoder", TRANSFORMER_ONLY),
+    "dora_scale": ("is a DoRA", PLAIN_ONLY),
+    "lora_magnitude_vector": ("is a DoRA", PLAIN_ONLY),
+    ".lokr_": ("is a LoKr", PLAIN_ONLY),
+    ".hada_": ("is a LoHa", PLAIN_ONLY),
+}
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """One module's part of a LoRA: down is A (rank, in), up is B (out, rank), a convolution's window behind them."""
+
+    module: str
+    down: TensorHeader
+    up: TensorHeader
+    alpha: TensorHeader | None
+
+    @property
+    def rank(self) -> int:
+        """The extent that both have."""
+        return self.down.shape[0]
+
+
+def matrices_in(file: Path, headers: Iterable[TensorHeader]) -> dict[str, Matrices]:
+    """Module, as the file calls it without the prefix -> its matrices. The first foreign name is told."""
+    sides: dict[str, dict[str, TensorHeader]] = {}
+    for header in headers:
+        module, side = _read_name(file, header)
+        sides.setdefault(module, {})[side] = header
+    if not sides:
+        raise PairError(f"{file} is an empty LoRA", AGAIN)
+    return {module: _matrices(file, module, found) for module, found in sides.items()}
+
+
+def _read_name(file: Path, header: TensorHeader) -> tuple[str, str]:
+    for fragment, (what, hint) in REFUSED.items():
+        if fragment in header.name:
+            raise PairError(f"{file} {what}: it holds {header.name}", hint)
+    for suffix, side in SIDES.items():
+        if header.name.endswith(suffix):
+            name = header.name.removesuffix(suffix)
+            prefix = next(filter(name.startswith, PREFIXES), "")
+            return name.removeprefix(prefix), side
+    raise PairError(
+        f"{file} holds {header.name}, which is no LoRA's; expected MODULE.lora_A.weight and MODULE.lora_B.weight, "
+        "or kohya's lora_unet_MODULE.lora_down.weight and .lora_up.weight",
+        "give a LoRA that diffusers, PEFT or kohya's scripts wrote for this transformer",
+    )
+
+
+def _matrices(file: Path, module: str, found: dict[str, TensorHeader]) -> Matrices:
+    for side in ("down", "up"):
+        if side not in found:
+            raise PairError(f"{file} is a broken LoRA: {module} has one of its two matrices alone", AGAIN)
+        if len(found[side].shape) < 2 or found[side].dtype not in DTYPES:
+            said = f"{found[side].dtype}{list(found[side].shape)}"
+            raise PairError(f"{file}: {found[side].name} is {said}, expected a matrix of floats", AGAIN)
+    matrices = Matrices(module, found["down"], found["up"], found.get("alpha"))
+    if matrices.up.shape[1] != matrices.rank or any(extent != 1 for extent in matrices.up.shape[2:]):
+        shapes = f"{list(matrices.up.shape)} and {list(matrices.down.shape)}"
+        raise PairError(f"{file} is a broken LoRA: the matrices of {module} are {shapes}, which have no product", AGAIN)
+    return matrices
+
+
+DIFFUSERS_SETTINGS = "lora_adapter_metadata"  # in the header of a file that save_lora_weights wrote
+PEFT_SETTINGS = "adapter_config.json"  # beside a file that PEFT's save_pretrained wrote
+
+
+Factor = Callable[[Matrices], float]
+"""What the product up @ down of a module is multiplied by."""
+
+
+def factor_of(file: Path) -> Factor:
+    """As the file's own header has it, or for PEFT's files the configuration beside it."""
+    header, _ = read_header(file)
+    written = (header.get("__metadata__") or {}).get(DIFFUSERS_SETTINGS)
+    if written is not None:
+        return _factor_from(_settings_in(file, written), file)
+    if any(name.startswith("base_model.model.") for name in header):
+        return _factor_from(read_document(file.parent / PEFT_SETTINGS), file.parent / PEFT_SETTINGS)
+    return _factor_from({}, file)
+
+
+def _settings_in(file: Path, written: str) -> dict[str, Any]:
+    try:
+        return {key.removeprefix("transformer."): value for key, value in json.loads(written).items()}
+    except (ValueError, AttributeError, TypeError) as err:
+        raise PairError(f"{file} is a broken LoRA: its {DIFFUSERS_SETTINGS} holds no settings", AGAIN) from err
+
+
+def _factor_from(settings: dict[str, Any], file: Path) -> Factor:
+    """Of PEFT's LoraConfig: `alpha_pattern` are regular expressions over the end of a module's name."""
+    patterns = settings.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise PairError(f"{file} has alpha_pattern {patterns!r}, expected numbers by module", AGAIN)
+    alphas = {pattern: number(patterns, pattern, file) for pattern in patterns}
+    default = number(settings, "lora_alpha", file) if "lora_alpha" in settings else None
+
+    def factor(found: Matrices) -> float:
+        """1 where nobody wrote an alpha, as in diffusers; rsLoRA divides by the rank's square root."""
+        if found.alpha is not None:
+            return float(Stored(found.alpha).read().reshape(-1)[0]) / found.rank
+        matching = (alpha for pattern, alpha in alphas.items() if re.match(rf"(.*\.)?({pattern})$", found.module))
+        alpha = next(matching, found.rank if default is None else default)
+        return alpha / (math.sqrt(found.rank) if settings.get("use_rslora") else found.rank)
+
+    return factor
+
 
 ANOTHER = "is it a LoRA for another model, or for the other member? --lora large=FILE, --lora small=FILE"
 
@@ -67,12 +192,12 @@ def read_adapter(
     check_is_safetensors(file)
     matrices = matrices_in(file, file_headers(file))
     updates: dict[str, Update] = {}
-    targets, alphas = _targets_of(tensors, places), alphas_of(file)
+    targets, factor = _targets_of(tensors, places), factor_of(file)
     for module, found in matrices.items():
         changed = targets.get(module.replace(".", "_"))
         if changed is None:
             raise PairError(f"{file} changes {module}, which {told} does not have", ANOTHER)
-        for name, update in _updates(request, found, changed, alphas):
+        for name, update in _updates(request, found, changed, request.scale * factor(found)):
             _check_fits(file, tensors[name].shape, told, name, update)
             if updates.setdefault(name, update) is not update:
                 raise PairError(f"{file} is a broken LoRA: it changes {name} twice", AGAIN)
@@ -100,9 +225,8 @@ def _targets_of(tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]
 
 
 def _updates(
-    request: AdapterRequest, found: Matrices, targets: tuple[tuple[str, Place], ...], alphas: Alphas
+    request: AdapterRequest, found: Matrices, targets: tuple[tuple[str, Place], ...], factor: float
 ) -> Iterator[tuple[str, Update]]:
-    factor = request.scale * alphas.factor(found)
     for name, place in targets:
         if found.up.shape[0] % place.parts:
             raise PairError(

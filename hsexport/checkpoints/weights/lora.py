@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from hsexport.checkpoints.weights.adapter import Adapter, Update
-from hsexport.checkpoints.weights.weight import Changed, Stored, Weight
+from hsexport.checkpoints.weights.weights import Changed, Stored, Weight
 
 
 def fused(weights: Mapping[str, Weight], adapters: Iterable[Adapter]) -> dict[str, Weight]:

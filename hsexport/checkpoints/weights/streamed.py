@@ -9,8 +9,7 @@ import torch
 from accelerate.hooks import attach_align_device_hook
 from torch import nn
 
-from hsexport.checkpoints.weights.weight import DTYPES
-from hsexport.checkpoints.weights.weights import Weights
+from hsexport.checkpoints.weights.weights import DTYPES, Weights
 from hsexport.progress import OnBytes
 
 BF16 = DTYPES["BF16"]

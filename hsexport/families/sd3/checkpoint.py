@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import TensorHeader
 from hsexport.families.sd3.config import TransformerConfig
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hsexport.checkpoints.documents import read_config, whole_number
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError, read_config, whole_number
 
 FAMILY = "hsexport exports the SD3 family"
 TRANSFORMER_DEFAULTS = {

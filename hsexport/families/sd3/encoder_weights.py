@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.agreement import WRITER
 from hsexport.checkpoints.shards import TensorHeader, read_headers
 from hsexport.checkpoints.weights import Stored, Weights
+from hsexport.families.agreement import WRITER
 
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 """T5's one table of token embeddings, under both of the names it is saved by."""

@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsexport.checkpoints.pieces import Place
-from hsexport.checkpoints.shards import TensorHeader, read_headers
+from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
 from hsexport.families.pair import Member, Pair
 from hsexport.families.sd3.checkpoint import BUFFERS, check_checkpoint

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hsexport.checkpoints.errors import PairError
-from hsexport.checkpoints.foreign_files import ORIGINAL
-from hsexport.checkpoints.shards import TensorHeader
+from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.shards import ORIGINAL, TensorHeader
 from hsexport.families.sd3.config import FAMILY
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from hsexport.checkpoints.agreement import (
+from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.tokenizers import check_tokenizers_agree
+from hsexport.families.agreement import (
     ONE_FAMILY,
     check_documents_agree,
     check_tensors_agree,
     first_difference,
 )
-from hsexport.checkpoints.errors import PairError
-from hsexport.checkpoints.tokenizers import check_tokenizers_agree
 from hsexport.families.pair import Member, parts_of_both, shared_parts
 from hsexport.families.sd3.parts import (
     TEXT_ENCODERS,

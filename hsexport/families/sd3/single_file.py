@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from hsexport.checkpoints.errors import PairError
-from hsexport.checkpoints.foreign_files import check_is_safetensors
-from hsexport.checkpoints.pieces import Place
-from hsexport.checkpoints.shards import AGAIN, TensorHeader, file_headers
+from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.shards import AGAIN, Place, TensorHeader, check_is_safetensors, file_headers
 from hsexport.families.sd3.config import FAMILY, TransformerConfig, check_settings
 from hsexport.families.sd3.foreign_files import check_is_sd3
 from hsexport.families.sd3.single_file_names import places_of

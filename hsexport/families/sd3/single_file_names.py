@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hsexport.checkpoints.pieces import Place
+from hsexport.checkpoints.shards import Place
 from hsexport.families.sd3.config import TransformerConfig
 
 OUTSIDE = {

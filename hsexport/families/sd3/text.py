@@ -6,8 +6,7 @@ import math
 from collections.abc import Collection
 from pathlib import Path
 
-from hsexport.checkpoints.documents import read_document
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError, read_document
 from hsexport.checkpoints.loading import load_tokenizer
 from hsexport.checkpoints.tokenizers import stated_pad_id
 from hsexport.families.pair import Pair

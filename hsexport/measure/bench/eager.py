@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.source import resolve_source
 from hsexport.families.pair import Pair
 from hsexport.families.registry import known_parts

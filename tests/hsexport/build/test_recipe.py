@@ -6,7 +6,7 @@ import pytest
 
 from hsexport.build.recipe import recipe_from_pair
 from hsexport.build.request import BuildRequest, RecipeError
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.families.pair import load_pair
 from hsruntime.schedule.schedule import ScheduleError
 

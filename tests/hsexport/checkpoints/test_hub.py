@@ -102,7 +102,7 @@ def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, ti
 
 FETCH = """
 import json
-from hsexport.checkpoints.downloads import Downloads
+from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.hub import listed
 told = []
 Downloads(lambda *bytes_: told.append(bytes_)).fetch("org/large", listed("org/large"))

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.layout import find_model
 from hsexport.families.registry import FAMILIES
 

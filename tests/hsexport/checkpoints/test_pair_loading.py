@@ -3,7 +3,7 @@ import torch
 
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.loading import in_few_words, load_tokenizer
 from hsexport.networks.network import reference_outputs
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import digest_of, find_weights, read_headers
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.zeros(0)}
@@ -100,7 +100,7 @@ def test_variant_is_read_where_there_is_nothing_else(tmp_path, single, variant):
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
 def test_full_weights_win_over_a_variant(single, variant):
     save_file({"a": torch.zeros(1)}, single / f"diffusion_pytorch_model.{variant}.safetensors")
-    assert find_weights(single).files == (single / SINGLE,)
+    assert find_weights(single)[0] == (single / SINGLE,)
 
 
 def test_missing_shard_and_its_index_are_named(sharded):

@@ -1,7 +1,7 @@
 import pytest
 
 from hsexport.checkpoints import source
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.hub import wanted_files
 from hsexport.checkpoints.source import resolve_source
 from hsexport.families.registry import FAMILIES

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from hsexport.checkpoints import source
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.families.pair import load_pair
 
 BLOCKED = """

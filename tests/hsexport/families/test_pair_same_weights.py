@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import read_headers
+from hsexport.families.agreement import check_same_weights
 from hsexport.families.pair import load_pair
-from hsexport.families.same_weights import check_same_weights
 
 PARTS = ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"]
 
@@ -63,5 +63,5 @@ def test_a_file_under_two_names_is_not_read(tiny, pair, whole, monkeypatch):
         for file in (whole / part).glob("*.safetensors"):
             file.unlink()
             os.link(tiny[0] / part / file.name, file)
-    monkeypatch.setattr("hsexport.families.same_weights.chunks_of", None)
+    monkeypatch.setattr("hsexport.families.agreement.chunks_of", None)
     check_same_weights(pair())

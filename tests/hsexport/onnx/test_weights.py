@@ -9,7 +9,7 @@ import pytest
 from onnx_graphs import cast_precision
 from safetensors.numpy import save_file
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Changed, Stored, Weights
 from hsexport.onnx.graph_files import load_graph, save_graph

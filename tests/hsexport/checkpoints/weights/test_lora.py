@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from single_file_twin import stability_state, write_twin
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.weights import Stored, adapter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.checkpoints.weights.lora import fused

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.families.pair import load_pair
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.families.sd3.config import TransformerConfig, transformer_config_from
 from hsexport.families.sd3.parts import SCHEDULER_OFF, scheduler_config_from, vae_config_from
 

@@ -1,6 +1,6 @@
 import pytest
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.families.pair import load_pair
 
 WEIGHED = ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from single_file_twin import PREFIX, stability_state, write_twin
 from tiny_pair import make_pipeline
 
-from hsexport.checkpoints.errors import PairError
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import chunks_of, digest_of
 from hsexport.families.pair import load_pair, read_member
 from hsexport.families.sd3.family import Sd3
