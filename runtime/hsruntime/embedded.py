@@ -36,6 +36,8 @@ CODES = {
 
 Borrowed = tuple[memoryview, tuple[int, ...]]
 """float32 numbers that belong to the caller, and their shape."""
+Options = Sequence[tuple[bytes, Any]]
+"""Names and values, as they stand in C."""
 Answer = tuple[int, str, Any]
 Arguments = ParamSpec("Arguments")
 
@@ -64,27 +66,9 @@ def _answering(call: Callable[Arguments, Any]) -> Callable[Arguments, Answer]:
 
 
 @_answering
-def open_session(
-    path: bytes,
-    threads: int,
-    hashes: bool,
-    graphs: bool,
-    two_streams: bool,
-    text_on_demand: bool,
-    memory_cap_mb: float,
-    vae_tile: int,
-) -> Session:
-    """A session; 0 stands for no cap and no tile."""
-    return Session.open(
-        os.fsdecode(path),
-        threads=threads,
-        hashes=hashes,
-        graphs=graphs,
-        two_streams=two_streams,
-        text_on_demand=text_on_demand,
-        memory_cap_mb=memory_cap_mb or None,
-        vae_tile=vae_tile or None,
-    )
+def open_session(path: bytes, given: Options) -> Session:
+    """A session."""
+    return Session.open(os.fsdecode(path), **_named(given))
 
 
 @_answering
@@ -122,13 +106,7 @@ def describe(session: Session) -> bytes:
 @_answering
 def generate(
     session: Session,
-    prompts: Sequence[bytes],
-    negatives: Sequence[bytes],
-    seeds: Sequence[int],
-    size: tuple[int, int],
-    steps: int,
-    guidance_scale: float,
-    schedule: bytes | None,
+    given: Options,
     text: Borrowed | None,
     pooled: Borrowed | None,
     latents: Borrowed | None,
@@ -136,18 +114,11 @@ def generate(
 ) -> tuple[Any, ...]:
     """Pictures, latents and region as DLPack capsules, schedule, seconds, seconds of the loop, grid.
 
-    0 and what is empty stand for the bundle's own. `tell` answers whether to go on.
+    `tell` answers whether to go on.
     """
     result = session.generate(
-        _texts("prompt", prompts) or None,
+        **_named(given),
         embeddings=_embeddings(text, pooled),
-        negative_prompt=_negative(negatives),
-        seed=list(seeds) if len(seeds) > 1 else (seeds[0] if seeds else 0),
-        width=size[0] or None,
-        height=size[1] or None,
-        steps=steps or None,
-        guidance_scale=guidance_scale or None,
-        schedule=_text("schedule", schedule) if schedule else None,
         latents=_array(latents),
         callback=_callback(tell) if tell else None,
     )
@@ -158,13 +129,12 @@ def generate(
 
 
 @_answering
-def encode(
-    session: Session, prompts: Sequence[bytes], negatives: Sequence[bytes], guidance_scale: float
-) -> tuple[Any, Any]:
+def encode(session: Session, given: Options) -> tuple[Any, Any]:
     """Text embeddings as DLPack capsules, with rows of negative prompts if that guidance asks for them."""
-    guided = (guidance_scale or session.manifest.facts.defaults.guidance_scale) > 1
-    negative = _negative(negatives) if guided else None
-    found = session.encode(_texts("prompt", prompts), negative_prompt=negative)
+    asked = _named(given)
+    guided = asked.get("guidance_scale", session.manifest.facts.defaults.guidance_scale) > 1
+    negative = asked.get("negative_prompt", "") if guided else None
+    found = session.encode(asked.get("prompt", []), negative_prompt=negative)
     return _capsule(found.text), _capsule(found.pooled)
 
 
@@ -194,17 +164,17 @@ def _embeddings(text: Borrowed | None, pooled: Borrowed | None) -> TextEmbedding
     return TextEmbeddings(text=rows, pooled=whole)
 
 
-def _negative(negatives: Sequence[bytes]) -> str | list[str]:
-    texts = _texts("negative prompt", negatives)
-    return texts[0] if len(texts) == 1 else texts or ""
+def _named(given: Options) -> dict[str, Any]:
+    """By name; without what is zero or empty, which stands for the bundle's own."""
+    asked = {name.decode(): value for name, value in given if value or value is False}
+    return {name: _python(name.replace("_", " "), value) for name, value in asked.items()}
 
 
-def _texts(subject: str, raw: Sequence[bytes]) -> list[str]:
-    return [_text(subject, one) for one in raw]
-
-
-def _text(subject: str, raw: bytes) -> str:
+def _python(subject: str, raw: Any) -> Any:
+    """Bytes as text, several as a list, a list of one as the one that it is."""
+    if isinstance(raw, tuple):
+        return _python(subject, raw[0]) if len(raw) == 1 else [_python(subject, one) for one in raw]
     try:
-        return raw.decode()
+        return raw.decode() if isinstance(raw, bytes) else raw
     except UnicodeDecodeError as err:
         raise RequestError(f"a {subject} is not UTF-8: {err}", "give it as UTF-8") from err

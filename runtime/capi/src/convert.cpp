@@ -65,6 +65,19 @@ Ref seeds(const uint64_t *values, size_t count) {
     return result;
 }
 
+Options &Options::with(const char *name, Ref value) {
+    Ref key = bytes(name);
+    pairs_.push_back(tuple({key.release(), value.release()}));
+    return *this;
+}
+
+Ref Options::pairs() {
+    Ref all = checked(py.PyTuple_New(static_cast<std::ptrdiff_t>(pairs_.size())));
+    std::ptrdiff_t place = 0;
+    for (Ref &pair : pairs_) py.PyTuple_SetItem(all.get(), place++, pair.release());
+    return all;
+}
+
 namespace {
 
 // Numbers in it. Throws Failure for what is not contiguous.

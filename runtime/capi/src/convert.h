@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <vector>
 
 #include "errors.h"
 #include "python_api.h"
@@ -20,6 +21,16 @@ Ref bytes(const char *text);  // None for NULL
 Ref tuple(std::initializer_list<PyObject *> owned);
 Ref byte_strings(const char *const *texts, size_t count, const char *name);
 Ref seeds(const uint64_t *values, size_t count);
+
+// Options by their names in hsruntime.options: pairs (name, value). What is zero or empty is not asked for.
+class Options {
+  public:
+    Options &with(const char *name, Ref value);
+    Ref pairs();
+
+  private:
+    std::vector<Ref> pairs_;
+};
 
 // (memoryview, shape), or None for NULL. Throws Failure(HSR_ERROR_ARGUMENT) for what is not float32 on the CPU.
 Ref borrowed(const DLTensor *tensor, const char *name);

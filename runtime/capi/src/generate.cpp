@@ -34,28 +34,34 @@ Ref callback(const hsr_request &request) {
     return checked(py.PyCFunction_NewEx(&method, context.get(), nullptr));
 }
 
-Ref texts(const hsr_request &request) { return byte_strings(request.prompts, request.prompt_count, "prompts"); }
-
-Ref negatives(const hsr_request &request) {
-    return byte_strings(request.negative_prompts, request.negative_prompt_count, "negative_prompts");
-}
-
 Ref object_of(hsr_session &session) {
     py.Py_IncRef(session.object);
     return Ref(session.object);
 }
 
+// What `encode` looks at.
+Options text_options(const hsr_request &request) {
+    Options asked;
+    asked.with("prompt", byte_strings(request.prompts, request.prompt_count, "prompts"))
+        .with("negative_prompt",
+              byte_strings(request.negative_prompts, request.negative_prompt_count, "negative_prompts"))
+        .with("guidance_scale", real(request.guidance_scale));
+    return asked;
+}
+
 Ref arguments_of(hsr_session &session, const hsr_request &request) {
     // Each is made before the tuple: a conversion that throws must not leak those before it.
-    Ref self = object_of(session), prompts = texts(request), negative = negatives(request);
-    Ref all_seeds = seeds(request.seeds, request.seed_count);
-    Ref size = tuple({number(request.width).release(), number(request.height).release()});
-    Ref steps = number(request.steps), guidance = real(request.guidance_scale), schedule = bytes(request.schedule);
+    Options asked = text_options(request);
+    asked.with("seed", seeds(request.seeds, request.seed_count))
+        .with("schedule", bytes(request.schedule))
+        .with("steps", number(request.steps))
+        .with("width", number(request.width))
+        .with("height", number(request.height));
+    Ref self = object_of(session), pairs = asked.pairs();
     Ref text = borrowed(request.text, "text"), pooled = borrowed(request.pooled, "pooled");
     Ref latents = borrowed(request.latents, "latents"), on_step = callback(request);
-    return tuple({self.release(), prompts.release(), negative.release(), all_seeds.release(), size.release(),
-                  steps.release(), guidance.release(), schedule.release(), text.release(), pooled.release(),
-                  latents.release(), on_step.release()});
+    return tuple({self.release(), pairs.release(), text.release(), pooled.release(), latents.release(),
+                  on_step.release()});
 }
 
 // A result and the text it points at.
@@ -118,10 +124,8 @@ hsr_status hsr_encode(hsr_session *session, const hsr_request *request, hsr_embe
         const hsr_request known = hsr::known_part(request, "hsr_request");
         const Gil gil;
         const Turn turn(*session);
-        hsr::Ref self = hsr::object_of(*session), prompts = hsr::texts(known), negative = hsr::negatives(known);
-        hsr::Ref guidance = hsr::real(known.guidance_scale);
-        const hsr::Ref answer = hsr::call_embedded(
-            "encode", hsr::tuple({self.release(), prompts.release(), negative.release(), guidance.release()}));
+        hsr::Ref self = hsr::object_of(*session), pairs = hsr::text_options(known).pairs();
+        const hsr::Ref answer = hsr::call_embedded("encode", hsr::tuple({self.release(), pairs.release()}));
         std::unique_ptr<hsr_embeddings, void (*)(hsr_embeddings *)> made(new hsr_embeddings{}, hsr_embeddings_free);
         made->struct_size = sizeof *made;
         made->text = hsr::tensor_of(hsr::py.PyTuple_GetItem(answer.get(), 0));

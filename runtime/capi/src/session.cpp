@@ -29,11 +29,17 @@ Turn::~Turn() {
 namespace {
 
 Ref open_arguments(const char *path, const hsr_open_options &options) {
-    const auto off = [&](uint32_t flag) { return truth(!(options.flags & flag)).release(); };
-    const auto on = [&](uint32_t flag) { return truth(options.flags & flag).release(); };
-    return tuple({bytes(path).release(), number(options.threads).release(), off(HSR_OPEN_NO_HASHES),
-                  off(HSR_OPEN_NO_GRAPHS), on(HSR_OPEN_TWO_STREAMS), on(HSR_OPEN_TEXT_ON_DEMAND),
-                  real(options.memory_cap_mb).release(), number(options.vae_tile).release()});
+    const auto on = [&](uint32_t flag) { return truth(options.flags & flag); };
+    Options asked;
+    asked.with("threads", number(options.threads))
+        .with("hashes", truth(!(options.flags & HSR_OPEN_NO_HASHES)))
+        .with("graphs", truth(!(options.flags & HSR_OPEN_NO_GRAPHS)))
+        .with("two_streams", on(HSR_OPEN_TWO_STREAMS))
+        .with("text_on_demand", on(HSR_OPEN_TEXT_ON_DEMAND))
+        .with("memory_cap_mb", real(options.memory_cap_mb))
+        .with("vae_tile", number(options.vae_tile));
+    Ref where = bytes(path), pairs = asked.pairs();
+    return tuple({where.release(), pairs.release()});
 }
 
 Ref just(hsr_session &session) {
