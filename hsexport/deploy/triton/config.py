@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from string import Template
 
 from hsruntime.bundle.manifest import Manifest
+from hsruntime.options import PictureOptions, schemas_of
 
 MARK = "# Written by `hsexport triton`; it will overwrite this folder when asked again.\n"
 BUNDLE_FOLDER = "bundle"
@@ -34,17 +35,9 @@ model_transaction_policy { decoupled: $decoupled }
 
 $parameters""")
 
-# One row a picture: Triton puts the batch's dimension before these.
-_INPUTS = (
-    ("PROMPT", "TYPE_STRING", False),
-    ("NEGATIVE_PROMPT", "TYPE_STRING", True),
-    ("SEED", "TYPE_INT64", True),
-    ("WIDTH", "TYPE_INT32", True),
-    ("HEIGHT", "TYPE_INT32", True),
-    ("STEPS", "TYPE_INT32", True),
-    ("GUIDANCE_SCALE", "TYPE_FP32", True),
-    ("SCHEDULE", "TYPE_STRING", True),
-)
+TYPES = {"string": "TYPE_STRING", "integer": "TYPE_INT32", "number": "TYPE_FP32"}
+DIFFERS = {"seed": "TYPE_INT64"}
+"""Inputs whose numbers need more bits than others of their kind."""
 _OUTPUTS = (
     ("IMAGE", "TYPE_UINT8", "-1, -1, 3"),  # height, width
     ("SCHEDULE_USED", "TYPE_STRING", "1"),
@@ -80,7 +73,7 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
         mark=MARK,
         name=name,
         max_batch=manifest.facts.sizes.max_batch,
-        inputs="".join(_input(*row) for row in _INPUTS),
+        inputs="".join(_input(name, schema["type"]) for name, schema in schemas_of(PictureOptions).items()),
         outputs="".join(_output(*row) for row in outputs),
         max_queue_delay_us=options.max_queue_delay_us,
         queue_timeout_us=options.queue_timeout_us,
@@ -93,9 +86,11 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
     )
 
 
-def _input(name: str, dtype: str, optional: bool) -> str:
-    tail = ", optional: true" if optional else ""
-    return f'input [ {{ name: "{name}", data_type: {dtype}, dims: [ 1 ]{tail} }} ]\n'
+def _input(option: str, kind: str) -> str:
+    """One row a picture: Triton puts the batch's dimension before these."""
+    tail = "" if option == "prompt" else ", optional: true"
+    dtype = DIFFERS.get(option, TYPES[kind])
+    return f'input [ {{ name: "{option.upper()}", data_type: {dtype}, dims: [ 1 ]{tail} }} ]\n'
 
 
 def _output(name: str, dtype: str, dims: str) -> str:
