@@ -90,6 +90,22 @@ def test_engine_libraries_stay_inside_their_backend(package):
     assert not found
 
 
+DEPLOY_MAY_IMPORT = ("hsexport.__version__", "hsexport.deploy", "hsexport.progress")
+"""Of hsexport, beside its own name."""
+
+
+def test_deployment_imports_the_runtime_and_never_the_build():
+    deployed = [(module, name) for module, name in imports_of("hsexport") if is_inside(module, "hsexport.deploy")]
+    assert {root(name) for _, name in deployed} >= {"hsruntime", "hsengines", "fastapi", "ray"}
+    found = [
+        f"{module} imports {name}"
+        for module, name in deployed
+        if root(name) in BUILD_SIDE
+        or (name.startswith("hsexport.") and not any(is_inside(name, allowed) for allowed in DEPLOY_MAY_IMPORT))
+    ]
+    assert not found
+
+
 def root(name: str) -> str:
     return name.partition(".")[0]
 
