@@ -171,8 +171,8 @@ class Session:
         prompts = prompt_list(prompt)
         check_batch(self.manifest, len(prompts))
         rows = prompts if negative_prompt is None else [*negative_list(negative_prompt, len(prompts)), *prompts]
+        warn_of_cuts(self._tokenizers, rows)
         if self._on_demand:
-            warn_of_cuts(self._tokenizers, rows)
             return embeddings_of(self._on_demand.encoded(rows))
         self._open_executors()
         conditioning = empty_conditioning(self._device, self.manifest, len(rows))
@@ -191,8 +191,10 @@ class Session:
         self._device.synchronize()
 
     def run(self, request: Request) -> Result:
-        """Makes the pictures of a complete request. Raises DeviceError; a CPU has none to raise."""
+        """Makes the pictures of a complete request. Raises DeviceError, as no CPU does; warns with PromptCutWarning."""
         start, shape = perf_counter(), self._loop_shape(request)
+        if not request.embeddings:
+            warn_of_cuts(self._tokenizers, request.all_prompts)
         if self._on_demand and not request.embeddings:
             # Before the first picture's other engines and its loop take memory.
             self._on_demand.encoded(request.all_prompts)

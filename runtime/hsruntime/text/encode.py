@@ -13,7 +13,7 @@ from hsengines.spec import TensorSpec
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
 from hsruntime.facts import Facts, TextSide
-from hsruntime.text.tokenize import PromptTokenizer, warn_of_cuts
+from hsruntime.text.tokenize import PromptTokenizer
 
 Conditioning = dict[str, Tensor]
 """What the prompts became, on the device, by name: rows of negative prompts, then rows of prompts; without guidance
@@ -90,8 +90,7 @@ class BoundText:
             self._joins.append(_bound_join(side, start, answers, engines[side.join], device, into))
 
     def encode(self, prompts: list[str]) -> None:
-        """Fills the conditioning's rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
-        warn_of_cuts(self._tokenizers, prompts)
+        """Fills the conditioning's rows from as many prompts."""
         for encoder in self._encoders:
             encoder.encode(prompts)
         for join in self._joins:
@@ -132,7 +131,7 @@ class TextOnDemand:
     def __init__(
         self, manifest: Manifest, tokenizers: list[PromptTokenizer], device: Device, load: Callable[[str], Engine]
     ) -> None:
-        self.tokenizers = tokenizers
+        self._tokenizers = tokenizers
         self._manifest = manifest
         self._device = device
         self._load = load
@@ -142,7 +141,7 @@ class TextOnDemand:
     def engines(self) -> set[str]:
         """Names of the engines that are opened here, and nowhere else."""
         joins = {side.join for side in text_sides(self._manifest.facts).values()}
-        return {t.encoder.engine for t in self.tokenizers} | joins
+        return {t.encoder.engine for t in self._tokenizers} | joins
 
     def encoded(self, prompts: list[str]) -> Conditioning:
         """What the prompts became; nothing is opened for those of the call before. Raises EngineLoadError."""
@@ -156,7 +155,7 @@ class TextOnDemand:
         return CopiedText(self, conditioning)
 
     def _encode(self, prompts: list[str]) -> Conditioning:
-        answers = {t.encoder.engine: self._answer(t, prompts) for t in self.tokenizers}
+        answers = {t.encoder.engine: self._answer(t, prompts) for t in self._tokenizers}
         result = empty_conditioning(self._device, self._manifest, len(prompts))
         for start, side in text_sides(self._manifest.facts).items():
             with (
@@ -186,8 +185,7 @@ class CopiedText:
         self._into = into
 
     def encode(self, prompts: list[str]) -> None:
-        """Fills the conditioning's rows from as many prompts. Warns with PromptCutWarning of what does not fit."""
-        warn_of_cuts(self._text.tokenizers, prompts)
+        """Fills the conditioning's rows from as many prompts."""
         encoded = self._text.encoded(prompts)
         for name, tensor in self._into.items():
             tensor.copy_from(encoded[name])

@@ -51,7 +51,7 @@ def _tokenizer_from_file(path: Path) -> Tokenizer:
 
 
 def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
-    """Warns of every cut."""
+    """Warns of every cut, at the line that called hsruntime."""
     for cut in cuts_of(tokenizers, prompts):
         warnings.warn(cut, PromptCutWarning, stacklevel=_outside())
 
@@ -59,7 +59,7 @@ def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
 def _outside() -> int:
     """The stack level, for whom calls this, of the code that called hsruntime."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals["__name__"].startswith("hsruntime."):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("hsruntime."):
         frame, level = frame.f_back, level + 1
     return level
 

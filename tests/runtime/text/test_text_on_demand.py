@@ -11,7 +11,7 @@ from hsengines.null import NullBackend, NullEngine
 from hsengines.ort.session import OrtEngine
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
-from hsruntime.options import SessionOptions
+from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.text.tokenize import PromptCutWarning
 
 # Engines that compute nothing leave whatever the memory held in the picture.
@@ -162,6 +162,27 @@ def test_encoder_that_fails_is_closed_and_the_next_call_encodes_again(session, b
     backend.log.clear()
     assert session.generate("red", schedule="small:1").images.shape[0] == 1
     assert [entry for entry in backend.log if entry in ENCODERS] == ENCODERS
+
+
+CALLS = {
+    "generate": lambda session, prompt: session.generate(prompt, schedule="small:1"),
+    "encode": lambda session, prompt: session.encode(prompt),
+    "run": lambda session, prompt: session.run(
+        PictureOptions(prompt=prompt, schedule="small:1").completed(session.manifest)
+    ),
+}
+
+
+@pytest.mark.parametrize("kept", ["on_demand", "resident"])
+@pytest.mark.parametrize("name", CALLS)
+def test_cut_prompts_are_warned_of_at_the_line_that_called(request, kept, name):
+    session, call = request.getfixturevalue(kept), CALLS[name]
+    with pytest.warns(PromptCutWarning) as caught:
+        call(session, "abcdefghijklm")
+    assert len(caught) == 2
+    first = call.__code__.co_firstlineno
+    assert {w.filename for w in caught} == {__file__}
+    assert {w.lineno for w in caught} <= {first, first + 1}
 
 
 def test_cut_prompts_warn_each_time_although_encoded_once(on_demand):
