@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from playwright.sync_api import expect, sync_playwright
 
 from hsexport.measure.serve import serving
 
 
-def main(
-    bundle: Annotated[Path, typer.Argument(help="a bundle that `hsexport build` wrote")],
-    out: Annotated[Path, typer.Option(help="PNG")] = Path("docs/page.png"),
-    prompt: Annotated[str, typer.Option()] = "red apple",
-) -> None:
-    """Needs Chromium (Debian: apt-get install chromium) and the [dev] extra."""
+@click.command(context_settings={"show_default": True})
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/page.png"), help="PNG")
+@click.option("--prompt", default="red apple")
+def main(bundle: Path, out: Path, prompt: str) -> None:
+    """Draw on the page of BUNDLE; needs Chromium (Debian: apt-get install chromium) and the [dev] extra."""
     with serving(bundle, 4) as (client, _), sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 920, "height": 840})
@@ -32,4 +31,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
+import click
 import torch
-import typer
 from diffusers import AutoencoderKL
 
 from .corpus import Corpus, load_corpus
@@ -24,6 +24,7 @@ SHEET_PROMPTS = [
 ]  # fmt: skip
 
 
+FOLDER = click.Path(path_type=Path)
 # Large learned while its text encoders still moved; small had settled ones from the start and overtook it.
 AGAIN_STEPS = 700
 AGAIN_RATE = 0.7
@@ -80,24 +81,24 @@ def train(plan: Plan, corpus: Corpus, device: str) -> tuple[AutoencoderKL, TextS
     return vae, text, large, small
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="where the finished pair goes")] = Path("hsexport/demo"),
-    work: Annotated[Path, typer.Option(help="checkpoints and contact sheets")] = Path("build/demo-training"),
-    vae_steps: int = 1500,
-    large_steps: int = 2600,
-    small_steps: int = 2400,
-    again_steps: Annotated[int, typer.Option(help="of large once more, on the frozen text encoders")] = AGAIN_STEPS,
-    seed: int = 0,
-    compiled: Annotated[bool, typer.Option(help="torch.compile the transformers (needs a C++ compiler)")] = True,
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=FOLDER, default=Path("hsexport/demo"), help="where the finished pair goes")
+@click.option("--work", type=FOLDER, default=Path("build/demo-training"), help="checkpoints and contact sheets")
+@click.option("--vae-steps", default=1500)
+@click.option("--large-steps", default=2600)
+@click.option("--small-steps", default=2400)
+@click.option("--again-steps", default=AGAIN_STEPS, help="of large once more, on the frozen text encoders")
+@click.option("--seed", default=0)
+@click.option("--compiled/--no-compiled", default=True, help="torch.compile the transformers (needs a C++ compiler)")
+def main(out: Path, work: Path, **asked: Any) -> None:
     """Trains VAE, large with the text encoders, small, and large once more; killed anywhere, it goes on from there."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    plan = Plan(work, vae_steps, large_steps, small_steps, again_steps, seed, compiled)
+    plan = Plan(work, **asked)
     corpus = load_corpus()
     vae, text, large, small = train(plan, corpus, device)
     write_pair(out, vae, text, large.model, small.model, corpus.captions)
-    typer.echo(f"the pair lies in {out}")
+    click.echo(f"the pair lies in {out}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

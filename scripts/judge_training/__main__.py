@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
+import click
 import numpy as np
 import torch
-import typer
 from onnxruntime import InferenceSession
 from PIL import Image, ImageFilter
 
@@ -20,6 +19,7 @@ from .network import ink_from_pictures
 from .training import Lessons, train_judge
 from .write import judged, write_graph, write_reference
 
+FOLDER = click.Path(path_type=Path)
 SOFT_RADIUS = 1.5  # pixels
 SOFT_NOISE = 12.0  # grey levels
 
@@ -39,16 +39,16 @@ def tell_accuracy(kind: str, logits: np.ndarray, captions: list[str]) -> None:
     named = logits.argmax(axis=1)
     pairs = [(captions[own], captions[other]) for own, other in enumerate(named) if own != other]
     right = 1 - len(pairs) / len(captions)
-    typer.echo(f"{kind}: {right:.2%} of {len(captions)} pictures named right; confused: {pairs[:8]}")
+    click.echo(f"{kind}: {right:.2%} of {len(captions)} pictures named right; confused: {pairs[:8]}")
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="where judge.onnx and reference.npz go")] = Path("hsexport/demo/judge"),
-    work: Annotated[Path, typer.Option(help="the checkpoint")] = Path("build/judge-training"),
-    steps: int = 600,
-    seed: int = 0,
-    threads: Annotated[int, typer.Option(help="of the processor")] = 1,
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option("--out", type=FOLDER, default=Path("hsexport/demo/judge"), help="where judge.onnx and reference.npz go")
+@click.option("--work", type=FOLDER, default=Path("build/judge-training"), help="the checkpoint")
+@click.option("--steps", default=600)
+@click.option("--seed", default=0)
+@click.option("--threads", default=1, help="of the processor")
+def main(out: Path, work: Path, steps: int, seed: int, threads: int) -> None:
     """Trains a classifier of the demo pair's names; a killed run goes on."""
     torch.set_num_threads(threads)
     corpus = load_corpus()
@@ -62,8 +62,8 @@ def main(
     write_reference(out / "reference.npz", features)
     tell_accuracy("clean", logits, corpus.captions)
     tell_accuracy("blurred and noisy", judged(session, spoiled(corpus.pictures, seed))[1], corpus.captions)
-    typer.echo(f"the judge lies in {out}")
+    click.echo(f"the judge lies in {out}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

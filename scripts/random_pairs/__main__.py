@@ -5,10 +5,9 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Literal
 
+import click
 import torch
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,7 +26,6 @@ from random_pairs.shapes import REAL_TEXT, TINY_TEXT, TRANSFORMERS, PairShape
 from random_pairs.weights import Shard
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-Architecture = Literal["sd3.5-large", "sd3.5-medium", "sd3-medium"]
 
 
 def write_told(files: PairFiles) -> tuple[Path, Path]:
@@ -51,16 +49,21 @@ def refuse_foreign(out: Path) -> None:
         raise HSError(f"{out} holds something else than a random pair", "name a folder that is new or empty")
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="gets the folders large, a whole pipeline, and small, a transformer alone")],
-    large: Architecture = "sd3.5-large",
-    small: Architecture = "sd3.5-medium",
-    layers: Annotated[int | None, typer.Option(min=1, help="cut both transformers down to so many")] = None,
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
-    text: Annotated[
-        Literal["real", "tiny"], typer.Option(help="text encoders of real size, or of two layers")
-    ] = "real",
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="gets the folders large, a whole pipeline, and small, a transformer alone",
+)
+@click.option("--large", type=click.Choice(list(TRANSFORMERS)), default="sd3.5-large")
+@click.option("--small", type=click.Choice(list(TRANSFORMERS)), default="sd3.5-medium")
+@click.option("--layers", type=click.IntRange(1), help="cut both transformers down to so many")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="bf16")
+@click.option(
+    "--text", type=click.Choice(["real", "tiny"]), default="real", help="text encoders of real size, or of two layers"
+)
+def main(out: Path, large: str, small: str, layers: int | None, dtype: str, text: str) -> None:
     """Write a pair in diffusers' layout, shard by shard. Killed anywhere, the same command goes on at its shard."""
     refuse_foreign(out)
     shape = PairShape(
@@ -80,6 +83,6 @@ def main(
 
 if __name__ == "__main__":
     try:
-        typer.run(main)
+        main()
     except HSError as err:
         raise SystemExit(f"random_pair: {err}") from None
