@@ -14,6 +14,7 @@ from rich.console import Console
 from hsexport.cli import options
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.report import BuildReport
+from hsruntime.options import PictureOptions, SessionOptions
 
 
 @command()
@@ -27,28 +28,19 @@ from hsexport.cli.report import BuildReport
 @click.option("--out", type=FILE, required=True, help="a directory; what it holds of this very job is kept")
 @click.option("--replicas", type=click.IntRange(1), default=1, help="sessions that draw at the same time")
 @click.option("--gpus-per-replica", type=click.FloatRange(0), help="default: 1, or 0 on a CPU")
-@options.schedule
-@click.option("--seed", default=0, help="picture i uses seed + i, unless its line has a seed")
-@click.option("--negative-prompt", default="", show_default=False, help="for lines that have none")
-@options.steps
-@options.guidance_scale
-@options.size
-@options.max_batch
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, help="CPU threads of each replica; 0 shares the cores out"
+@options.picture_options(
+    seed="picture i uses seed + i, unless its line has a seed", negative_prompt="for lines that have none"
 )
+@options.max_batch
+@options.option_of(SessionOptions, "threads", "CPU threads of each replica; 0 shares the cores out")
 @json_option("print the summary for scripts")
-def batch(bundle: Path, prompts: Path, out: Path, as_json: bool, size: tuple[int, int] | None, **asked: Any) -> None:
+def batch(bundle: Path, prompts: Path, out: Path, picture: PictureOptions, as_json: bool, **spread: Any) -> None:
     """Draw every prompt of a file; the same command goes on after whatever stopped it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from hsexport.deploy.ray.batch import BatchOptions, run_batch
-    from hsruntime.options import PictureOptions
 
-    width, height = size or (None, None)
-    picture = {name: asked.pop(name) for name in PictureOptions.__struct_fields__ if name in asked}
-    job = BatchOptions(PictureOptions(width=width, height=height, **picture), **asked)
     with BuildReport("what is drawn is kept; the same command goes on from there") as report:
-        summary = run_batch(bundle, prompts, out, job, report)
+        summary = run_batch(bundle, prompts, out, BatchOptions(picture, **spread), report)
     console = Console(stderr=True, highlight=False)
     for line in summary.failed:
         console.print(f"failed: {line}", soft_wrap=True, markup=False)

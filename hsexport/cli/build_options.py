@@ -15,7 +15,7 @@ from hsengines.build import build_options, own_options
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.build.request import BuildRequest, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
-from hsexport.cli.command import FILE, Option, one_of
+from hsexport.cli.command import FILE, Option, one_of, with_options
 from hsexport.cli.options import presets, size_from_text
 from hsexport.families.registry import options_to_leave_out
 
@@ -116,9 +116,7 @@ def build_request(function: Callable[..., None]) -> Callable[..., None]:
         kept = {name: given.pop(name) for name in own & given.keys()}
         function(request_from(**given), **kept)
 
-    for option in reversed(OPTIONS):
-        with_request = option(with_request)
-    return with_request
+    return with_options(with_request, OPTIONS)
 
 
 def request_from(

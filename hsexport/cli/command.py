@@ -65,6 +65,13 @@ def json_option(help: str) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
+def with_options(function: Callable[..., Any], options: Iterable[Callable[..., Any]]) -> Callable[..., Any]:
+    """The command with these options, which help shows in this order."""
+    for option in reversed(list(options)):
+        function = option(function)
+    return function
+
+
 def one_of(names: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
     """Completion of a value that is one of `names()`, asked for when a shell asks, and not checked."""
 

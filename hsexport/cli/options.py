@@ -1,12 +1,18 @@
-"""Options that several commands take, and option values that need reading."""
+"""Options that several commands take: those of pictures and sessions, made from the records that declare them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
 
 import click
+from msgspec import Struct
 
-from hsexport.cli.command import one_of
+from hsexport.cli.command import one_of, with_options
+from hsruntime.options import PictureOptions, SessionOptions, schemas_of
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def size_from_text(text: str) -> tuple[int, int]:
@@ -25,18 +31,64 @@ def preset_names() -> Iterable[str]:
 
 
 presets = one_of(preset_names)
-schedule = click.option(
-    "--schedule", shell_complete=presets, help="hybridstitch, large, small, or large:10,hybrid:10,small:8"
-)
-steps = click.option("--steps", type=int, help="steps of a preset")
-guidance_scale = click.option("--guidance-scale", type=float, help="1 or less switches guidance off")
+KINDS = {"string": str, "integer": int, "number": float, "boolean": bool}
+AS_FLAGS: dict[str, dict[str, Any]] = {
+    "schedule": {"shell_complete": presets},
+    "memory_cap_mb": {"flags": "--memory-cap"},
+    "vae_tile": {"metavar": "PIXELS", "callback": lambda *given: given[-1] or None},
+}
+"""What a field of the records cannot say of its option."""
+
+
+def option_of(record: type[Struct], field: str, help: str | None = None) -> Decorator:
+    """The option of one field: type, default and, unless there are other words for it, help are the record's.
+
+    Bounds are the runtime's to check, which tells more than that a number is out of range; only those that it leaves to
+    a library, as a CPU's threads, are click's.
+    """
+    schema, settings = schemas_of(record)[field], dict(AS_FLAGS.get(field, {}))
+    flags = settings.pop("flags", "--" + field.replace("_", "-"))
+    default = schema["default"]
+    if schema["type"] == "boolean":
+        settings |= {"default": True} if default else {"is_flag": True}
+        flags += f"/--no-{field}" if default else ""
+    else:
+        bounded = record is SessionOptions and "minimum" in schema
+        kind = click.IntRange(schema["minimum"]) if bounded else KINDS[schema["type"]]
+        settings |= {"type": kind, "default": default, "show_default": default != ""}
+    return click.option(flags, field, help=help or schema["description"], **settings)
+
+
+def _record_options(record: type[Struct], options: dict[str, Decorator], into: str) -> Decorator:
+    """These options by name, whose values reach the command as one record, by the name `into`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def with_record(**given: Any) -> Any:
+            asked = {name: given.pop(name) for name in options}
+            if "size" in asked:
+                asked["width"], asked["height"] = asked.pop("size") or (None, None)
+            return function(**given, **{into: record(**asked)})
+
+        return with_options(with_record, options.values())
+
+    return decorate
+
+
+def picture_options(**helps: str) -> Decorator:
+    """All of a picture's options but the prompt, as `picture`; helps: by field, where other words fit better."""
+    fields = [name for name in PictureOptions.__struct_fields__ if name not in ("prompt", "width", "height")]
+    options = {name: option_of(PictureOptions, name, helps.get(name)) for name in fields}
+    return _record_options(PictureOptions, {**options, "size": size}, "picture")
+
+
+def session_options(*fields: str) -> Decorator:
+    """These of a session's options, as `session`."""
+    return _record_options(SessionOptions, {name: option_of(SessionOptions, name) for name in fields}, "session")
+
+
 size = click.option("--size", metavar="WxH", type=size_from_text, help="in pixels, within the bundle's range")
-threads = click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads, 0 for all")
-graphs = click.option("--graphs/--no-graphs", default=True, help="replay steps as CUDA graphs; a CPU has none")
-memory_cap = click.option("--memory-cap", type=float, help="MiB that tensors may take on the device")
-vae_tile = click.option(
-    "--vae-tile", metavar="PIXELS", default=0, help="decode larger pictures in tiles of this side; 0 decodes whole"
-)
+threads = option_of(SessionOptions, "threads")
 max_batch = click.option(
     "--max-batch",
     type=click.IntRange(1),

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hsexport.cli import options
 from hsexport.cli.command import Option, bundle_argument, command
+from hsexport.cli.options import session_options
+from hsruntime.options import SessionOptions
 
 limit = partial(click.option, cls=Option, section="Limits")
 SECONDS = click.FloatRange(0.1)
@@ -37,10 +38,7 @@ SECONDS = click.FloatRange(0.1)
     help="seconds between looks for a new bundle in place of this one; 0: never",
 )
 @click.option("--warm-up/--no-warm-up", default=True, help="draw one picture before listening")
-@options.threads
-@options.graphs
-@options.memory_cap
-@options.vae_tile
+@session_options("threads", "graphs", "memory_cap_mb", "vae_tile")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="what is told"
 )
@@ -60,10 +58,7 @@ def serve(
     drain_timeout: float,
     watch: float,
     warm_up: bool,
-    threads: int,
-    graphs: bool,
-    memory_cap: float | None,
-    vae_tile: int,
+    session: SessionOptions,
     log_level: str,
 ) -> None:
     """Answer OpenAI's images API over HTTP, with a page to try it, health and metrics."""
@@ -71,7 +66,6 @@ def serve(
     from hsexport.deploy.serve.server import listen
     from hsexport.deploy.serve.server import serve as serve_until_told
     from hsexport.deploy.serve.service import Service, ServiceOptions
-    from hsruntime.options import SessionOptions
 
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
     with listen(host, port) as sock:
@@ -82,9 +76,7 @@ def serve(
                 max_batch=max_batch,
                 gather_seconds=gather_ms / 1000,
                 timeout_seconds=timeout,
-                session=SessionOptions(
-                    threads=threads, graphs=graphs, memory_cap_mb=memory_cap, vae_tile=vae_tile or None
-                ),
+                session=session,
                 warm_up=warm_up,
                 watch_seconds=watch,
             ),

@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
+from hsexport.cli.options import option_of
+from hsruntime.options import SessionOptions
 
 
 @command()
@@ -25,7 +27,7 @@ from hsexport.cli.command import FILE, bundle_argument, command, json_option
 @click.option("--max-queue-size", type=click.IntRange(0), default=256, help="requests that may wait; 0 for any number")
 @click.option("--queue-timeout-ms", type=click.IntRange(0), default=0, help="how long they may wait; 0 for ever")
 @click.option("--instances", type=click.IntRange(1), default=1, help="sessions side by side, each with its own engines")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads of each instance, 0 for all")
+@option_of(SessionOptions, "threads", "CPU threads of each instance, 0 for all")
 @click.option("--progress", "--decoupled", is_flag=True, help="answer after every step, too; clients must stream")
 @click.option(
     "--execution-env",

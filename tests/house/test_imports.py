@@ -139,7 +139,7 @@ def test_every_module_imports_with_the_build_side_blocked(package):
     run_python(BLOCKING_IMPORT, ",".join(BUILD_SIDE), ",".join(BACKEND_OF_LIBRARY), *modules)
 
 
-@pytest.mark.parametrize("room", ["serve", "archive", "triton", "ray"])
+@pytest.mark.parametrize("room", ["serve", "archive", "triton", "ray", "pictures", "capi"])
 def test_rooms_for_running_import_with_the_build_side_blocked(room):
     modules = sorted(name for name in module_names("hsexport") if is_inside(name, f"hsexport.deploy.{room}"))
     modules.remove("hsexport.deploy.triton.model") if room == "triton" else None  # only Triton's server can import it

@@ -12,7 +12,7 @@ import numpy as np
 
 from hsengines.errors import HSError
 from hsengines.files import replace_file, replaced
-from hsexport import __version__
+from hsexport.deploy.pictures import provenance
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
 from hsruntime.picture.picture import save_png
@@ -94,11 +94,9 @@ class Ledger:
 
     def write_done(self, task: Task, picture: np.ndarray, *, schedule: str, seconds: float, together: int) -> None:
         """The picture (H, W, 3) first, then the record that vouches for it."""
-        provenance = {name: str(value) for name, value in task.told.items()}
-        provenance |= {"schedule": schedule, "software": f"hsexport {__version__}"}
         file = self._file(task, "png")
         with replaced(file) as part:
-            save_png(part, picture, provenance)
+            save_png(part, picture, provenance({**task.told, "schedule": schedule}))
         done = {"schedule": schedule, "seconds": seconds, "together": together, "size_bytes": file.stat().st_size}
         self._write(task, {"status": "done", **done})
 
