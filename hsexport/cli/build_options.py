@@ -15,13 +15,12 @@ from hsengines.build import build_options, own_options
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.build.request import BuildRequest, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
-from hsexport.cli.command import FILE, Option, one_of, with_options
+from hsexport.cli.command import FILE, Option, one_of, option_from, with_options
 from hsexport.cli.options import presets, size_from_text
 from hsexport.families.registry import options_to_leave_out
 
 OWN = own_options()
 WEIGHTS = list(dict.fromkeys(kind for name in backend_names() for kind in traits_of(name).weights))
-TYPES = {"integer": int, "number": float}
 
 
 def adapter_from_text(text: str) -> AdapterRequest:
@@ -44,21 +43,6 @@ def adapter_from_text(text: str) -> AdapterRequest:
 def lora(help: str) -> Callable[..., Any]:
     """`--lora`, as often as there are some."""
     return click.option("--lora", metavar="[small=]FILE[:SCALE]", type=adapter_from_text, multiple=True, help=help)
-
-
-def _own_option(name: str) -> Callable[..., Any]:
-    """An option that some backends have of their own, as they declare it, under their names."""
-    schema = OWN[name]
-    kind = next(each for each in (schema, *schema.get("anyOf", ())) if "type" in each)["type"]
-    shape: dict[str, Any] = {"type": TYPES.get(kind), "default": schema["default"]}
-    if kind == "array":
-        shape = {"type": TYPES[schema["items"]["type"]], "multiple": True}
-    elif kind == "boolean":
-        shape = {"is_flag": True}
-    elif "enum" in schema:
-        shape["type"] = click.Choice(schema["enum"])
-    section = " and ".join(schema["backends"])
-    return click.option(schema["flag"], name, cls=Option, section=section, help=schema["description"], **shape)
 
 
 OPTIONS: tuple[Callable[..., Any], ...] = (
@@ -94,7 +78,7 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--steps", type=int, help="default steps of presets; 28 if left out"),
     click.option("--guidance-scale", default=3.5, help="default classifier-free guidance"),
     *(click.option(f"--without-{name}", is_flag=True, help=told) for name, told in options_to_leave_out()),
-    *map(_own_option, OWN),
+    *(option_from(name, schema, cls=Option, section=" and ".join(schema["backends"])) for name, schema in OWN.items()),
     click.option(
         "--stop-after",
         type=click.Choice(get_args(StopAfter)),

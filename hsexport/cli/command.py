@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 FILE = click.Path(path_type=Path)
+KINDS = {"string": str, "integer": int, "number": float}
 
 
 class Argument(click.Argument):
@@ -63,6 +64,29 @@ def bundle_argument(help: str = "a bundle that `hsexport build` wrote") -> Calla
 def json_option(help: str) -> Callable[..., Any]:
     """`--json`: for scripts."""
     return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+def flag_of(name: str) -> str:
+    """What an option is called after a field's name."""
+    return "--" + name.replace("_", "-")
+
+
+def option_from(name: str, schema: dict[str, Any], **settings: Any) -> Callable[..., Any]:
+    """An option by a field's JSON schema, whose "flag" is what it is called; settings go before what that says."""
+    flag, default = schema["flag"], schema["default"]
+    found = {**schema, **next((each for each in schema.get("anyOf", ()) if each["type"] != "null"), {})}
+    shape: dict[str, Any] = {"default": default, "show_default": default != "", "help": schema["description"]}
+    if found["type"] == "array":
+        shape |= {"type": KINDS[found["items"]["type"]], "multiple": True}
+    elif found["type"] == "boolean" and default:
+        flag += f"/--no-{flag.removeprefix('--')}"
+    elif found["type"] == "boolean":
+        shape["is_flag"] = True
+    elif "enum" in found:
+        shape["type"] = click.Choice(found["enum"])
+    else:
+        shape["type"] = click.IntRange(found["minimum"]) if "minimum" in found else KINDS[found["type"]]
+    return click.option(flag, name, **{**shape, **settings})
 
 
 def with_options(function: Callable[..., Any], options: Iterable[Callable[..., Any]]) -> Callable[..., Any]:

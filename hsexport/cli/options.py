@@ -9,7 +9,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from hsexport.cli.command import one_of, with_options
+from hsexport.cli.command import KINDS, flag_of, one_of, option_from, with_options
 from hsruntime.options import PictureOptions, SessionOptions, schemas_of
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -31,10 +31,9 @@ def preset_names() -> Iterable[str]:
 
 
 presets = one_of(preset_names)
-KINDS = {"string": str, "integer": int, "number": float, "boolean": bool}
 AS_FLAGS: dict[str, dict[str, Any]] = {
     "schedule": {"shell_complete": presets},
-    "memory_cap_mb": {"flags": "--memory-cap"},
+    "memory_cap_mb": {"flag": "--memory-cap"},
     "vae_tile": {"metavar": "PIXELS", "callback": lambda *given: given[-1] or None},
 }
 """What a field of the records cannot say of its option."""
@@ -43,20 +42,13 @@ AS_FLAGS: dict[str, dict[str, Any]] = {
 def option_of(record: type[Struct], field: str, help: str | None = None) -> Decorator:
     """The option of one field: type, default and, unless there are other words for it, help are the record's.
 
-    Bounds are the runtime's to check, which tells more than that a number is out of range; only those that it leaves to
-    a library, as a CPU's threads, are click's.
+    A picture's bounds are the runtime's to check, which tells more than that a number is out of range.
     """
-    schema, settings = schemas_of(record)[field], dict(AS_FLAGS.get(field, {}))
-    flags = settings.pop("flags", "--" + field.replace("_", "-"))
-    default = schema["default"]
-    if schema["type"] == "boolean":
-        settings |= {"default": True} if default else {"is_flag": True}
-        flags += f"/--no-{field}" if default else ""
-    else:
-        bounded = record is SessionOptions and "minimum" in schema
-        kind = click.IntRange(schema["minimum"]) if bounded else KINDS[schema["type"]]
-        settings |= {"type": kind, "default": default, "show_default": default != ""}
-    return click.option(flags, field, help=help or schema["description"], **settings)
+    settings = dict(AS_FLAGS.get(field, {}))
+    schema = schemas_of(record)[field] | {"flag": settings.pop("flag", flag_of(field))}
+    if record is PictureOptions:
+        settings["type"] = KINDS[schema["type"]]
+    return option_from(field, schema, help=help or schema["description"], **settings)
 
 
 def _record_options(record: type[Struct], options: dict[str, Decorator], into: str) -> Decorator:
