@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hsengines.backend import get_backend
 from hsexport.build.memory import return_what_is_freed
 from hsexport.build.request import BuildRequest
 from hsexport.build.stages.compile import compile_all
@@ -10,10 +9,12 @@ from hsexport.build.stages.export import export_all
 from hsexport.build.stages.load import AskRoom, load
 from hsexport.build.stages.optimise import optimise_all
 from hsexport.build.stages.pack import pack
+from hsexport.build.stages.stage import Run
 from hsexport.build.stages.verify import verify_all
-from hsexport.build.store import Store
 from hsexport.progress import Reporter
 from hsruntime.bundle.reader import Bundle
+
+STAGES = {"export": export_all, "optimise": optimise_all, "compile": compile_all, "verify": verify_all}
 
 
 def build(request: BuildRequest, reporter: Reporter, ask_room: AskRoom | None = None) -> Bundle | None:
@@ -24,16 +25,12 @@ def build(request: BuildRequest, reporter: Reporter, ask_room: AskRoom | None = 
     Every product lands whole in the cache before the next one starts, so a build killed anywhere goes on there.
     """
     return_what_is_freed()
-    backend, options = get_backend(request.backend, request.cache), request.options
-    backend.check_options(options)
-    recipe = load(request, ask_room, reporter)
-    store = Store(request.cache)
-    exported = export_all(recipe.networks(), store, reporter)
-    if request.stop_after == "export":
-        return None
-    graphs = optimise_all(exported, backend.name, options.precision, request.fp32, store, reporter)
-    if request.stop_after == "optimise":
-        return None
-    engines = compile_all(graphs, backend, options, store, reporter)
-    parity = verify_all(engines, backend, store, reporter)
-    return pack(request, recipe, engines, parity, backend, options, reporter)
+    run = Run(request, reporter)
+    run.backend.check_options(request.options)
+    recipe = load(run, ask_room)
+    products = run.products(recipe.networks())
+    for name, stage in STAGES.items():
+        stage(products, run)
+        if request.stop_after == name:
+            return None
+    return pack(products, run, recipe)

@@ -32,7 +32,7 @@ class BuildRequest:
     backend: str = DEFAULT_BACKEND
     options: BuildOptions = field(default_factory=BuildOptions)
     fp32: tuple[str, ...] = ()
-    """What stays in fp32 beside the default islands: "large:transformer_blocks.35*"."""
+    """What stays in fp32 beside the default fp32 block list: "large:transformer_blocks.35*"."""
     lora: tuple[AdapterRequest, ...] = ()
     """Fused into the weights in this order."""
     stop_after: StopAfter | None = None

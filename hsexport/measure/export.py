@@ -24,22 +24,26 @@ Way = Callable[[tuple[str, str], Path], tuple[float, int]]
 
 def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     """The build's stages export and optimise over large alone: golden, parity's input and all."""
+    from hsengines.build import build_options
     from hsexport.build.memory import return_what_is_freed
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
-    from hsexport.build.store import Store
+    from hsexport.build.stages.stage import Run
     from hsexport.families.sd3.networks import large_network
     from hsexport.onnx.graph_files import load_graph
     from hsexport.progress import Silent
 
     start = perf_counter()
     return_what_is_freed()
-    request, store = BuildRequest(*pair, out=out / "bundle", cache=out), Store(out)
-    exported = export_all([large_network(recipe_for(request))], store, Silent())
-    (graph,) = optimise_all(exported, "tensorrt-rtx", "bf16", (), store, Silent())
-    return perf_counter() - start, len(load_graph(graph.onnx).graph)
+    options = build_options("tensorrt-rtx", precision="bf16")
+    request = BuildRequest(*pair, out=out / "bundle", cache=out, backend="tensorrt-rtx", options=options)
+    run = Run(request, Silent())
+    (product,) = products = run.products([large_network(recipe_for(request))])
+    export_all(products, run)
+    optimise_all(products, run)
+    return perf_counter() - start, len(load_graph(product.graph).graph)
 
 
 def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:

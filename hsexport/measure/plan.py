@@ -20,14 +20,16 @@ def exported(root: Path) -> tuple[int, int]:
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
-    from hsexport.build.store import Store
+    from hsexport.build.stages.stage import Run
     from hsexport.plan.networks import holding_of
     from hsexport.progress import Silent
 
     return_what_is_freed()
     request = BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache")
     network = next(each for each in recipe_for(request).networks() if each.name == "large")
-    (product,) = export_all([network], Store(root / "cache"), Silent())
+    run = Run(request, Silent())
+    (product,) = products = run.products([network])
+    export_all(products, run)
     return len(holding_of(network, request).tensors), product.onnx.stat().st_size
 
 

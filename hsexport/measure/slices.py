@@ -36,15 +36,14 @@ COLUMNS = {
 
 def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int, int]:
     """Seconds of the build, bytes of weights, of the engine, and of private memory."""
-    from hsengines.backend import get_backend
     from hsengines.build import build_options
     from hsexport.build.memory import return_what_is_freed
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
-    from hsexport.build.stages.compile import compile_all
+    from hsexport.build.stages.compile import compile_all, engine_files
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
-    from hsexport.build.store import Store
+    from hsexport.build.stages.stage import Run
     from hsexport.families.sd3.networks import large_network
     from hsexport.progress import Silent
 
@@ -52,13 +51,15 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     options = build_options("tensorrt-rtx", precision=precision, architectures=(arch,))
     asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "max_batch": 1}
     request = BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache", **asked)
-    store, backend = Store(request.cache), get_backend(request.backend)
-    exported = export_all([large_network(recipe_for(request))], store, Silent())
-    graphs = optimise_all(exported, backend.name, precision, (), store, Silent())
+    run = Run(request, Silent())
+    (product,) = products = run.products([large_network(recipe_for(request))])
+    export_all(products, run)
+    optimise_all(products, run)
     start = perf_counter()
     with private_peak() as peak:
-        (engine,) = compile_all(graphs, backend, options, store, Silent())
-    return perf_counter() - start, weights_in(graphs[0].onnx), engine.files.engine.stat().st_size, peak[0]
+        compile_all(products, run)
+    seconds = perf_counter() - start
+    return seconds, weights_in(product.graph), engine_files(product)[0].stat().st_size, peak[0]
 
 
 def weights_in(onnx: Path) -> int:

@@ -1,107 +1,125 @@
-"""The compile stage: graphs to engines, by way of the store."""
+"""The compile stage: graphs to engines, and the types that an engine computes in beside those its graph asks for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from hsengines.backend import Backend
-from hsengines.build import BuildOptions, EngineFiles
+from hsengines.build import NODE_SEPARATOR, EngineFiles, Layer
 from hsengines.errors import EngineBuildError
-from hsexport.build.audit import audit
-from hsexport.build.stages.optimise import Graph
-from hsexport.build.store import BuildKey, Store
-from hsexport.progress import Reporter
+from hsexport.build.stages.stage import Job, Product, Run
+from hsexport.build.store import BuildKey
 from hsruntime.bundle.manifest import AuditRecord
 
-RECORD = "built.json"
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FOLDER = "engine"
 LOG = "builder.log"
+PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
+"""The operators whose type decides speed and error; what lies between them is fused into them at will."""
 
 
-class _Built(msgspec.Struct, frozen=True):
-    """What the store keeps of a build beside its files."""
+class Built(msgspec.Struct, frozen=True):
+    """What is kept beside an engine: its file's name, those of its weights, and what was found of its types."""
 
     engine: str
     weights: list[str]
     audit: AuditRecord | None
 
 
-@dataclass(frozen=True)
-class CompiledEngine:
-    """An engine's files in the store, and the graph it was made from."""
+def compile_all(products: Sequence[Product], run: Run) -> None:
+    """An engine. Raises EngineBuildError, whose hint says where the log lies."""
 
-    graph: Graph
-    files: EngineFiles
-    key: str
-    options: dict[str, str]
-    audit: AuditRecord | None
+    def jobs(product: Product) -> Iterator[Job]:
+        yield "engine", _key(product, run), lambda folder: _built(product, run, folder)
 
-    @property
-    def name(self) -> str:
-        """The engine's name."""
-        return self.graph.name
+    run.stage("compile", products, jobs)
 
 
-def compile_all(
-    graphs: list[Graph], backend: Backend, options: BuildOptions, store: Store, reporter: Reporter
-) -> list[CompiledEngine]:
-    """Compiles what the store does not hold yet. Raises EngineBuildError, whose hint says where the log lies."""
-    reporter.stage("compile", len(graphs))
-    return [_compile(graph, backend, options, store, reporter) for graph in graphs]
+def engine_files(product: Product) -> tuple[Path, ...]:
+    """The engine, then the files of its weights."""
+    built = product.record("engine", Built)
+    return tuple(product.entries["engine"] / FOLDER / name for name in (built.engine, *built.weights))
 
 
-def engine_key(graph: Graph, backend: Backend, options: BuildOptions) -> BuildKey:
+def _key(product: Product, run: Run) -> BuildKey:
     """What decides an engine: graph, weights, profiles, the builder and the options that reach it.
 
     The precision is the graph's own and needs no fact, but a rebuild that says "precision" is better understood than
     one that says "graph". An engine that keeps fp32 in every bundle is therefore not built again.
     """
-    facts = dict(graph.digests) | {
-        "precision": graph.precision,
-        "profiles": msgspec.json.encode(graph.spec.profiles, order="sorted").decode(),
+    backend = run.backend
+    facts = run.graph_digests(product) | {
+        "precision": product.precision,
+        "profiles": msgspec.json.encode(product.spec.profiles, order="sorted").decode(),
         "builder": backend.version(),
     }
-    return BuildKey(f"engine-{backend.name}", graph.name, facts | backend.key_facts(options))
+    return BuildKey(f"engine-{backend.name}", product.name, facts | backend.key_facts(run.request.options))
 
 
-def _compile(graph: Graph, backend: Backend, options: BuildOptions, store: Store, reporter: Reporter) -> CompiledEngine:
-    key = engine_key(graph, backend, options)
-    found = store.find(key)
-    reporter.begin(graph.name, "" if found else store.why_missing(key))
+def _built(product: Product, run: Run, folder: Path) -> Built:
+    out = folder / FOLDER
+    out.mkdir()
 
-    def fill(folder: Path) -> None:
-        (folder / "engine").mkdir()
-        try:
-            files = backend.build(
-                graph.onnx,
-                graph.spec,
-                options,
-                folder / "engine",
-                lambda phase, done, total: reporter.advance(graph.name, phase, done, total),
-            )
-            checked = audit(graph, files)
-        except EngineBuildError as err:
-            raise _with_log(err, graph.name, backend.name, store) from err
-        (folder / LOG).write_text(files.log)
-        built = _Built(files.engine.name, [path.name for path in files.weights], checked)
-        (folder / RECORD).write_bytes(msgspec.json.encode(built))
+    def told(phase: str, done: int, total: int) -> None:
+        run.reporter.advance(product.name, phase, done, total)
 
-    entry = found or store.make(key, fill, lambda: reporter.wait(graph.name))
-    built = msgspec.json.decode((entry / RECORD).read_bytes(), type=_Built)
-    engine, *weights = (entry / "engine" / name for name in (built.engine, *built.weights))
-    reporter.end(graph.name, "kept from an earlier build" if found else "")
-    options_told = backend.key_facts(options)
-    return CompiledEngine(graph, EngineFiles(engine, tuple(weights)), key.digest, options_told, built.audit)
+    try:
+        files = run.backend.build(product.graph, product.spec, run.request.options, out, told)
+        checked = audit(product, files)
+    except EngineBuildError as err:
+        raise _with_log(err, product, run) from err
+    (folder / LOG).write_text(files.log)
+    return Built(files.engine.name, [path.name for path in files.weights], checked)
 
 
-def _with_log(err: EngineBuildError, name: str, backend: str, store: Store) -> EngineBuildError:
+def _with_log(err: EngineBuildError, product: Product, run: Run) -> EngineBuildError:
     """The error with its builder's log kept outside the unfinished entry, which goes."""
     if not err.log:
         return err
-    logs = store.root / "logs"
+    logs = run.store.root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    file = logs / f"{backend}-{name}.log"
+    file = logs / f"{run.backend.name}-{product.name}.log"
     file.write_text(err.log)
     return EngineBuildError(err.message, f"{err.hint}{'; ' if err.hint else ''}the builder's log is {file}", err.log)
+
+
+def audit(product: Product, files: EngineFiles) -> AuditRecord | None:
+    """What was found, which is what the graph asks for; None where the builder keeps the graph as it is.
+
+    Raises EngineBuildError naming the first layer of another type: a builder that changes types does so silently.
+    """
+    if not files.layers:
+        return None
+    import onnx_ir as ir
+
+    model = ir.load(product.graph)
+    answers = {node.name or "": _dtypes(node) for node in model.graph}
+    products = {node.name or "" for node in model.graph if node.op_type in PRODUCTS}
+    seen: dict[str, str] = {}
+    for layer in files.layers:
+        nodes = layer.name.split(NODE_SEPARATOR)
+        if products.isdisjoint(nodes):
+            continue
+        _check(product.name, layer, {dtype for node in nodes for dtype in answers.get(node, ())})
+        # A product with a bias is two layers of one node; the one that answers comes last.
+        seen |= {node: layer.dtypes[0] for node in products.intersection(nodes) if layer.dtypes}
+    return AuditRecord(read_from=files.layers_of, products=dict(Counter(seen.values()))) if seen else None
+
+
+def _dtypes(node: ir.Node) -> tuple[str, ...]:
+    return tuple(value.dtype.numpy().name for value in node.outputs if value.dtype is not None)
+
+
+def _check(network: str, layer: Layer, asked: set[str]) -> None:
+    other = [dtype for dtype in layer.dtypes if dtype not in asked]
+    if other:
+        raise EngineBuildError(
+            f"engine '{network}', layer '{layer.name}' was built in {other[0]}, its graph asks for {sorted(asked)[0]}",
+            "the builder changed the precision by itself; please report it with the builder's version",
+        )

@@ -1,40 +1,35 @@
-"""The export stage: every network to ONNX with its golden, by way of the store."""
+"""The export stage: every network to ONNX, with its golden."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
 from hsexport.build.source_digest import source_digest
-from hsexport.build.store import BuildKey, Store
+from hsexport.build.stages.stage import GOLDEN, Job, Product, Run
+from hsexport.build.store import BuildKey
 from hsexport.networks.network import Network, reference_outputs
 from hsexport.progress import Reporter, bytes_told
 from hsruntime.bundle.golden import save_golden
 
-GOLDEN = "golden.npz"
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 
-@dataclass(frozen=True)
-class ExportedNetwork:
-    """A network as ONNX in fp32, its weights still the checkpoint's own.
+def export_all(products: Sequence[Product], run: Run) -> None:
+    """A graph in fp32, whose weights are still the checkpoint's own, and one input with the torch module's answer."""
 
-    `golden` holds one input and the torch module's answer.
-    """
+    def jobs(product: Product) -> Iterator[Job]:
+        network = product.network
+        yield "onnx", export_key(network), lambda folder: _trace(network, folder, run.reporter)
+        if network.weights:
+            network.weights.hashed(bytes_told(run.reporter, network.name, "hashed"))
+        yield "golden", golden_key(network), lambda folder: _answer(network, folder, run.reporter)
 
-    network: Network
-    onnx: Path
-    golden: Path
-
-
-def export_all(networks: list[Network], store: Store, reporter: Reporter) -> list[ExportedNetwork]:
-    """Exports what the store does not hold yet."""
-    reporter.stage("export", len(networks))
-    return [_export(network, store, reporter) for network in networks]
+    run.stage("export", products, jobs)
 
 
 def export_key(network: Network) -> BuildKey:
@@ -56,24 +51,6 @@ def golden_key(network: Network) -> BuildKey:
     if network.weights is not None:
         facts["weights"] = network.weights.digest
     return BuildKey("golden", network.name, facts)
-
-
-def _export(network: Network, store: Store, reporter: Reporter) -> ExportedNetwork:
-    key = export_key(network)
-    found = store.find(key)
-    reporter.begin(network.name, "" if found else store.why_missing(key))
-    entry = found or store.make(
-        key, lambda folder: _trace(network, folder, reporter), lambda: reporter.wait(network.name)
-    )
-    if network.weights:
-        network.weights.hashed(bytes_told(reporter, network.name, "hashed"))
-    golden = golden_key(network)
-    known = store.find(golden)
-    answered = known or store.make(
-        golden, lambda folder: _answer(network, folder, reporter), lambda: reporter.wait(network.name)
-    )
-    reporter.end(network.name, "kept from an earlier build" if found and known else "")
-    return ExportedNetwork(network, entry / f"{network.name}.onnx", answered / GOLDEN)
 
 
 def _trace(network: Network, folder: Path, reporter: Reporter) -> None:

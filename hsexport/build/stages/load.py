@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from hsexport.build.recipe import check_tokenizers, recipe_for
 from hsexport.build.request import BuildRequest
+from hsexport.build.stages.stage import Run
 from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.previews import Previews
 from hsexport.families.agreement import check_same_weights
@@ -16,8 +17,9 @@ AskRoom = Callable[[BuildRequest, Recipe, Previews], Iterable[str]]
 """Raises an HSError for a build that finds no room, and tells of doubts; hsexport.plan has one."""
 
 
-def load(request: BuildRequest, ask_room: AskRoom | None, reporter: Reporter) -> Recipe:
+def load(run: Run, ask_room: AskRoom | None) -> Recipe:
     """The recipe of a pair that is here. Raises PairError, RecipeError, or what `ask_room` raises."""
+    request, reporter = run.request, run.reporter
     reporter.stage("load", 1)
     reporter.begin("pair")
     recipe = _recipe_with_room(request, ask_room, reporter)

@@ -5,77 +5,63 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from hsengines.backend import Backend
-from hsengines.build import BuildOptions
 from hsexport import __version__
-from hsexport.build.request import BuildRequest
-from hsexport.build.stages.compile import CompiledEngine
+from hsexport.build.stages.compile import Built, engine_files
 from hsexport.build.stages.export import TOOLS
+from hsexport.build.stages.optimise import GraphReport
+from hsexport.build.stages.stage import Product, Run
 from hsexport.checkpoints.loading import load_tokenizer
 from hsexport.networks.recipe import Recipe
-from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
 from hsruntime.bundle.writer import write_bundle
 
 
-@dataclass
-class _Contents:
-    """Paths in the bundle and where their bytes come from."""
-
-    files: dict[str, Path | bytes] = field(default_factory=dict)
-    engines: dict[str, EngineRecord] = field(default_factory=dict)
-
-
-def pack(
-    request: BuildRequest,
-    recipe: Recipe,
-    engines: list[CompiledEngine],
-    parity: Sequence[ParityRecord],
-    backend: Backend,
-    options: BuildOptions,
-    reporter: Reporter,
-) -> Bundle:
+def pack(products: Sequence[Product], run: Run, recipe: Recipe) -> Bundle:
     """Writes the bundle at the request's `out`, atomically."""
-    contents = _Contents()
-    for engine, measured in zip(engines, parity, strict=True):
-        _add_engine(contents, engine, measured)
+    files: dict[str, Path | bytes] = {}
+    for product in products:
+        files |= {_in_bundle(path): path for path in engine_files(product)}
+        files[_golden(product)] = product.golden
     for slot in recipe.facts.slots:
         tokenizer = load_tokenizer(recipe.pair.family.tokenizer(recipe.pair, slot))
-        contents.files[slot.tokenizer] = tokenizer.backend_tokenizer.to_str().encode()
-    reporter.stage("pack", len(contents.files))
-    manifest = _manifest(recipe, contents.engines, backend, options)
-    reporter.begin(str(request.out))
-    return write_bundle(request.out, manifest, contents.files, lambda path, _: reporter.end(path))
+        files[slot.tokenizer] = tokenizer.backend_tokenizer.to_str().encode()
+    run.reporter.stage("pack", len(files))
+    run.reporter.begin(str(run.request.out))
+    manifest = _manifest(products, run, recipe)
+    return write_bundle(run.request.out, manifest, files, lambda path, _: run.reporter.end(path))
 
 
-def _add_engine(contents: _Contents, engine: CompiledEngine, parity: ParityRecord) -> None:
-    name, folder = engine.name, "engines"
-    file = f"{folder}/{engine.files.engine.name}"
-    weights = [f"{folder}/{path.name}" for path in engine.files.weights]
-    golden = f"goldens/{name}.npz"
-    contents.files |= {file: engine.files.engine, golden: engine.graph.golden}
-    contents.files |= dict(zip(weights, engine.files.weights, strict=True))
-    contents.engines[name] = EngineRecord(
-        file=file,
+def _in_bundle(path: Path) -> str:
+    return f"engines/{path.name}"
+
+
+def _golden(product: Product) -> str:
+    return f"goldens/{product.name}.npz"
+
+
+def _engine(product: Product, run: Run) -> EngineRecord:
+    engine, *weights = map(_in_bundle, engine_files(product))
+    return EngineRecord(
+        file=engine,
         weights=weights,
-        spec=engine.graph.spec,
-        build_key=engine.key,
-        precision=engine.graph.precision,
+        spec=product.spec,
+        build_key=product.entries["engine"].name,
+        precision=product.precision,
         weight_format="unquantized",
-        fp32_blocks=list(engine.graph.fp32_blocks),
-        options=engine.options,
-        audit=engine.audit,
-        golden=golden,
-        parity=parity,
+        fp32_blocks=product.record("graph", GraphReport).fp32_blocks,
+        options=run.backend.key_facts(run.request.options),
+        audit=product.record("engine", Built).audit,
+        golden=_golden(product),
+        parity=product.record("parity", ParityRecord),
     )
 
 
-def _manifest(recipe: Recipe, engines: dict[str, EngineRecord], backend: Backend, options: BuildOptions) -> Manifest:
+def _manifest(products: Sequence[Product], run: Run, recipe: Recipe) -> Manifest:
+    backend, options = run.backend, run.request.options
     return Manifest(
         format_version=FORMAT_VERSION,
         backend=backend.name,
@@ -84,6 +70,6 @@ def _manifest(recipe: Recipe, engines: dict[str, EngineRecord], backend: Backend
         tools={"hsexport": __version__, "builder": backend.version()} | {tool: version(tool) for tool in TOOLS},
         device=f"{platform.machine()} CPU, {os.cpu_count()} cores",
         facts=recipe.facts,
-        engines=engines,
+        engines={product.name: _engine(product, run) for product in products},
         files=[],
     )

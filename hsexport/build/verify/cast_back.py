@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from hsengines.ort.cpu import run_graph
 from hsengines.spec import EngineSpec
-from hsexport.build.stages.optimise import Graph
+from hsexport.build.stages.stage import Product
 from hsexport.onnx.graph_files import load_graph, save_graph
 from hsexport.onnx.passes.cast_back import CastBack
 from hsexport.onnx.passes.expose_blocks import ExposeBlocks
@@ -21,46 +21,46 @@ from hsruntime.bundle.golden import load_golden
 
 
 @contextmanager
-def cast_back_graph(graph: Graph) -> Iterator[tuple[Path, EngineSpec]]:
+def cast_back_graph(product: Product) -> Iterator[tuple[Path, EngineSpec]]:
     """A file with the graph in fp32, every value rounded to its precision, and its I/O signature; gone afterwards.
 
     An fp32 graph is its own stand-in.
     """
-    if graph.precision == "fp32":
-        yield graph.onnx, graph.spec
+    if product.precision == "fp32":
+        yield product.graph, product.spec
         return
-    model = load_graph(graph.onnx)
-    apply(model, CastBack(graph.precision))
-    with _saved(model, graph) as file:
-        yield file, graph.network.spec_at("fp32")
+    model = load_graph(product.graph)
+    apply(model, CastBack(product.precision))
+    with _saved(model, product) as file:
+        yield file, product.network.spec_at("fp32")
 
 
-def block_values(graph: Graph) -> dict[str, np.ndarray]:
+def block_values(product: Product) -> dict[str, np.ndarray]:
     """What each block hands on over the golden's input, every value rounded to the graph's precision.
 
     Raises PassError for a network without blocks.
     """
-    model = load_graph(graph.onnx)
+    model = load_graph(product.graph)
     blocks = ExposeBlocks()
-    apply(model, blocks, *([] if graph.precision == "fp32" else [CastBack(graph.precision)]))
-    inputs, _ = load_golden(graph.golden)
-    with _saved(model, graph) as file:
+    apply(model, blocks, *([] if product.precision == "fp32" else [CastBack(product.precision)]))
+    inputs, _ = load_golden(product.golden)
+    with _saved(model, product) as file:
         found = run_graph(file, inputs)
     return {block: found[output] for block, output in blocks.outputs.items()}
 
 
-def first_infinite_block(graph: Graph) -> str:
+def first_infinite_block(product: Product) -> str:
     """The first block that hands on a number that is not finite; "" if none does or there are no blocks."""
     try:
-        values = block_values(graph)
+        values = block_values(product)
     except PassError:
         return ""
     return next((name for name, value in values.items() if not np.isfinite(value).all()), "")
 
 
 @contextmanager
-def _saved(model: ir.Model, graph: Graph) -> Iterator[Path]:
+def _saved(model: ir.Model, product: Product) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hsexport-") as folder:
-        file = Path(folder) / graph.onnx.name
+        file = Path(folder) / product.graph.name
         save_graph(model, file)
         yield file

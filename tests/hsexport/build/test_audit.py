@@ -4,8 +4,8 @@ import pytest
 from hsengines.build import EngineFiles, Layer
 from hsengines.errors import EngineBuildError
 from hsengines.spec import EngineSpec
-from hsexport.build.audit import audit
-from hsexport.build.stages.optimise import Graph
+from hsexport.build.stages.compile import audit
+from hsexport.build.stages.stage import Product
 from hsexport.networks.network import Network
 
 
@@ -21,7 +21,7 @@ def graph(tmp_path):
     file = tmp_path / "product.onnx"
     ir.save(ir.Model(body, ir_version=10), file)
     spec = EngineSpec("product", (), ())
-    return Graph(Network(spec, lambda: None, {}), spec, "fp16", file, tmp_path / "golden.npz", (), {})
+    return Product(Network(spec, lambda: None, {}), "fp16", {"graph": tmp_path})
 
 
 def built(tmp_path, *layers):

@@ -1,6 +1,7 @@
 """The optimise stage on the tiny pair's graphs, and what stands in for half-precision engines on a CPU."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,9 +12,9 @@ from hsengines.build import BuildOptions
 from hsengines.spec import EngineSpec
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
-from hsexport.build.stages.export import ExportedNetwork, export_all
-from hsexport.build.stages.optimise import GraphError, optimise_all
-from hsexport.build.store import Store
+from hsexport.build.stages.export import export_all
+from hsexport.build.stages.optimise import GraphError, GraphReport, optimise_all
+from hsexport.build.stages.stage import Product, Run
 from hsexport.build.verify.cast_back import block_values, cast_back_graph, first_infinite_block
 from hsexport.build.verify.compare import tolerance_of
 from hsexport.networks.network import Network
@@ -23,30 +24,33 @@ from hsexport.progress import Silent
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_pair_dirs, tiny_build):
-    """What the export stage made of the tiny pair, from its cache, and the store."""
+def tiny_request(tiny_pair_dirs, tiny_build):
+    """A request for the tiny pair through its cache, and its networks."""
     large, small = map(str, tiny_pair_dirs)
     bundle, cache = tiny_build
-    request = BuildRequest(large=large, small=small, out=bundle, cache=cache, options=BuildOptions())
-    store = Store(cache)
-    return export_all(recipe_for(request).networks(), store, Silent()), store
+    request = BuildRequest(large=large, small=small, out=bundle, cache=cache)
+    return request, recipe_for(request).networks()
 
 
 @pytest.fixture(scope="module")
-def graphs_at(exported):
-    """Graphs by name for a precision and what the user keeps in fp32."""
-    networks, store = exported
+def graphs_at(tiny_request):
+    """What the optimise stage makes for a precision and what the user keeps in fp32, by name."""
+    request, networks = tiny_request
 
     def at(precision, fp32=(), backend="tensorrt-rtx"):
-        made = optimise_all(networks, backend, precision, fp32, store, Silent())
-        return {graph.name: graph for graph in made}
+        options = BuildOptions(precision=precision)
+        run = Run(replace(request, backend=backend, options=options, fp32=fp32), Silent())
+        products = run.products(networks)
+        export_all(products, run)
+        optimise_all(products, run)
+        return {product.name: product for product in products}
 
     return at
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("network", ["large", "small"])
-def test_every_block_lies_within_the_tolerance_of_fp32(graphs_at, exported, precision, network):
+def test_every_block_lies_within_the_tolerance_of_fp32(graphs_at, precision, network):
     exact = block_values(graphs_at("fp32", backend="ort-cpu")[network])
     half = block_values(graphs_at(precision)[network])
     assert exact.keys() == half.keys()
@@ -66,7 +70,10 @@ def test_step_arithmetic_stays_fp32_in_every_precision(graphs_at):
 
 def test_users_fp32_block_shows_in_the_graph_and_only_there(graphs_at):
     graphs = graphs_at("fp16", fp32=("small:transformer_blocks.0*",))
-    held = {name: {i.name: i.nodes for i in graph.fp32_blocks} for name, graph in graphs.items()}
+    held = {
+        name: {b.name: b.nodes for b in graph.record("graph", GraphReport).fp32_blocks}
+        for name, graph in graphs.items()
+    }
     assert held["small"]["small:transformer_blocks.0*"] > 10
     assert not any("transformer_blocks" in name for name in held["large"])
 
@@ -84,7 +91,7 @@ def test_graph_that_the_backend_would_choke_on_is_refused_by_node(graphs_at):
 def test_fp32_graph_is_its_own_stand_in(graphs_at):
     graph = graphs_at("fp32", backend="ort-cpu")["score"]
     with cast_back_graph(graph) as (onnx, spec):
-        assert (onnx, spec) == (graph.onnx, graph.spec)
+        assert (onnx, spec) == (graph.graph, graph.spec)
 
 
 def test_first_block_that_is_not_finite_is_found(graphs_at, monkeypatch):
@@ -149,9 +156,10 @@ def optimised(tmp_path):
         for place, node in enumerate(model.graph):
             node.name = f"blocks.{place}/{node.op_type}"
         save_graph(model, tmp_path / "tested.onnx")
-        heard, network = Heard(), Network(EngineSpec("tested", (), ()), lambda: None, {})
-        exported = ExportedNetwork(network, tmp_path / "tested.onnx", tmp_path / "golden.npz")
-        optimise_all([exported], backend, precision, (), Store(tmp_path / "cache"), heard)
+        heard, options = Heard(), BuildOptions(precision=precision)
+        request = BuildRequest("demo", "demo", tmp_path, tmp_path / "cache", backend=backend, options=options)
+        network = Network(EngineSpec("tested", (), ()), lambda: None, {})
+        optimise_all([Product(network, precision, {"onnx": tmp_path})], Run(request, heard))
         return heard.warnings
 
     return run

@@ -1,10 +1,10 @@
 """Two layers at SD3.5-Large's width (38 heads of 64, text 4096 wide) through export, cast, TensorRT-RTX and back."""
 
+from dataclasses import replace
+
 import pytest
 
-from hsengines.backend import get_backend
 from hsengines.build import build_options
-from hsexport.build.store import Store
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.slow  # 1.6 GB of weights in fp32, twice 0.8 GB cast, twice 0.8 GB of engine
@@ -15,12 +15,13 @@ OVERHEAD_BYTES = 2_500_000  # of each layer and profile, as at the demo's width
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Large alone, in fp32, at 4096 tokens; (store, what the export stage made)."""
+    """Large alone, in fp32, at 4096 tokens; (request, its network), exported already."""
     from tiny_pair import make_pipeline
 
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
+    from hsexport.build.stages.stage import Run
     from hsexport.families.sd3.networks import large_network
     from hsexport.progress import Silent
 
@@ -32,30 +33,32 @@ def exported(tmp_path_factory):
         joint=4096, pooled=2048, transformer_only=True,
     )  # fmt: skip
     request = BuildRequest(large=str(large), small=str(small), out=root / "bundle", cache=root / "cache")
-    recipe = recipe_for(request)
-    store = Store(request.cache)
-    return store, export_all([large_network(recipe)], store, Silent())
+    run, network = Run(request, Silent()), large_network(recipe_for(request))
+    export_all(run.products([network]), run)
+    return request, network
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision):
-    from hsexport.build.stages.compile import compile_all
-    from hsexport.build.stages.optimise import optimise_all
-    from hsexport.build.stages.verify import verify_all
+    from hsexport.build.build import STAGES
+    from hsexport.build.stages.compile import Built, engine_files
+    from hsexport.build.stages.stage import Run
     from hsexport.onnx.graph_files import load_graph
     from hsexport.progress import Silent
+    from hsruntime.bundle.manifest import ParityRecord
 
-    store, networks = exported
-    backend = get_backend("tensorrt-rtx")
+    request, network = exported
     options = build_options("tensorrt-rtx", precision=precision, architectures=(89, 120))
-    graphs = optimise_all(networks, backend.name, precision, (), store, Silent())
-    engines = compile_all(graphs, backend, options, store, Silent())
-    parity = verify_all(engines, backend, store, Silent())
+    run = Run(replace(request, backend="tensorrt-rtx", options=options), Silent())
+    (product,) = products = run.products([network])
+    for stage in STAGES.values():
+        stage(products, run)
     narrow = {"fp16": "float16", "bf16": "bfloat16"}[precision]
-    assert engines[0].audit.products[narrow] > 10 * LAYERS
-    assert parity[0].finite
-    assert parity[0].max_relative < {"fp16": 1e-2, "bf16": 8e-2}[precision]
-    values, profiles = load_graph(graphs[0].onnx).graph.initializers.values(), len(graphs[0].spec.profiles)
+    assert product.record("engine", Built).audit.products[narrow] > 10 * LAYERS
+    parity = product.record("parity", ParityRecord)
+    assert parity.finite
+    assert parity.max_relative < {"fp16": 1e-2, "bf16": 8e-2}[precision]
+    values, profiles = load_graph(product.graph).graph.initializers.values(), len(product.spec.profiles)
     weights = sum(value.const_value.nbytes for value in values)
     assert weights > 800_000_000
-    assert engines[0].files.engine.stat().st_size < 1.3 * weights + LAYERS * profiles * OVERHEAD_BYTES
+    assert engine_files(product)[0].stat().st_size < 1.3 * weights + LAYERS * profiles * OVERHEAD_BYTES

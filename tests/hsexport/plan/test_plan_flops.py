@@ -1,12 +1,14 @@
 """The plan's operations are those that a counter finds in the exported graphs."""
 
+from dataclasses import replace
+
 import onnx_ir as ir
 import pytest
 from flops_of_graph import GraphFlopsError, flops_of_graph
 
 from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.build.stages.export import export_all
-from hsexport.build.store import Store
+from hsexport.build.stages.stage import Run
 from hsexport.plan.extent import Extent, pass_flops
 from hsexport.plan.networks import holding_of
 from hsexport.progress import Silent
@@ -21,8 +23,10 @@ def recipe(tiny_recipe):
 @pytest.fixture(scope="module")
 def counted(recipe, tiny_cache):
     """Call it with a network's name and extents: operations of its exported graph."""
-    exported = export_all(recipe.networks(), Store(tiny_cache), Silent())
-    graphs = {each.network.name: (each.network, ir.load(each.onnx)) for each in exported}
+    run = Run(replace(recipe.request, cache=tiny_cache), Silent())
+    products = run.products(recipe.networks())
+    export_all(products, run)
+    graphs = {each.name: (each.network, ir.load(each.onnx)) for each in products}
 
     def count(name, **dims):
         network, model = graphs[name]
