@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-
-from hsengines.errors import BackendUnavailable
-from hsengines.spec import EngineSpec
+from hsengines.device import Device, Tensor
+from hsengines.errors import BackendUnavailable, ShapeError
+from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import named, traits_of
 
 if TYPE_CHECKING:
@@ -19,98 +17,6 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound="BuildOptions")
 """A backend's own record of what its builder can be told."""
-
-Enqueue = Callable[[], None]
-"""Puts one piece of work on a device; may return before it is done."""
-
-
-class Tensor(ABC):
-    """Memory on a device with a shape and a dtype; owned by whoever made it, alive as long as it is referenced."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @abstractmethod
-    def write(self, array: np.ndarray) -> None:
-        """Copies a host array of the same shape and dtype in."""
-
-    @abstractmethod
-    def read(self) -> np.ndarray:
-        """A host copy."""
-
-    @abstractmethod
-    def copy_from(self, other: Tensor) -> None:
-        """Copies another tensor of the same shape and dtype on the device."""
-
-
-class Replay(ABC):
-    """A fixed sequence of work, ready to be repeated: a CUDA graph where the device has them."""
-
-    @abstractmethod
-    def launch(self) -> None:
-        """Enqueues the whole sequence once."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Frees what the replay holds; to be called before what it replays is closed."""
-
-
-class Mark(ABC):
-    """A point in a device's work."""
-
-    @abstractmethod
-    def wait(self) -> None:
-        """Returns when everything enqueued before the mark is done. Raises DeviceError if any of it failed."""
-
-
-class Device(ABC):
-    """A place where tensors live and engines run, in the order in which work is enqueued."""
-
-    name: str
-    allocated_bytes: int
-    """What tensors made here hold at present."""
-    two_streams: bool = False
-    """Whether `fork` may run its two sequences at the same time, where the device can."""
-
-    @abstractmethod
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
-        """Uninitialised memory. Raises DeviceMemoryError."""
-
-    @abstractmethod
-    def replay(self, sequence: Sequence[Enqueue]) -> Replay:
-        """Makes `sequence` repeatable. On a GPU this runs it once to warm up, so its buffers must hold sane values."""
-
-    @abstractmethod
-    def mark(self) -> Mark:
-        """The point that has been reached in enqueueing."""
-
-    @abstractmethod
-    def synchronize(self) -> None:
-        """Waits for everything enqueued. Raises DeviceError."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Frees the device's own memory; its tensors, replays and engines must be gone."""
-
-    def beside(self) -> AbstractContextManager[None]:
-        """Engines bound inside are for the second sequence of a `fork`."""
-        return nullcontext()
-
-    def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
-        """Both sequences as one piece of work, done when both are; neither may read what the other writes."""
-        calls = (*first, *second)
-
-        def enqueue() -> None:
-            for each in calls:
-                each()
-
-        return enqueue
-
-    def upload(self, array: np.ndarray) -> Tensor:
-        """A new tensor holding `array`."""
-        tensor = self.empty(array.shape, array.dtype.name)
-        tensor.write(array)
-        return tensor
 
 
 class Binding(ABC):
@@ -137,6 +43,30 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what the engine holds; bindings made from it must not be enqueued again."""
+
+
+def check_binding(spec: EngineSpec, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """The extents of a binding. Raises ShapeError where names, dtypes or shapes do not fit `spec`."""
+    dims = spec.dims_of({name: tensor.shape for name, tensor in inputs.items()})
+    spec.check_dims(dims)
+    _check_tensors(spec.name, spec.inputs, inputs, dims)
+    _check_tensors(spec.name, spec.outputs, outputs, dims)
+    return dims
+
+
+def _check_tensors(
+    engine: str, specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor], dims: Mapping[str, int]
+) -> None:
+    unknown = set(tensors) - {s.name for s in specs}
+    if unknown:
+        raise ShapeError(f"engine '{engine}' has no tensor named {', '.join(sorted(unknown))}")
+    for spec in specs:
+        if spec.name not in tensors:
+            raise ShapeError(f"engine '{engine}': nothing is bound to '{spec.name}'")
+        tensor, shape = tensors[spec.name], spec.resolve(dims)
+        if tensor.dtype.name != spec.dtype or tensor.shape != shape:
+            found, expected = f"{tensor.dtype.name}{tensor.shape}", f"{spec.dtype}{shape}"
+            raise ShapeError(f"engine '{engine}', tensor '{spec.name}': found {found}, expected {expected}")
 
 
 class Backend(ABC, Generic[Options]):

@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+import numpy as np
 from msgspec import Struct
 
 from hsengines.errors import ShapeError
+
+FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""A precision, as users name it, to the dtype that its tensors carry."""
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The dtype called `name`; ml_dtypes is imported only where a bfloat16 tensor really occurs.
+
+    Raises TypeError for a name that neither knows.
+    """
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
 
 Dim = int | str
 """A fixed extent, the name of a symbolic one ("G", "M", ...), or a product of these ("8*h")."""

@@ -90,7 +90,7 @@ BACKENDS = {
         passes=("single_output_attention",),
         rules=("attention-outputs", "attention-fp32", "top-k", "float64"),
     ),
-    "null": BackendTraits("hsengines.null:NullBackend", precisions=("fp32", "fp16", "bf16"), offered=False),
+    "null": BackendTraits("hsengines.null.backend:NullBackend", precisions=("fp32", "fp16", "bf16"), offered=False),
 }
 
 

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hsengines.dtypes import FLOATS
+from hsengines.spec import FLOATS
 from hsexport.cli.command import bundle_argument, command, json_option
 from hsruntime.bundle.manifest import EngineRecord, Manifest, manifest_bytes
 from hsruntime.bundle.reader import Bundle, open_bundle

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from msgspec import Struct
 
-from hsengines.null import NullBackend
+from hsengines.null.backend import NullBackend
 from hsexport.measure.prompts import PROMPT
 from hsruntime import Session
 from hsruntime.facts import Facts

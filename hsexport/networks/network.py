@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec.structs import replace
 
-from hsengines.dtypes import FLOATS
-from hsengines.spec import EngineSpec, TensorSpec
+from hsengines.spec import FLOATS, EngineSpec, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from hsengines.dtypes import FLOATS, numpy_dtype
+from hsengines.spec import FLOATS, numpy_dtype
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Stored, Weight, Weights
 from hsexport.checkpoints.weights.weights import DTYPES

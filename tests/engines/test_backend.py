@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hsengines.backend import get_backend
+from hsengines.device import HostDevice
 from hsengines.errors import BackendUnavailable
-from hsengines.host import HostDevice
 from hsengines.traits import backend_names
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from hsengines.binding import check_binding
+from hsengines.backend import check_binding
+from hsengines.device import HostDevice
 from hsengines.errors import ShapeError
-from hsengines.host import HostDevice
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 
 SPEC = EngineSpec(

@@ -2,7 +2,7 @@ import pytest
 
 from hsengines.build import BuildOptions
 from hsengines.errors import ShapeError
-from hsengines.null import NullBackend
+from hsengines.null.backend import NullBackend
 from hsengines.spec import EngineSpec, TensorSpec
 
 SPEC = EngineSpec("large", (TensorSpec("x", "float32", ("N",)),), (TensorSpec("y", "float32", ("N",)),))

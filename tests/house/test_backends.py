@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +83,62 @@ def test_a_decision_by_name_is_found(line):
 @pytest.mark.parametrize("line", ["get_backend('ort-cpu')", "build(backend='tensorrt-rtx')", "name = 'null'"])
 def test_naming_a_backend_is_no_decision(line):
     assert not list(decisions(line))
+
+
+MADE_UP = """
+from typing import Annotated
+from msgspec import Meta
+from hsengines.build import BuildOptions
+from hsengines.null.backend import NullBackend
+
+class MadeUpOptions(BuildOptions, frozen=True, kw_only=True):
+    flavour: Annotated[str, Meta(description="what it tastes of")] = "none"
+
+class MadeUpBackend(NullBackend):
+    name = "made-up"
+
+    def key_facts(self, options):
+        return {"flavour": options.flavour}
+
+    def why_not_here(self):
+        return "it computes nothing"
+"""
+ONE_ROW = """
+from hsengines.traits import BACKENDS, BackendTraits
+BACKENDS["made-up"] = BackendTraits(
+    "made_up:MadeUpBackend",
+    "made_up:MadeUpOptions",
+    precisions=("bf16", "fp32"),
+    passes=("single_output_attention",),
+    rules=("top-k",),
+)
+from hsexport.cli.main import main
+main()
+"""
+
+
+def test_a_made_up_backend_is_a_folder_and_one_row(tmp_path, tiny_pair_dirs, tiny_cache):
+    """Command line, options, plan, lint, passes, keys, verification by cast-back, manifest: none knows it."""
+    (tmp_path / "made_up.py").write_text(MADE_UP)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    large, small = tiny_pair_dirs
+    pair = ["--large", large, "--small", small, "--cache", tiny_cache]
+
+    def hsexport(*arguments):
+        command = [sys.executable, "-c", ONE_ROW, *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": path}
+        )
+
+    built = hsexport("build", *pair, "--out", tmp_path / "b", "--backend", "made-up", "--flavour", "sweet", "--json")
+    assert built.returncode == 0, built.stderr
+    assert json.loads(built.stdout)["precision"] == "bf16"
+    planned = hsexport("plan", *pair, "--backend", "made-up", "--json")
+    assert json.loads(planned.stdout)["backend"] == "made-up"
+    inspected = json.loads(hsexport("inspect", tmp_path / "b", "--json").stdout)
+    assert inspected["backend"] == "made-up"
+    assert inspected["engines"]["large"]["options"] == {"flavour": "sweet"}
+    refused = hsexport("build", *pair, "--out", tmp_path / "c", "--flavour", "sweet")
+    assert refused.returncode == 1
+    assert "backend 'ort-cpu' cannot build with --flavour sweet" in refused.stderr
+    assert "made-up:\n  --flavour TEXT  what it tastes of" in hsexport("build", "--help").stdout

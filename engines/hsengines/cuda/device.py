@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from hsengines.backend import Device, Enqueue, Replay
 from hsengines.cuda import api
 from hsengines.cuda.api import call, call_quietly
 from hsengines.cuda.mark import CudaMark, Events
@@ -13,7 +12,7 @@ from hsengines.cuda.memory import CudaTensor, Heap, Scratch, memory_info
 from hsengines.cuda.release import Releases
 from hsengines.cuda.replay import CudaReplay
 from hsengines.cuda.side import SideStream
-from hsengines.host import PlainReplay
+from hsengines.device import Device, Enqueue, PlainReplay, Replay
 
 
 class CudaDevice(Device):

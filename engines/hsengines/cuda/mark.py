@@ -5,10 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from hsengines.backend import Mark
 from hsengines.cuda import api
 from hsengines.cuda.api import call
 from hsengines.cuda.release import Releases
+from hsengines.device import Mark
 
 
 class Events:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hsengines.backend import Tensor
 from hsengines.cuda import api
 from hsengines.cuda.api import NO_MEMORY, CudaError, call
 from hsengines.cuda.release import Releases
-from hsengines.dtypes import numpy_dtype
+from hsengines.device import Tensor
 from hsengines.errors import DeviceMemoryError, ShapeError
+from hsengines.spec import numpy_dtype
 
 ALIGNMENT = 256
 """Bytes: what cudaMalloc grants, and what engines expect of their scratch."""

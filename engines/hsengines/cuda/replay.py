@@ -6,11 +6,11 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from hsengines.backend import Enqueue, Replay
 from hsengines.cuda import api
 from hsengines.cuda.api import NO_MEMORY, CudaError, call, call_quietly
 from hsengines.cuda.memory import memory_info, no_room
 from hsengines.cuda.release import Releases
+from hsengines.device import Enqueue, Replay
 from hsengines.errors import DeviceError
 
 WITHOUT = "run without graphs (--no-graphs)"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hsengines.backend import Enqueue
 from hsengines.cuda import api
 from hsengines.cuda.api import call, call_quietly
 from hsengines.cuda.memory import Scratch
+from hsengines.device import Enqueue
 
 
 class SideStream:

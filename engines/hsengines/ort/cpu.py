@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from hsengines.backend import Backend, Device
+from hsengines.backend import Backend
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
-from hsengines.host import HostDevice
+from hsengines.device import Device, HostDevice
 from hsengines.ort.pool import shared_options, use_shared_pool
 from hsengines.ort.session import OrtEngine, open_session, open_unchecked, take_graph
 from hsengines.spec import EngineSpec

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from hsengines.backend import Backend, Device
+from hsengines.backend import Backend
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.cuda.machine import open_device, why_no_cuda
 from hsengines.cuda.replay import WITHOUT
+from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
 from hsengines.ort.placement import RECORD, REMEDY, elsewhere, named, placement, refuse_strays

@@ -8,11 +8,10 @@ from itertools import count
 
 import onnxruntime as ort
 
-from hsengines.backend import Device, Enqueue, Replay, Tensor
 from hsengines.cuda.device import CudaDevice
 from hsengines.cuda.replay import WITHOUT
+from hsengines.device import Device, Enqueue, PlainReplay, Replay, Tensor
 from hsengines.errors import DeviceError, DeviceMemoryError
-from hsengines.host import PlainReplay
 from hsengines.ort.session import OrtBinding, OrtEngine
 from hsengines.spec import EngineSpec
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import onnxruntime as ort
 
-from hsengines.backend import Binding, Engine, Tensor
-from hsengines.binding import check_binding
+from hsengines.backend import Binding, Engine, check_binding
 from hsengines.build import EngineFiles
+from hsengines.device import Tensor
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
 from hsengines.files import link_or_copy
 from hsengines.spec import EngineSpec, TensorSpec

@@ -6,8 +6,9 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hsengines.backend import Backend, Device
+from hsengines.backend import Backend
 from hsengines.build import BuildProgress, EngineFiles, Layer
+from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
-from hsengines.backend import Backend, Device, get_backend
+from hsengines.backend import Backend, get_backend
+from hsengines.device import Device
 from hsengines.errors import HSError
 from hsengines.traits import DEFAULT_BACKEND
 from hsexport.build.source_digest import source_digest

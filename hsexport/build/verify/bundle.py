@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from hsengines.backend import Backend, Device, Engine, get_backend
+from hsengines.backend import Backend, Engine, get_backend
+from hsengines.device import Device
 from hsengines.errors import HSError
 from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle

@@ -8,9 +8,10 @@ from math import isfinite
 
 import numpy as np
 
-from hsengines.backend import Device, Engine
-from hsengines.dtypes import numpy_dtype
+from hsengines.backend import Engine
+from hsengines.device import Device
 from hsengines.errors import HSError
+from hsengines.spec import numpy_dtype
 
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hsengines.backend import Device, Engine
+from hsengines.backend import Engine
+from hsengines.device import Device
 from hsexport.build.verify.compare import Comparison, compare, engine_outputs, tolerance_of
 from hsruntime.bundle.manifest import Manifest
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hsengines.backend import Device, Engine, get_backend
+from hsengines.backend import Engine, get_backend
+from hsengines.device import Device
 from hsengines.errors import EngineLoadError, HSError
 from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import DEFAULT_BACKEND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsengines.backend import Device
+from hsengines.device import Device
 from hsexport.measure.gpu_check.results import Memory
 
 MIB = 2**20

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isfinite
 
-from hsengines.backend import Backend, Device, Engine, get_backend
+from hsengines.backend import Backend, Engine, get_backend
+from hsengines.device import Device
 from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.measure.gpu_check.results import EngineParity

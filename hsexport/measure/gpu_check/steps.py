@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
-from hsengines.null import NullBackend
+from hsengines.null.backend import NullBackend
 from hsexport.measure.gpu_check.bench import Bench
 from hsexport.measure.gpu_check.plan import PROMPT, Plan
 from hsexport.measure.gpu_check.results import Gap, OutsideEngines, StepTime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hsengines.backend import Device, Replay
+from hsengines.device import Device, Replay
 from hsexport.measure.gpu_check.plan import PROMPT, Plan
 from hsruntime.bundle.reader import Bundle
 from hsruntime.options import SessionOptions

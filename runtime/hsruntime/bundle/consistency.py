@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from hsengines.dtypes import FLOATS, numpy_dtype
-from hsengines.spec import TensorSpec
+from hsengines.spec import FLOATS, TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import BundleError, EngineRecord, Manifest
 from hsruntime.facts import Sizes, TextSide
 

@@ -8,9 +8,8 @@ from math import prod
 
 import numpy as np
 
-from hsengines.backend import Device, Tensor
-from hsengines.dtypes import numpy_dtype
-from hsengines.spec import TensorSpec
+from hsengines.device import Device, Tensor
+from hsengines.spec import TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import Manifest, tensor_spec
 from hsruntime.facts import Facts, Size
 from hsruntime.loop.flow import grid_positions

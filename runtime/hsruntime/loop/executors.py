@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hsengines.backend import Device, Engine
+from hsengines.backend import Engine
+from hsengines.device import Device
 from hsengines.errors import DeviceMemoryError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import size_text

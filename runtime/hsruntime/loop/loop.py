@@ -9,7 +9,8 @@ from time import perf_counter
 
 import numpy as np
 
-from hsengines.backend import Binding, Device, Engine, Enqueue, Replay, Tensor
+from hsengines.backend import Binding, Engine
+from hsengines.device import Device, Enqueue, Replay, Tensor
 from hsengines.errors import DeviceError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.buffers import Buffers, LoopShape

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hsengines.backend import Device, Engine, Tensor
+from hsengines.backend import Engine
+from hsengines.device import Device, Tensor
 from hsruntime.facts import Latent
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.flow import latents_from_tokens

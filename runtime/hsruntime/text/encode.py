@@ -7,9 +7,9 @@ from contextlib import closing
 
 import numpy as np
 
-from hsengines.backend import Binding, Device, Engine, Tensor
-from hsengines.dtypes import numpy_dtype
-from hsengines.spec import TensorSpec
+from hsengines.backend import Binding, Engine
+from hsengines.device import Device, Tensor
+from hsengines.spec import TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
 from hsruntime.facts import Facts, TextSide

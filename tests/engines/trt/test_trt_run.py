@@ -9,8 +9,8 @@ from simulated_tensorrt import SimulatedTensorRT, simulated_gpu
 from trt_graphs import counting_network, profile
 
 from hsengines.backend import get_backend
+from hsengines.device import HostDevice
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, ShapeError
-from hsengines.host import HostDevice
 from hsengines.trt.options import RtxOptions
 
 OPTIONS = RtxOptions(architectures=(89,))

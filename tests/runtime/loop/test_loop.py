@@ -6,10 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from hsengines.backend import Mark
+from hsengines.device import HostDevice, Mark
 from hsengines.errors import DeviceError, DeviceMemoryError
-from hsengines.host import HostDevice
-from hsengines.null import NullBackend, NullEngine
+from hsengines.null.backend import NullBackend, NullEngine
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.facts import Positions
 from hsruntime.loop.buffers import LoopShape, loop_bytes

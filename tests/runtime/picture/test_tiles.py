@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 from hsengines.backend import get_backend
 from hsengines.errors import ShapeError
-from hsengines.null import NullBackend
+from hsengines.null.backend import NullBackend
 from hsengines.spec import DimRange
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle

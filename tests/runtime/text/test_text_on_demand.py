@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hsengines.errors import EngineLoadError
-from hsengines.null import NullBackend, NullEngine
+from hsengines.null.backend import NullBackend, NullEngine
 from hsengines.ort.session import OrtEngine
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle

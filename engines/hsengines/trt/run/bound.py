@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hsengines.backend import Binding, Tensor
+from hsengines.backend import Binding
+from hsengines.device import Tensor
 from hsengines.errors import DeviceError, DeviceMemoryError
 from hsengines.trt.build.log import Log, last_error, listening
 from hsengines.trt.build.remedies import in_short, is_out_of_memory

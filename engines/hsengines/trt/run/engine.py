@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from hsengines.backend import Engine, Tensor
-from hsengines.binding import check_binding
+from hsengines.backend import Engine, check_binding
+from hsengines.device import Tensor
 from hsengines.errors import EngineLoadError
 from hsengines.spec import EngineSpec
 from hsengines.trt.run.bound import TrtBinding, complete_context

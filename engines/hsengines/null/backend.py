@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hsengines.backend import Backend, Binding, Device, Engine, Tensor
-from hsengines.binding import check_binding
+from hsengines.backend import Backend, Binding, Engine, check_binding
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
-from hsengines.host import HostDevice
+from hsengines.device import Device, HostDevice, Tensor
 from hsengines.spec import EngineSpec
 
 

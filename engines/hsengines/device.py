@@ -1,0 +1,187 @@
+"""Where tensors live and engines run, and the host as one such place."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+
+from hsengines.spec import numpy_dtype
+
+Enqueue = Callable[[], None]
+"""Puts one piece of work on a device; may return before it is done."""
+
+
+class Tensor(ABC):
+    """Memory on a device with a shape and a dtype; owned by whoever made it, alive as long as it is referenced."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @abstractmethod
+    def write(self, array: np.ndarray) -> None:
+        """Copies a host array of the same shape and dtype in."""
+
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """A host copy."""
+
+    @abstractmethod
+    def copy_from(self, other: Tensor) -> None:
+        """Copies another tensor of the same shape and dtype on the device."""
+
+
+class Replay(ABC):
+    """A fixed sequence of work, ready to be repeated: a CUDA graph where the device has them."""
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Enqueues the whole sequence once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the replay holds; to be called before what it replays is closed."""
+
+
+class Mark(ABC):
+    """A point in a device's work."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Returns when everything enqueued before the mark is done. Raises DeviceError if any of it failed."""
+
+
+class Device(ABC):
+    """A place where tensors live and engines run, in the order in which work is enqueued."""
+
+    name: str
+    allocated_bytes: int
+    """What tensors made here hold at present."""
+    two_streams: bool = False
+    """Whether `fork` may run its two sequences at the same time, where the device can."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        """Uninitialised memory. Raises DeviceMemoryError."""
+
+    @abstractmethod
+    def replay(self, sequence: Sequence[Enqueue]) -> Replay:
+        """Makes `sequence` repeatable. On a GPU this runs it once to warm up, so its buffers must hold sane values."""
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """The point that has been reached in enqueueing."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Waits for everything enqueued. Raises DeviceError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the device's own memory; its tensors, replays and engines must be gone."""
+
+    def beside(self) -> AbstractContextManager[None]:
+        """Engines bound inside are for the second sequence of a `fork`."""
+        return nullcontext()
+
+    def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
+        """Both sequences as one piece of work, done when both are; neither may read what the other writes."""
+        calls = (*first, *second)
+
+        def enqueue() -> None:
+            for each in calls:
+                each()
+
+        return enqueue
+
+    def upload(self, array: np.ndarray) -> Tensor:
+        """A new tensor holding `array`."""
+        tensor = self.empty(array.shape, array.dtype.name)
+        tensor.write(array)
+        return tensor
+
+
+class HostTensor(Tensor):
+    """A C-contiguous numpy array whose address never changes."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape = shape
+        self.dtype = numpy_dtype(dtype)
+        self.array = np.empty(shape, self.dtype)
+
+    @property
+    def address(self) -> int:
+        """Where the first element lies."""
+        return self.array.ctypes.data
+
+    def write(self, array: np.ndarray) -> None:
+        """Copies a host array in."""
+        np.copyto(self.array, array, casting="no")
+
+    def read(self) -> np.ndarray:
+        """A copy that later steps will not change."""
+        return self.array.copy()
+
+    def copy_from(self, other: Tensor) -> None:
+        """Copies another host tensor."""
+        assert isinstance(other, HostTensor)
+        np.copyto(self.array, other.array, casting="no")
+
+
+class PlainReplay(Replay):
+    """A sequence whose parts are enqueued one after the other."""
+
+    def __init__(self, sequence: Sequence[Enqueue]) -> None:
+        self._sequence = tuple(sequence)
+
+    def launch(self) -> None:
+        """Nothing but the calls."""
+        for enqueue in self._sequence:
+            enqueue()
+
+    def close(self) -> None:
+        """Lets the bindings go."""
+        self._sequence = ()
+
+
+class Reached(Mark):
+    """A point that is passed already: on a CPU nothing is asynchronous."""
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+
+class HostDevice(Device):
+    """The CPU; `threads` is how many of its cores engines may use, 0 for all."""
+
+    def __init__(self, threads: int = 0) -> None:
+        self.name = "cpu"
+        self.threads = threads
+        self.allocated_bytes = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> HostTensor:
+        """Uninitialised memory."""
+        tensor = HostTensor(shape, dtype)
+        self.allocated_bytes += tensor.array.nbytes
+        weakref.finalize(tensor, self._freed, tensor.array.nbytes)
+        return tensor
+
+    def replay(self, sequence: Sequence[Enqueue]) -> Replay:
+        """The calls in order."""
+        return PlainReplay(sequence)
+
+    def mark(self) -> Mark:
+        """Every call has returned, so everything is done."""
+        return Reached()
+
+    def synchronize(self) -> None:
+        """Nothing is ever pending."""
+
+    def close(self) -> None:
+        """The memory belongs to the tensors."""
+
+    def _freed(self, count: int) -> None:
+        self.allocated_bytes -= count
