@@ -59,19 +59,11 @@ class Task(msgspec.Struct, frozen=True):
         return {name: getattr(self.asked, name) for name in OF_EACH}
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`<name>.json`. seconds: what the picture's batch took; together: pictures in it."""
+class Record(msgspec.Struct):
+    """What of `<name>.json` vouches for the picture; people read more there."""
 
     status: str
-    line: int
-    prompt: str
-    negative_prompt: str
-    seed: int
-    schedule: str | None = None
-    seconds: float | None = None
-    together: int | None = None
     size_bytes: int | None = None
-    error: str | None = None
 
 
 class Ledger:
