@@ -21,7 +21,7 @@ def exported(root: Path) -> tuple[int, int]:
     from hsexport.build.request import BuildRequest
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.stage import Run
-    from hsexport.plan.networks import holding_of
+    from hsexport.plan.networks import resident_weights
     from hsexport.progress import Silent
 
     return_what_is_freed()
@@ -30,7 +30,7 @@ def exported(root: Path) -> tuple[int, int]:
     run = Run(request, Silent())
     (product,) = products = run.products([network])
     export_all(products, run)
-    return len(holding_of(network, request).tensors), product.onnx.stat().st_size
+    return len(resident_weights(network, request)), product.onnx.stat().st_size
 
 
 def runner() -> None:

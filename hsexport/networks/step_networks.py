@@ -1,9 +1,9 @@
-"""The step's modules as networks of a bundle."""
+"""The step's modules as networks of a bundle: one line of a table each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from hsengines.spec import Dim, EngineSpec, Profile, TensorSpec
 from hsexport.networks.network import Network
@@ -15,168 +15,95 @@ if TYPE_CHECKING:
 TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "K": 11, "L": 4, "S": 9, "h": 4, "w": 8}
 
 
-def _floats(name: str, *shape: Dim) -> TensorSpec:
-    return TensorSpec(name, "float32", shape)
+class StepNetwork(NamedTuple):
+    """A module's name and its inputs and outputs: `name: extents` are float32, `name: extents < limit` int32 below it.
+
+    The letters P, C, H and D are a token's width, the latent's channels, and large's heads and their size.
+    """
+
+    module: str
+    inputs: str
+    outputs: str
+    narrow: tuple[str, ...] = ()
+    """What may become half. Latents sum up small changes over many steps, so all arithmetic on them stays fp32; beside
+    a transformer it is nothing."""
 
 
-def _ints(name: str, *shape: Dim) -> TensorSpec:
-    return TensorSpec(name, "int32", shape)
-
-
-# Latents sum up small changes over many steps, so arithmetic on them stays fp32; beside a transformer it is nothing.
-_NARROW: dict[str, tuple[str, ...]] = {
-    "select_cache": ("everything", "selected"),
-    "merge_cache": ("fresh", "everything", "merged"),
+STEP = {
+    "prepare": StepNetwork(
+        "Prepare", "latents: B N P, index: G M < B*N, timesteps: S, step: 1 < S", "tokens: G M P, timestep: 1"
+    ),
+    "guide": StepNetwork(
+        "Guide", "velocity: G M P, cond: B < G, uncond: B < G, guidance: 1", "guided: B M P, difference: B M P"
+    ),
+    "guide_held": StepNetwork(
+        "GuideHeld", "velocity: B M P, difference: B N P, index: B M < B*N, excess: 1", "guided: B M P"
+    ),
+    "blend": StepNetwork("Blend", "active: B M P, elsewhere: B N P, index: B N < B*N", "blended: B N P"),
+    "advance": StepNetwork(
+        "Advance",
+        "velocity: B N P, previous: B N P, latents: B N P, coefficients: S 2, step: 1 < S",
+        "next_latents: B N P, next_step: 1 <",
+    ),
+    "score": StepNetwork("Score", "first: B N P, second: B N P", "scores: B N"),
+    "spread": StepNetwork("Spread C", "velocity: B N P", "scores: B N"),
+    "select_cache": StepNetwork(
+        "SelectCache", "everything: G H K D, index: L H R < G*K", "selected: L H R D", ("everything", "selected")
+    ),
+    "merge_cache": StepNetwork(
+        "Merge",
+        "fresh: G H M D, everything: G H N D, index: G H N < G*N",
+        "merged: G H N D",
+        ("fresh", "everything", "merged"),
+    ),
+    "unpatchify": StepNetwork("Unpatchify", "tokens: B N P, order: C h w < P*N", "latents: B C h w"),
 }
-
-
-def _module(name: str, *arguments: int) -> nn.Module:
-    from hsexport.networks import step_modules as modules
-
-    return getattr(modules, name)(*arguments).eval()
-
-
-class _Networks:
-    """Makes networks for one recipe's ranges."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._ranges = recipe.ranges()
-
-    def __call__(
-        self,
-        name: str,
-        module: Callable[[], nn.Module],
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        **limits: int | str,
-    ) -> Network:
-        used = {d for t in inputs for d in t.shape if isinstance(d, str)}
-        profile = Profile("all", {dim: extents for dim, extents in self._ranges.items() if dim in used})
-        spec, narrow = EngineSpec(name, inputs, outputs, (profile,)), _NARROW.get(name, ())
-        dims = {d: TRACE_DIMS[d] for d in used}
-        return Network(spec, module, dims, limits, narrow_tensors=narrow, stays_fp32=name not in _NARROW)
+"""Everything between the transformers, in the order of a step."""
 
 
 def step_networks(recipe: Recipe) -> list[Network]:
-    """Everything between the transformers, in the order of a step."""
-    return [*_velocity_networks(recipe), *_score_networks(recipe), *_cache_networks(recipe), _unpatchify(recipe)]
+    """All of them, for one pair."""
+    return [_network(name, step, recipe) for name, step in STEP.items()]
 
 
-def _velocity_networks(recipe: Recipe) -> list[Network]:
-    """prepare, guide, guide_held, blend, advance: from latents to a transformer, and from velocities to latents."""
-    network, width = _Networks(recipe), recipe.facts.latent.token_width
-    return [
-        network(
-            "prepare",
-            lambda: _module("Prepare"),
-            (
-                _floats("latents", "B", "N", width),
-                _ints("index", "G", "M"),
-                _floats("timesteps", "S"),
-                _ints("step", 1),
-            ),
-            (_floats("tokens", "G", "M", width), _floats("timestep", 1)),
-            index="B*N",
-            step="S",
-        ),
-        network(
-            "guide",
-            lambda: _module("Guide"),
-            (_floats("velocity", "G", "M", width), _ints("cond", "B"), _ints("uncond", "B"), _floats("guidance", 1)),
-            (_floats("guided", "B", "M", width), _floats("difference", "B", "M", width)),
-            cond="G",
-            uncond="G",
-        ),
-        network(
-            "guide_held",
-            lambda: _module("GuideHeld"),
-            (
-                _floats("velocity", "B", "M", width),
-                _floats("difference", "B", "N", width),
-                _ints("index", "B", "M"),
-                _floats("excess", 1),
-            ),
-            (_floats("guided", "B", "M", width),),
-            index="B*N",
-        ),
-        network(
-            "blend",
-            lambda: _module("Blend"),
-            (
-                _floats("active", "B", "M", width),
-                _floats("elsewhere", "B", "N", width),
-                _ints("index", "B", "N"),
-            ),
-            (_floats("blended", "B", "N", width),),
-            index="B*N",
-        ),
-        network(
-            "advance",
-            lambda: _module("Advance"),
-            (
-                _floats("velocity", "B", "N", width),
-                _floats("previous", "B", "N", width),
-                _floats("latents", "B", "N", width),
-                _floats("coefficients", "S", 2),
-                _ints("step", 1),
-            ),
-            (_floats("next_latents", "B", "N", width), _ints("next_step", 1)),
-            step="S",
-        ),
-    ]
+def _network(name: str, step: StepNetwork, recipe: Recipe) -> Network:
+    latent, large = recipe.facts.latent, recipe.facts.large
+    numbers = {"P": latent.token_width, "C": latent.channels, "H": large.heads, "D": large.head_size}
+    inputs, limits = _tensors(step.inputs, numbers)
+    outputs, _ = _tensors(step.outputs, numbers)
+    used = {dim for tensor in inputs for dim in tensor.shape if isinstance(dim, str)}
+    profile = Profile("all", {dim: extents for dim, extents in recipe.ranges().items() if dim in used})
+    module, *arguments = step.module.split()
 
+    def skeleton() -> nn.Module:
+        from hsexport.networks import step_modules
 
-def _score_networks(recipe: Recipe) -> list[Network]:
-    """Score and spread: what a region is chosen by."""
-    network, latent = _Networks(recipe), recipe.facts.latent
-    velocity = ("B", "N", latent.token_width)
-    return [
-        network(
-            "score",
-            lambda: _module("Score"),
-            (_floats("first", *velocity), _floats("second", *velocity)),
-            (_floats("scores", "B", "N"),),
-        ),
-        network(
-            "spread",
-            lambda: _module("Spread", latent.channels),
-            (_floats("velocity", *velocity),),
-            (_floats("scores", "B", "N"),),
-        ),
-    ]
+        made: nn.Module = getattr(step_modules, module)(*(numbers[letter] for letter in arguments))
+        return made.eval()
 
-
-def _cache_networks(recipe: Recipe) -> list[Network]:
-    """select_cache and merge_cache: keys and values out of a cache, and back into it."""
-    network, heads, size = _Networks(recipe), recipe.facts.large.heads, recipe.facts.large.head_size
-    return [
-        network(
-            "select_cache",
-            lambda: _module("SelectCache"),
-            (_floats("everything", "G", heads, "K", size), _ints("index", "L", heads, "R")),
-            (_floats("selected", "L", heads, "R", size),),
-            index="G*K",
-        ),
-        network(
-            "merge_cache",
-            lambda: _module("Merge"),
-            (
-                _floats("fresh", "G", heads, "M", size),
-                _floats("everything", "G", heads, "N", size),
-                _ints("index", "G", heads, "N"),
-            ),
-            (_floats("merged", "G", heads, "N", size),),
-            index="G*N",
-        ),
-    ]
-
-
-def _unpatchify(recipe: Recipe) -> Network:
-    channels = recipe.facts.latent.channels
-    return _Networks(recipe)(
-        "unpatchify",
-        lambda: _module("Unpatchify"),
-        (_floats("tokens", "B", "N", recipe.facts.latent.token_width), _ints("order", channels, "h", "w")),
-        (_floats("latents", "B", channels, "h", "w"),),
-        order=f"{recipe.facts.latent.token_width}*N",
+    return Network(
+        EngineSpec(name, inputs, outputs, (profile,)),
+        skeleton,
+        {dim: TRACE_DIMS[dim] for dim in used},
+        limits,
+        narrow_tensors=step.narrow,
+        stays_fp32=not step.narrow,
     )
+
+
+def _tensors(text: str, numbers: Mapping[str, int]) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
+    """Specs, and what bounds the integers among them from above."""
+    specs, limits = [], {}
+    for each in text.split(", "):
+        name, _, rest = each.partition(": ")
+        extents, integer, limit = rest.partition("<")
+        specs.append(
+            TensorSpec(name, "int32" if integer else "float32", tuple(_dim(e, numbers) for e in extents.split()))
+        )
+        if limit.strip():
+            limits[name] = "*".join(str(numbers.get(factor, factor)) for factor in limit.strip().split("*"))
+    return tuple(specs), limits
+
+
+def _dim(text: str, numbers: Mapping[str, int]) -> Dim:
+    return int(text) if text.isdecimal() else numbers.get(text, text)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hsengines.traits import traits_of
 from hsexport.build.request import BuildRequest
 from hsexport.networks.network import Network
-from hsexport.plan.extent import Extent
 from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
 from hsexport.plan.networks import item_bytes
+from hsexport.plan.work import Extent
 from hsruntime.facts import Facts, Size
 from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes
 from hsruntime.schedule.schedule import Schedule

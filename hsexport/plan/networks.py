@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -18,7 +18,7 @@ STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
 @dataclass(frozen=True)
-class HeldTensor:
+class ResidentWeight:
     """A tensor that an engine holds; `as_it_lies` says that the checkpoint has it in the same type and bytes."""
 
     name: str
@@ -47,42 +47,24 @@ class NetworkPlan:
     """Of the bundle's: what the checkpoint has in the same type and order."""
     largest_parameters: int
     """Of its largest tensor."""
-    border_bytes: int
+    signature_bytes: int
     """One set of inputs and outputs as the build compares them, fp32."""
 
 
-@dataclass(frozen=True)
-class Holding:
-    """An engine's tensors, and the bytes that their folder holds."""
-
-    tensors: tuple[HeldTensor, ...]
-    checkpoint_bytes: int
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """By name."""
-        return {tensor.name: tensor.shape for tensor in self.tensors}
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all tensors."""
-        return sum(tensor.size_bytes for tensor in self.tensors)
-
-
-def holding_of(network: Network, request: BuildRequest) -> Holding:
+def resident_weights(network: Network, request: BuildRequest) -> list[ResidentWeight]:
     """What the engine will hold: a decoder without its encoder, a tensor of two names once."""
     if network.weights is None:
-        return Holding((), 0)
+        return []
     precision = network.precision_in(request.options.precision)
     wide = _fp32_modules(network, request, precision)
-    held = []
+    held: list[ResidentWeight] = []
     for name, weight in _distinct(network.weights):
         if network.reads(name):
             own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
             stored, size = weight.stored, math.prod(weight.shape) * item_bytes(own)
             unchanged = stored is not None and stored.dtype == STORED[own]
-            held.append(HeldTensor(name, weight.shape, size, unchanged))
-    return Holding(tuple(held), sum(header.size_bytes for header in network.weights.sources.values()))
+            held.append(ResidentWeight(name, weight.shape, size, unchanged))
+    return held
 
 
 def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
@@ -96,19 +78,20 @@ def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
         yield name, weight
 
 
-def network_plan(network: Network, holding: Holding, precision: str) -> NetworkPlan:
+def network_plan(network: Network, weights: Sequence[ResidentWeight], precision: str) -> NetworkPlan:
     """The sums."""
-    border = (*network.spec.inputs, *network.spec.outputs)
+    sources = network.weights.sources.values() if network.weights else ()
+    signature = (*network.spec.inputs, *network.spec.outputs)
     return NetworkPlan(
         name=network.name,
         precision=precision,
-        tensors=len(holding.tensors),
-        parameters=sum(tensor.elements for tensor in holding.tensors),
-        checkpoint_bytes=holding.checkpoint_bytes,
-        bundle_bytes=holding.size_bytes,
-        unchanged_bytes=sum(tensor.size_bytes for tensor in holding.tensors if tensor.as_it_lies),
-        largest_parameters=max((tensor.elements for tensor in holding.tensors), default=0),
-        border_bytes=sum(4 * math.prod(tensor.resolve(network.check_dims)) for tensor in border),
+        tensors=len(weights),
+        parameters=sum(tensor.elements for tensor in weights),
+        checkpoint_bytes=sum(header.size_bytes for header in sources),
+        bundle_bytes=sum(tensor.size_bytes for tensor in weights),
+        unchanged_bytes=sum(tensor.size_bytes for tensor in weights if tensor.as_it_lies),
+        largest_parameters=max((tensor.elements for tensor in weights), default=0),
+        signature_bytes=sum(4 * math.prod(tensor.resolve(network.check_dims)) for tensor in signature),
     )
 
 

@@ -16,7 +16,7 @@ from hsexport.networks.recipe import Recipe
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine, machine_at
 from hsexport.plan.memory import RunMemory, run_memory
-from hsexport.plan.networks import NetworkPlan, holding_of, network_plan
+from hsexport.plan.networks import NetworkPlan, network_plan, resident_weights
 from hsexport.plan.shortfalls import (
     Choices,
     Shortfall,
@@ -82,8 +82,8 @@ def plan_of(
     `gpu` is what the bundle shall run on, if the plan is to tell of it.
     """
     options, backend, precision = request.options, request.backend, request.options.precision
-    holdings = {network.name: holding_of(network, request) for network in networks}
-    plans = tuple(network_plan(net, holdings[net.name], net.precision_in(precision)) for net in networks)
+    weights = {network.name: resident_weights(network, request) for network in networks}
+    plans = tuple(network_plan(net, weights[net.name], net.precision_in(precision)) for net in networks)
     schedule = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
     stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights)
     if request.stop_after:
@@ -91,7 +91,7 @@ def plan_of(
     held = {plan.name: 0 if options.streams_weights else plan.bundle_bytes for plan in plans}
     by_name = {network.name: network for network in networks}
     counted = _Counted(request, facts, by_name, schedule, held)
-    work = work_of(request, facts, by_name, schedule, holdings)
+    work = work_of(request, facts, by_name, schedule, weights)
     return Plan(
         backend=backend,
         precision=precision,

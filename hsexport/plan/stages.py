@@ -37,7 +37,7 @@ def stage_plans(
     """Each keeps its products in the cache, but for pack, which fills the bundle."""
     most = max(network.tensors for network in networks)
     graphs = sum(network.tensors for network in networks) * GRAPH_PER_TENSOR
-    goldens = sum(network.border_bytes for network in networks)
+    goldens = sum(network.signature_bytes for network in networks)
     # Goldens read one layer's weights at a time, casts one tensor's: as it lies, and in fp32.
     reading = max(network.largest_parameters for network in networks) * (WIDE + NARROW)
     host = EXPORT_PROCESS + most * EXPORT_PER_TENSOR + reading

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hsexport.build.request import BuildRequest
 from hsexport.networks.network import Network
-from hsexport.plan.extent import Extent, pass_flops
 from hsexport.plan.gpus import Gpu
-from hsexport.plan.networks import Holding, item_bytes
-from hsruntime.facts import Facts
+from hsexport.plan.networks import ResidentWeight, item_bytes
+from hsruntime.facts import Facts, Transformer, counted
 from hsruntime.loop.buffers import LoopShape, cache_bytes
 from hsruntime.schedule.arithmetic import Kind, Pass, passes, predicted_speedup
 from hsruntime.schedule.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a run of a transformer is over: rows G, active M of N tokens, T text tokens, these cached or live."""
+
+    rows: int
+    active: int
+    tokens: int
+    text: int
+    text_cached: bool = False
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """By the names that operations have for them; L are the text tokens that go through the network."""
+        live = 0 if self.text_cached else self.text
+        return {"G": self.rows, "M": self.active, "N": self.tokens, "T": self.text, "L": live}
+
+    @classmethod
+    def of(cls, shape: LoopShape, rows: int, text: int, *, region: bool = False) -> Extent:
+        """A run over a whole picture, or over its region."""
+        active = shape.active if region else shape.tokens
+        return cls(rows, active, shape.tokens, text, text_cached=region and shape.text_cached)
+
+
+def pass_flops(model: Transformer, over: Extent) -> dict[str, int]:
+    """Of one run, all rows together, by part of the network: what a counter finds in the exported graph, to the last
+    one.
+    """
+    return {part: counted(terms, **over.dims) for part, terms in model.operations.items()}
 
 
 @dataclass(frozen=True)
@@ -25,7 +54,7 @@ class Run:
     count: int
     flops: int
     moved_bytes: int
-    """Holding read, keys and values read or written: activations come on top where they leave the chip."""
+    """Resident weights read, keys and values read or written: activations come on top where they leave the chip."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +116,17 @@ def work_of(
     facts: Facts,
     networks: Mapping[str, Network],
     schedule: Schedule,
-    holdings: Mapping[str, Holding],
+    weights: Mapping[str, Sequence[ResidentWeight]],
 ) -> Work:
     """Of one picture of the default size, at the default guidance."""
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=facts.defaults.guidance_scale > 1)
     guided, item = shape.rows == 2, item_bytes(request.options.precision)
-    counter = _Counter(facts, shape, item, {name: each.size_bytes for name, each in holdings.items()})
+    sizes = {name: sum(weight.size_bytes for weight in each) for name, each in weights.items()}
+    counter = _Counter(facts, shape, item, sizes)
 
     def run(name: str, dims: Mapping[str, int]) -> Run:
-        counted = networks[name].operations
-        return Run(name, 1, counted(holdings[name].shapes, dims) if counted else 0, counter.weights[name])
+        counted, shapes = networks[name].operations, {weight.name: weight.shape for weight in weights[name]}
+        return Run(name, 1, counted(shapes, dims) if counted else 0, sizes[name])
 
     height, width = (side * facts.latent.patch_size for side in shape.grid)
     before = [run(slot.engine, {"B": shape.rows}) for slot in facts.slots]

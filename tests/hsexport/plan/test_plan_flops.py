@@ -9,8 +9,8 @@ from flops_of_graph import GraphFlopsError, flops_of_graph
 from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.build.stages.export import export_all
 from hsexport.build.stages.stage import Run
-from hsexport.plan.extent import Extent, pass_flops
-from hsexport.plan.networks import holding_of
+from hsexport.plan.networks import resident_weights
+from hsexport.plan.work import Extent, pass_flops
 from hsexport.progress import Silent
 from hsruntime.schedule.arithmetic import step_flops
 
@@ -35,6 +35,10 @@ def counted(recipe, tiny_cache):
     return count
 
 
+def shapes_of(network, recipe):
+    return {weight.name: weight.shape for weight in resident_weights(network, recipe.request)}
+
+
 @pytest.mark.parametrize(
     ("active", "tokens", "text_cached"), [(16, 16, False), (36, 36, False), (5, 16, False), (5, 16, True)]
 )
@@ -57,13 +61,13 @@ def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
     networks = {network.name: network for network in recipe.networks()}
     for slot in recipe.facts.slots:
         network = networks[slot.engine]
-        shapes = holding_of(network, recipe.request).shapes
+        shapes = shapes_of(network, recipe)
         assert network.operations(shapes, {"B": 3}) == counted(slot.engine, B=3)
 
 
 def test_the_decoder_costs_what_its_graph_holds(recipe, counted):
     (network,) = (each for each in recipe.networks() if each.name == "vae_decoder")
-    shapes, dims = holding_of(network, recipe.request).shapes, {"B": 2, "h": 6, "w": 10}
+    shapes, dims = shapes_of(network, recipe), {"B": 2, "h": 6, "w": 10}
     assert network.operations(shapes, dims) == counted("vae_decoder", **dims)
 
 
