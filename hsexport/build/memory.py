@@ -14,7 +14,7 @@ def return_what_is_freed() -> None:
 
     glibc takes large blocks from the system one by one, but raises its limit for "large" up to 32 MB by what it sees
     freed. Weights and activations below it then lie on its heap, where a few bytes above them hold them fast: one pass
-    over SD3.5-Large, layer by layer, stayed at 0.7 GB or grew to 2.8, as chance had it.
+    over a model of 8 billion numbers, layer by layer, stayed at 0.7 GB or grew to 2.8, as chance had it.
     """
     if sys.platform != "linux":
         return
