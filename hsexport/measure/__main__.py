@@ -19,13 +19,14 @@ from hsexport.measure import (
     slices,
     speed,
 )
+from hsexport.measure.gpu_check import check
 
 MODULES = (blocks, build, capi, contact_sheet, export, plan, profile_engines, serve, slices, speed)
 
 
 def main() -> None:
     """Measures one thing and prints its table; an error that a user can mend is a line."""
-    commands = {module.__name__.rpartition(".")[2]: module.main for module in MODULES}
+    commands = {module.__name__.rpartition(".")[2]: module.main for module in MODULES} | {"gpu_check": check.main}
     try:
         click.Group(commands=commands, help="Measure one thing and print its table.")(prog_name="measure")
     except HSError as err:

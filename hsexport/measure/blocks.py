@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
@@ -51,16 +51,17 @@ class _Cells(Formatter):
         return super().format_field(value, spec)
 
 
-def table(columns: Mapping[str, str], rows: Iterable[Measured]) -> str:
-    """Markdown: `columns` maps a heading to how its cell is made of a row, as `str.format` knows it."""
+def table(columns: str, rows: Iterable[Measured]) -> str:
+    """Markdown: `columns` are "heading: cell | heading: cell", a cell as `str.format` makes it of a row."""
     cells = _Cells()
-    return grid(columns, ([cells.vformat(column, (), row) for column in columns.values()] for row in rows))
+    parts = [column.partition(": ") for column in columns.split(" | ")]
+    return grid([p[0] for p in parts], ([cells.vformat(p[2], (), row) for p in parts] for row in rows))
 
 
-def grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def grid(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     """The same of cells that are made already."""
     written = [f"| {' | '.join(cell.replace('|', PIPE) for cell in line)} |\n" for line in (headings, *rows)]
-    return "".join([written[0], f"|{'---|' * len(list(headings))}\n", *written[1:]])
+    return "".join([written[0], f"|{'---|' * len(headings)}\n", *written[1:]])
 
 
 def measured_on(report: Measured, *more: str) -> str:
@@ -71,9 +72,9 @@ def measured_on(report: Measured, *more: str) -> str:
     return f"\nHardware: {'; '.join([told, *more])}.\n"
 
 
-def show(markdown: str) -> None:
+def show(markdown: str, console: Console | None = None) -> None:
     """A table in a terminal, the Markdown itself elsewhere."""
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     if console.is_terminal:
         console.print(Markdown(markdown))
     else:

@@ -121,7 +121,7 @@ def block(report: Measured) -> str:
         {"what": what, "own": figure(report, own, unit), "said": figure(report, said, unit) if said else ""}
         for what, own, said, unit in FIGURES
     ]
-    return table({"": "{what}", "measured": "{own}", "`plan` says": "{said}"}, rows) + measured_on(report)
+    return table(": {what} | measured: {own} | `plan` says: {said}", rows) + measured_on(report)
 
 
 def figure(report: Measured, name: str, unit: str) -> str:

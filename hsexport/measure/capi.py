@@ -32,14 +32,10 @@ from hsruntime import Session
 with Session.open(sys.argv[1]) as session:
     Image.fromarray(session.generate(sys.argv[2]).image).save(sys.argv[3])
 """
-COLUMNS = {
-    "median of": "{what}",
-    "rounds": "{rounds}",
-    "Python ms": "{python_ms:.0f}",
-    "C ms": "{c_ms:.0f}",
-    "C over Python": "{ratio:.3f}",
-    "middle half": "{ratio_low:.3f} to {ratio_high:.3f}",
-}
+COLUMNS = (
+    "median of: {what} | rounds: {rounds} | Python ms: {python_ms:.0f} | C ms: {c_ms:.0f}"
+    " | C over Python: {ratio:.3f} | middle half: {ratio_low:.3f} to {ratio_high:.3f}"
+)
 
 
 class _Request(ctypes.Structure):

@@ -23,7 +23,7 @@ from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule
 
 PROMPTS = ("red apple", "fox", "violin", "birthday cake", "octopus", "red paper lantern")
-COLUMNS = {"loop ms": "{loop_ms:.0f}", "speedup": "{speedup:.2f}", "by counting operations": "{predicted:.2f}"}
+COLUMNS = "loop ms: {loop_ms:.0f} | speedup: {speedup:.2f} | by counting operations: {predicted:.2f}"
 
 
 def schedules_for(manifest: Manifest) -> dict[str, Schedule]:
@@ -53,7 +53,7 @@ def overlay_of(result: Result) -> np.ndarray:
 
 def block(report: Measured) -> str:
     """Speeds of the three schedules."""
-    columns = {f"{size_text(report['bundle']['size'])} pixels": "{name}", **COLUMNS, "schedule": "`{schedule}`"}
+    columns = size_text(report["bundle"]["size"]) + " pixels: {name} | " + COLUMNS + " | schedule: `{schedule}`"
     rows = [{"name": name, **row} for name, row in report["schedules"].items()]
     return table(columns, rows) + measured_on(report, f"{report['bundle']['backend']}, {report['bundle']['precision']}")
 

@@ -17,7 +17,7 @@ import click
 from hsexport.measure.blocks import PATH, Measured, finish, json_option, measured_on, table
 from hsexport.measure.processes import in_new_process
 
-COLUMNS = {"": "`{name}`", "peak memory, GB": "{peak_gb:.2f}", "time, s": "{seconds:.0f}", "nodes": "{nodes}"}
+COLUMNS = ": `{name}` | peak memory, GB: {peak_gb:.2f} | time, s: {seconds:.0f} | nodes: {nodes}"
 Way = Callable[[tuple[str, str], Path], tuple[float, int]]
 """Makes a graph of large in bf16, its weights included; answers with seconds and nodes."""
 

@@ -50,8 +50,9 @@ def of_layers(layers: int) -> tuple[int, int, int]:
 
 def block(report: Measured) -> str:
     """Measured beside what hsexport/plan/measured.py has."""
-    columns = {"": "`{name}`", "measured": "{measured:,.0f}", "written down": "{written:,}"}
-    return table(columns, report["constants"]) + measured_on(report)
+    return table(
+        ": `{name}` | measured: {measured:,.0f} | written down: {written:,}", report["constants"]
+    ) + measured_on(report)
 
 
 @click.command()

@@ -29,14 +29,11 @@ KINDS = {
 """Operators by kind; every other one moves numbers about or bends their shape."""
 MOVING = "moving"
 ROWS = 2  # guidance's
-COLUMNS = {
-    "step": "{step}",
-    "ms": "{ms:.0f}",
-    "counted GFLOP a second": "{gflops_per_second:.0f}",
-    "share of products": "{shares[products]:.2f}",
-    "of norms and elementwise": "{shares[norms and elementwise]:.2f}",
-    "of moving numbers": "{shares[moving]:.2f}",
-}
+COLUMNS = (
+    "step: {step} | ms: {ms:.0f} | counted GFLOP a second: {gflops_per_second:.0f}"
+    " | share of products: {shares[products]:.2f} | of norms and elementwise: {shares[norms and elementwise]:.2f}"
+    " | of moving numbers: {shares[moving]:.2f}"
+)
 
 
 def profiles_of(bundle: Bundle, rounds: int) -> Iterator[dict[str, Any]]:

@@ -135,7 +135,7 @@ def block(report: Measured) -> str:
     """Under load, then after a kill."""
     found = report["load"] | report["restart"]
     rows = [{"what": what, "value": value.format(**found)} for what, value in ROWS.items()]
-    return table({"under load": "{what}", "measured": "{value}"}, rows) + measured_on(report)
+    return table("under load: {what} | measured: {value}", rows) + measured_on(report)
 
 
 @click.command()

@@ -22,16 +22,11 @@ WORK = Path("build")
 GB = 1e9
 SERIES = (2, 6, 12, 20, 38)
 """Layers; SD3.5-Large has 38."""
-COLUMNS = {
-    "layers": "{layers}",
-    "weights, GB": "{weights_gb:.2f}",
-    "engine, GB": "{engine_gb:.2f}",
-    "private, GB": "{private_gb:.2f}",
-    "`plan` says": "{planned_gb:.2f}",
-    "over the weights": "{copies:.2f}",
-    "resident, GB": "{resident_gb:.2f}",
-    "build, s": "{seconds:.0f}",
-}
+COLUMNS = (
+    "layers: {layers} | weights, GB: {weights_gb:.2f} | engine, GB: {engine_gb:.2f}"
+    " | private, GB: {private_gb:.2f} | `plan` says: {planned_gb:.2f} | over the weights: {copies:.2f}"
+    " | resident, GB: {resident_gb:.2f} | build, s: {seconds:.0f}"
+)
 
 
 def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int, int]:

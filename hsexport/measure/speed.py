@@ -27,19 +27,17 @@ from hsruntime.options import SessionOptions
 if TYPE_CHECKING:
     from hsexport.families.pair import Pair
 
-COLUMNS = {
-    "whole picture": "{model} only",
-    "hsexport ms": "{ours_ms:.0f}",
-    "diffusers eager ms": "{diffusers_ms:.0f}",
-    "speedup": "{speedup:.2f}",
-}
+COLUMNS = (
+    "whole picture: {model} only | hsexport ms: {ours_ms:.0f} | diffusers eager ms: {diffusers_ms:.0f}"
+    " | speedup: {speedup:.2f}"
+)
 
 
 def compare(session: Session, pair: Pair, model: str, rounds: int) -> dict[str, Any]:
     """One model alone, whole pictures: text, loop, decoding; ours and theirs in turns."""
-    from hsexport.measure.bench.eager import PAUSE_SECONDS, pipeline_for, pipeline_options
+    from hsexport.measure.eager import PAUSE_SECONDS, pipeline_for, pipeline_options
 
-    steps, options = session.manifest.facts.defaults.steps, pipeline_options(session.manifest)
+    steps, options = session.manifest.facts.defaults.steps, pipeline_options(session.manifest.facts)
     pipeline = pipeline_for(pair, model)
 
     def timed(call: Callable[[], Any]) -> float:

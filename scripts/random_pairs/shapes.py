@@ -118,6 +118,8 @@ def _cut(shape: TransformerShape, layers: int) -> TransformerShape:
 SD35_LARGE = TransformerShape(layers=38, heads=38, position_table=192)
 SD35_MEDIUM = TransformerShape(layers=24, heads=24, position_table=384, dual_attention_layers=tuple(range(13)))
 SD3_MEDIUM = TransformerShape(layers=24, heads=24, position_table=192, qk_norm=None)
-TRANSFORMERS = {"sd3.5-large": SD35_LARGE, "sd3.5-medium": SD35_MEDIUM, "sd3-medium": SD3_MEDIUM}
+NARROW = TransformerShape(layers=24, heads=2, position_table=192)
+"""Nobody's: as many tensors as a large one, and next to no numbers."""
+TRANSFORMERS = {"sd3.5-large": SD35_LARGE, "sd3.5-medium": SD35_MEDIUM, "sd3-medium": SD3_MEDIUM, "narrow": NARROW}
 
 SD35 = PairShape("sd35", SD35_LARGE, SD35_MEDIUM)

@@ -57,7 +57,7 @@ def draw_rounds(drawing: Drawing, work: Work, reporter: Reporter) -> list[Round]
 def _contestants(drawing: Drawing, session: Session, missing: Sequence[int]) -> dict[str, Contestant]:
     contestants = {c.name: contestant(session, c) for c in drawing.plan.contenders}
     if drawing.diffusers and any(DIFFUSERS in drawing.entrants(n) for n in missing):
-        from hsexport.measure.bench.eager import diffusers_contestant
+        from hsexport.measure.eager import diffusers_contestant
 
         contestants[DIFFUSERS] = diffusers_contestant(drawing.diffusers, session.manifest, drawing.threads)
     return contestants

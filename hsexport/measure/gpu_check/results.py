@@ -1,10 +1,48 @@
-"""Everything that is measured, as the JSON file holds it. Times are medians; a number that could not be had is None."""
+"""What is checked, and everything that is measured as the JSON file holds it.
+
+Times are medians; a number that could not be had is None, one that is not finite is so in JSON.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
+
+from hsexport.measure.turns import ScheduleTime
+
+
+class Target(Struct, frozen=True):
+    """One bundle to build and measure."""
+
+    backend: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
+class Plan(Struct, frozen=True):
+    """The same for every target."""
+
+    large: str
+    small: str
+    out: Path
+    cache: Path
+    size: tuple[int, int] | None = None
+    """In pixels; None is what large was trained at."""
+    max_batch: int = 1
+    steps: int = 28
+    ratio: float = 0.3
+    rounds: int = 5
+    threads: int = 0
+    """CPU threads, 0 for all."""
+
+    @property
+    def region(self) -> str:
+        """The region policy in a schedule's short form."""
+        return f"signal=gap,ratio={self.ratio}"
 
 
 class BackendState(Struct):
@@ -42,7 +80,7 @@ class EngineParity(Struct):
     size_mb: float
     reference: str
     max_relative: float | None
-    """Largest error over the output's largest value; None if something was not finite."""
+    """Largest error over the output's largest value."""
     tolerance: float
     passed: bool
 
@@ -68,40 +106,16 @@ class StepTime(Struct):
     device_ms: float
     device_over_full: float
     flops_over_full: float
-
-    @property
-    def over_arithmetic(self) -> float:
-        """Measured ratio to a full step over the one that counting operations gives."""
-        return self.device_over_full / self.flops_over_full
+    over_arithmetic: float
+    """Measured ratio to a full step over the one that counting operations gives."""
 
 
 class Gap(Struct):
-    """Share of the loop's time in which a GPU has nothing to do, with CUDA graphs and without."""
+    """Share of the loop's time in which the device has nothing to do, with CUDA graphs and without."""
 
     step: str
     graphs: float
-    plain: float
-
-
-class OutsideEngines(Struct):
-    """The stitched loop with engines that do nothing, over the loop: how much is not the engines'."""
-
-    share: float
-    milliseconds_per_step: float
-
-
-class ScheduleTime(Struct):
-    """One whole schedule."""
-
-    name: str
-    schedule: str
-    picture_s: float
-    """From the prompt to the picture."""
-    loop_s: float
-    speedup: float
-    """Of the loop over large alone's, in the same rounds."""
-    predicted: float
-    """The same by counting operations."""
+    plain: float | None
 
 
 class Memory(Struct):
@@ -142,22 +156,21 @@ class TargetResult(Struct):
     equality: list[GraphEquality] = field(default_factory=list)
     steps: list[StepTime] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
-    outside: OutsideEngines | None = None
+    outside: Gap | None = None
+    """The stitched loop with engines that do nothing, over the loop."""
     schedules: list[ScheduleTime] = field(default_factory=list)
     memory: Memory | None = None
     first: FirstPicture | None = None
 
 
 class TorchTime(Struct):
-    """Large alone in torch, over the same steps."""
+    """Large alone in torch: whole pictures over the same steps."""
 
     way: str
     """eager or compiled."""
     precision: str
     device: str
-    covers: str
-    """Whole pictures, or the loop alone."""
-    seconds: float | None
+    seconds: float | None = None
     problem: str = ""
 
 

@@ -1,103 +1,193 @@
-"""All checks of one target, in order; a check that fails is told, and the next one goes on."""
+"""One bundle built and checked, and large alone in torch beside it; each in a process of its own.
+
+A GPU that has failed once fails its whole process, a library may crash it, and memory is measured by process. A part
+that fails is told, and the next one goes on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
 
 from hsengines.backend import get_backend
+from hsengines.build import BuildOptions, build_options
 from hsengines.errors import HSError
-from hsexport.measure.gpu_check.builds import build_target
-from hsexport.measure.gpu_check.equality import graph_equality
-from hsexport.measure.gpu_check.first_picture import first_picture
-from hsexport.measure.gpu_check.memory import gpu_used_bytes, memory_of
-from hsexport.measure.gpu_check.parity import parity_of
-from hsexport.measure.gpu_check.plan import Plan, Target
-from hsexport.measure.gpu_check.results import Problem, TargetResult
-from hsexport.measure.gpu_check.schedules import schedule_times
-from hsexport.measure.gpu_check.steps import outside_engines, step_times
-from hsexport.measure.gpu_check.watched import open_watched
+from hsexport.build.quiet import hush_libraries
+from hsexport.cli.report import BuildReport
+from hsexport.measure.gpu_check.checks import CHECKS
+from hsexport.measure.gpu_check.results import Build, Plan, Problem, Target, TargetResult, TorchTime
+from hsexport.measure.machine import gpu_facts
+from hsexport.measure.processes import told_by_process
+from hsexport.measure.prompts import PROMPT
+from hsexport.measure.turns import column, in_turns, seconds_of
 from hsruntime.bundle.reader import Bundle
 
-Check = Callable[[Plan, Bundle, TargetResult], None]
-Save = Callable[[TargetResult], None]
+GOES_ON = "what is finished is kept, the same command goes on from there"
 
 
-def check_target(
-    plan: Plan, target: Target, save: Save = lambda _: None, parts: tuple[str, ...] | None = None
-) -> TargetResult:
-    """Builds the bundle and runs the checks named in `parts`, by default all.
+class CountingReport(BuildReport):
+    """Counts which products were made and which an earlier build had left."""
 
-    `save` gets the result after every part, with the part that comes next among its problems: should it end the
-    process, this is what is left to tell.
+    def __init__(self) -> None:
+        super().__init__(GOES_ON)
+        self.kept, self.made = 0, 0
+        self._counts = False
+
+    def stage(self, name: str, items: int) -> None:
+        """As the command line shows it."""
+        self._counts = name in ("export", "optimise", "compile")
+        super().stage(name, items)
+
+    def end(self, item: str, note: str = "") -> None:
+        """As the command line shows it."""
+        if self._counts:
+            was_kept = note.startswith("kept")
+            self.kept, self.made = self.kept + was_kept, self.made + (not was_kept)
+        super().end(item, note)
+
+
+def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, Build]:
+    """The target's bundle, and how it was built. Raises HSError."""
+    from hsexport.build.build import build
+    from hsexport.build.request import BuildRequest
+
+    out = plan.out / "bundles" / f"{target.backend}-{target.precision}"
+    built_for: dict[str, Any] = {"backend": target.backend, "options": options_for(target, notes)}
+    drawn: dict[str, Any] = {"size": plan.size, "max_size": plan.size, "max_batch": plan.max_batch, "steps": plan.steps}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    start = perf_counter()
+    with CountingReport() as report:
+        bundle = build(BuildRequest(plan.large, plan.small, out, plan.cache, **built_for, **drawn), report)
+    assert bundle is not None, "nothing here asks it to stop early"
+    seconds, manifest = perf_counter() - start, bundle.manifest
+    size_mb = sum(file.size_bytes for file in manifest.files) / 1e6
+    return bundle, Build(seconds, size_mb, manifest.tools["builder"], manifest.target, report.kept, report.made)
+
+
+def options_for(target: Target, notes: list[str]) -> BuildOptions:
+    """For the GPU at hand alone, where the backend can be told so; what it says to that goes to `notes`."""
+    plain, capability = build_options(target.backend, precision=target.precision), gpu_facts().get("compute_capability")
+    if capability is None or "architectures" not in plain.__struct_fields__:
+        return plain
+    options = build_options(target.backend, precision=target.precision, architectures=(capability,))
+    try:
+        get_backend(target.backend).check_options(options)
+    except HSError as err:
+        notes.append(f"{err}; built for every architecture it knows instead, to see what it says when it loads them")
+        return plain
+    return options
+
+
+def check_target(plan: Plan, target: Target, parts: tuple[str, ...] = tuple(CHECKS)) -> Iterator[TargetResult]:
+    """Builds the bundle and runs the checks named in `parts`; the result so far, before each part and at the end.
+
+    The part that comes next stands among its problems: should it end the process, this is what is left to tell.
     """
-    result = TargetResult(target.backend, target.precision)
-    with _part(result, "build", save):
+    result, bundles = TargetResult(target.backend, target.precision), list[Bundle]()
+
+    def build() -> None:
         bundle, result.build = build_target(plan, target, result.notes)
-    if result.build is None:
-        return result
-    for name, check in CHECKS.items():
-        if parts is None or name in parts:
-            with _part(result, name, save):
-                check(plan, bundle, result)
+        bundles.append(bundle)
+
+    checks: dict[str, Callable[[], None]] = {"build": build}
+    checks |= {name: lambda name=name: CHECKS[name](plan, bundles[0], result) for name in parts}  # type: ignore[misc]
+    for name, check in checks.items():
+        ended = Problem(name, "the process ended here")
+        result.problems.append(ended)
+        yield result
+        result.problems.remove(ended)
+        try:
+            check()
+        except Exception as err:  # a library's own, too: this machine's troubles are what the report is for
+            result.problems.append(Problem(name, told(err)))
+        if not bundles:
+            break
+    yield result
+
+
+def torch_times(plan: Plan, precision: str, device: str) -> Iterator[TorchTime]:
+    """Diffusers' own pipeline of large alone, eager, then compiled; a way that does not work here is told."""
+    row = partial(TorchTime, precision=precision, device=device)
+    if missing := [name for name in ("torch", "diffusers", "transformers") if find_spec(name) is None]:
+        yield row("eager", problem=f"{missing[0]} is not installed")
+        return
+    try:
+        import torch
+
+        pipeline, run = _pipeline(plan, precision, device)
+    except Exception as err:
+        yield row("eager", problem=told(err))
+        return
+    for way in ("eager", "compiled"):
+        try:
+            if way == "compiled":
+                pipeline.transformer = torch.compile(pipeline.transformer)
+            played = in_turns({way: partial(seconds_of, run)}, plan.rounds)  # what warms up compiles
+            yield row(way, seconds=float(np.median(column(played, way))))
+        except Exception as err:  # a compiler is missing, or memory
+            yield row(way, problem=told(err))
+
+
+def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Any, Callable[[], None]]:
+    """The pipeline, and what draws one picture with it."""
+    import torch
+
+    from hsexport.build.recipe import recipe_for
+    from hsexport.build.request import BuildRequest
+    from hsexport.measure.eager import pipeline_for, pipeline_options
+
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+    recipe = recipe_for(BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    pipeline = pipeline_for(recipe.pair, "large", dtype).to(device)
+    options = pipeline_options(recipe.facts)
+
+    def run() -> None:
+        pipeline(PROMPT, num_inference_steps=plan.steps, output_type="np", **options)  # numpy waits for the device
+
+    return pipeline, run
+
+
+def told(err: BaseException) -> str:
+    """An error in one line."""
+    first = next(iter(str(err).strip().splitlines()), "")
+    return str(err) if isinstance(err, HSError) else f"{type(err).__name__}: {first}"
+
+
+def checked_in_child(plan: Plan, target: Target) -> TargetResult:
+    """The target's result, with the process's end among its problems if that was not its own."""
+    answers, ended = _in_child(check_target, plan, target)
+    result: TargetResult = answers[-1] if answers else TargetResult(target.backend, target.precision)
+    if ended:
+        at = result.problems.pop() if result.problems else Problem("start", "")
+        result.problems.append(Problem(at.part, ended))
     return result
 
 
-def _parity(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    del plan
-    for row in parity_of(bundle):
-        result.parity.append(row)
+def torch_in_child(plan: Plan, precision: str, device: str) -> list[TorchTime]:
+    """Torch's times; a row that tells of the process's end if that was not its own."""
+    answers, ended = _in_child(torch_times, plan, precision, device)
+    return answers + ([TorchTime("torch", precision, device, problem=ended)] if ended else [])
 
 
-def _equality(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    result.equality = graph_equality(plan, bundle)
+def _in_child(call: Callable[..., Iterator[Any]], *arguments: object) -> tuple[list[Any], str]:
+    """The generator's answers, and how its process ended in words; empty for a proper end."""
+    found = told_by_process(_gathered, call, arguments)
+    ended = f"the process ended with {found.ended}" if found.ended else told(found.error) if found.error else ""
+    return found.answer or [], ended
 
 
-def _steps(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    result.steps, result.gaps = step_times(plan, bundle)
-
-
-def _outside(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    result.outside = outside_engines(plan, bundle)
-
-
-def _schedules(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    """Memory is taken here, after everything that a session may be asked for."""
-    device = get_backend(result.backend).device(plan.threads)
-    used_before = gpu_used_bytes(device)
-    device.close()
-    with open_watched(plan, bundle, graphs=True) as session:
-        result.device = session.device.name
-        result.schedules = schedule_times(plan, session)
-        result.memory = memory_of(session.device, used_before)
-
-
-def _first(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    result.first = first_picture(plan, bundle.path)
-
-
-CHECKS: dict[str, Check] = {
-    "parity": _parity,
-    "graphs": _equality,
-    "schedules": _schedules,
-    "steps": _steps,
-    "outside engines": _outside,
-    "first picture": _first,
-}
-
-
-@contextmanager
-def _part(result: TargetResult, name: str, save: Save) -> Iterator[None]:
-    """Turns whatever a part raises into a problem of one line."""
-    ended = Problem(name, "the process ended here")
-    result.problems.append(ended)
-    save(result)
-    result.problems.remove(ended)
-    try:
-        yield
-    except HSError as err:
-        result.problems.append(Problem(name, str(err)))
-    except Exception as err:  # a library's own: this machine's troubles are what the report is for
-        first = next(iter(str(err).strip().splitlines()), "")
-        result.problems.append(Problem(name, f"{type(err).__name__}: {first}"))
-    save(result)
+def _gathered(call: Callable[..., Iterator[Any]], arguments: tuple[object, ...]) -> Iterator[list[Any]]:
+    """All answers so far, after each of them."""
+    answers = []
+    with hush_libraries():
+        for answer in call(*arguments):
+            answers.append(answer)
+            yield answers

@@ -1,6 +1,7 @@
 """The whole check on ort-cpu, and on a simulated GPU what a CPU cannot show."""
 
 import os
+import signal
 import subprocess
 import sys
 from io import StringIO
@@ -12,17 +13,13 @@ import pytest
 from rich.console import Console
 from simulated_tensorrt import simulated_gpu
 
-from hsexport.measure.gpu_check import builds, target
-from hsexport.measure.gpu_check.child import Job
-from hsexport.measure.gpu_check.children import checked_in_child
-from hsexport.measure.gpu_check.machine import backend_states
-from hsexport.measure.gpu_check.plan import Plan, Target
-from hsexport.measure.gpu_check.results import BackendState, Report
-from hsexport.measure.gpu_check.schedules import whole_schedules
-from hsexport.measure.gpu_check.tables import Sheet
-from hsexport.measure.gpu_check.target import CHECKS, check_target
-from hsexport.measure.gpu_check.torch_side import torch_times
-from hsexport.measure.gpu_check.writing import write_files
+from hsexport.measure.blocks import show, table
+from hsexport.measure.gpu_check import target
+from hsexport.measure.gpu_check.check import backend_states
+from hsexport.measure.gpu_check.checks import CHECKS, whole_schedules
+from hsexport.measure.gpu_check.results import BackendState, Plan, Problem, Report, Target, TargetResult
+from hsexport.measure.gpu_check.tables import write_files
+from hsexport.measure.gpu_check.target import check_target, checked_in_child, torch_times
 from hsruntime.schedule.check import check_schedule
 
 ROOT = Path(__file__).parents[3]
@@ -34,13 +31,13 @@ def plan(tiny_pair_dirs, tiny_cache, tmp_path_factory):
     """The tiny pair, with everything that its bundle needs in the cache."""
     large, small = map(str, tiny_pair_dirs)
     out = tmp_path_factory.mktemp("gpu_check")
-    return Plan(large, small, "demo", out, tiny_cache, max_batch=4, rounds=1, threads=1)
+    return Plan(large, small, out, tiny_cache, max_batch=4, rounds=1, threads=1)
 
 
 @pytest.fixture(scope="module")
 def checked(plan):
     """The target's result from a process of its own, as the command gets it."""
-    return checked_in_child(Job(plan, target=CPU), plan.out / "work")
+    return checked_in_child(plan, CPU)
 
 
 def numbers_in(value):
@@ -58,7 +55,7 @@ def test_every_part_gives_finite_numbers(checked):
     assert {row.engine for row in checked.parity} > {"large", "small", "vae_decoder", "text_encoder_3"}
     assert all(row.passed and row.max_relative < 1e-4 for row in checked.parity)
     assert [row.step for row in checked.steps] == ["full", "region", "small", "hybrid"]
-    assert [row.name for row in checked.schedules] == list(whole_schedules(Plan("", "", "demo", Path(), Path())))
+    assert [row.name for row in checked.schedules] == list(whole_schedules(Plan("", "", Path(), Path())))
     numbers = numbers_in(msgspec.to_builtins(checked))
     assert len(numbers) > 60
     assert all(map(isfinite, numbers))
@@ -104,17 +101,15 @@ def test_files_hold_every_table(checked, plan, tmp_path):
     assert widths == {4}
 
 
-@pytest.mark.parametrize("scale", ["demo", "sd35"])
-def test_torch_runs_the_pipeline_or_a_plain_loop(plan, scale):
-    row = next(torch_times(msgspec.structs.replace(plan, scale=scale, steps=3), "fp32", "cpu"))
+def test_torch_runs_the_pipeline(plan):
+    row = next(torch_times(msgspec.structs.replace(plan, steps=3), "fp32", "cpu"))
     assert (row.way, row.problem) == ("eager", "")
     assert 0 < row.seconds < 60
-    assert row.covers == ("whole pictures" if scale == "demo" else "the loop alone")
 
 
 def test_whole_schedules_have_one_length_and_can_run():
     for steps in (3, 7, 28):
-        schedules = whole_schedules(Plan("", "", "demo", Path(), Path(), steps=steps, ratio=0.2))
+        schedules = whole_schedules(Plan("", "", Path(), Path(), steps=steps, ratio=0.2))
         assert {check_schedule(schedule).steps for schedule in schedules.values()} == {steps}
         assert schedules["hybridstitch"].region.ratio == 0.2
 
@@ -128,8 +123,8 @@ def test_a_backend_that_does_not_work_is_a_row_with_its_reason(monkeypatch):
 
 
 def test_a_terminal_shows_brackets_as_they_are():
-    console = Console(width=200, file=StringIO())
-    console.print(Sheet("t", ("a",), [("pip install 'hsexport[tensorrt]'",)]).rich())
+    console = Console(width=200, file=StringIO(), force_terminal=True, color_system=None)
+    show(table("a: {a}", [{"a": "pip install 'hsexport[tensorrt]'"}]), console)
     assert "'hsexport[tensorrt]'" in console.file.getvalue()
 
 
@@ -148,7 +143,7 @@ def test_without_a_backend_that_works_the_command_says_so_and_fails(tmp_path):
 
 
 def test_a_build_that_fails_is_told_in_one_line(plan):
-    result = check_target(msgspec.structs.replace(plan, large="/nowhere"), CPU)
+    *_, result = check_target(msgspec.structs.replace(plan, large="/nowhere"), CPU)
     assert result.build is None
     ((problem),) = result.problems
     assert problem.part == "build"
@@ -161,31 +156,31 @@ def test_a_part_that_fails_does_not_keep_the_next_from_running(plan, monkeypatch
         raise RuntimeError("the driver is upset\nand says more")
 
     monkeypatch.setitem(CHECKS, "graphs", broken)
-    saved = []
-    result = check_target(plan, CPU, lambda found: saved.append(msgspec.to_builtins(found)), ("graphs", "parity"))
+    told = [(result, msgspec.to_builtins(result)) for result in check_target(plan, CPU, ("graphs", "parity"))]
+    result, saved = told[-1][0], [found for _, found in told]
     assert [(p.part, p.message) for p in result.problems] == [("graphs", "RuntimeError: the driver is upset")]
     assert result.parity
     assert [p["part"] for p in saved[0]["problems"]] == ["build"]
 
 
-def test_a_process_that_crashes_leaves_what_it_had_found(plan, tmp_path, monkeypatch):
-    fake = tmp_path / "python"
-    problem = '{"part": "steps", "message": "the process ended here"}'
-    outcome = f'{{"target": {{"backend": "ort-cpu", "precision": "fp32", "device": "cpu", "problems": [{problem}]}}}}'
-    fake.write_text(f"#!/bin/sh\necho '{outcome}' > \"$4\"\nkill -SEGV $$\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr("hsexport.measure.gpu_check.children.sys.executable", str(fake))
-    result = checked_in_child(Job(plan, target=CPU), tmp_path)
+def crashing(plan, target):
+    yield TargetResult(target.backend, target.precision, "cpu", problems=[Problem("steps", "the process ended here")])
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_process_that_crashes_leaves_what_it_had_found(plan, monkeypatch):
+    monkeypatch.setattr(target, "check_target", crashing)
+    result = checked_in_child(plan, CPU)
     assert result.device == "cpu"
     assert [(p.part, p.message) for p in result.problems] == [("steps", "the process ended with signal SIGSEGV")]
 
 
 def test_on_a_simulated_gpu_graphs_are_captured_and_memory_is_counted(plan, tmp_path, monkeypatch):
     cuda, _ = simulated_gpu(monkeypatch, classic=True)
-    monkeypatch.setattr("hsexport.measure.gpu_check.steps.LOOP_STEPS", 2)
+    monkeypatch.setattr("hsexport.measure.gpu_check.checks.LOOP_STEPS", 2)
     small = msgspec.structs.replace(plan, out=tmp_path)
     parts = ("parity", "graphs", "schedules", "steps")
-    result = check_target(small, Target("tensorrt", "fp32"), parts=parts)
+    *_, result = check_target(small, Target("tensorrt", "fp32"), parts)
     assert result.problems == []
     assert result.build.target == "Simulated GPU (sm_89)"
     assert all(row.passed for row in result.parity)
@@ -203,7 +198,7 @@ def test_on_a_simulated_gpu_graphs_are_captured_and_memory_is_counted(plan, tmp_
 def test_a_gpu_that_tensorrt_rtx_does_not_list_is_noted_and_tried(plan, monkeypatch):
     simulated_gpu(monkeypatch, capability=(9, 0))
     notes = []
-    options = builds.options_for(Target("tensorrt-rtx", "fp16"), notes)
+    options = target.options_for(Target("tensorrt-rtx", "fp16"), notes)
     assert options.architectures == ()
     assert "90" in notes[0]
     assert target.get_backend("tensorrt-rtx").why_not_here() == ""

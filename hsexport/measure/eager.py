@@ -1,4 +1,4 @@
-"""Diffusers' own pipeline, eager, in fp32: what a user would run without a bundle. Imports torch."""
+"""Diffusers' own pipeline, eager: what a user would run without a bundle. Imports torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline
 
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.source import resolve_source
@@ -17,38 +17,39 @@ from hsexport.families.sd3.original import original_of
 from hsexport.measure.bench.rounds import Contestant, Shot
 from hsexport.measure.prompts import Prompt
 from hsruntime.bundle.manifest import Manifest
+from hsruntime.facts import Facts
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.picture.picture import picture_bytes
 
-DEFAULT_STEPS = 28  # StableDiffusion3Pipeline's own
+DEFAULT_STEPS = 28  # the pipeline's own
 PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
 
 
-def pipeline_for(pair: Pair, model: str) -> StableDiffusion3Pipeline:
+def pipeline_for(pair: Pair, model: str, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
     """The pipeline of the pair's shared parts and one of its transformers."""
-    return _quiet(pair.shared["vae"].parent, transformer=original_of(getattr(pair, model)))
+    return _quiet(pair.shared["vae"].parent, dtype, transformer=original_of(getattr(pair, model), dtype))
 
 
-def whole_pipeline(source: str) -> StableDiffusion3Pipeline:
+def whole_pipeline(source: str) -> DiffusionPipeline:
     """The pipeline of a directory, a hub id or `demo`. Raises PairError."""
     folder = resolve_source(source, "large", known_parts())
     if not (folder / "model_index.json").is_file():
         raise PairError(f"'{source}' is no whole pipeline: no model_index.json", "name the pipeline that large is from")
-    return _quiet(folder)
+    return _quiet(folder, torch.float32)
 
 
-def pipeline_options(manifest: Manifest) -> dict[str, object]:
+def pipeline_options(facts: Facts) -> dict[str, object]:
     """What makes the pipeline draw the bundle's default picture, but for prompt, steps and noise."""
-    width, height = manifest.facts.sizes.default
-    length = manifest.facts.text_tokens - manifest.facts.slots[0].length
-    guidance = manifest.facts.defaults.guidance_scale
+    width, height = facts.sizes.default
+    length = facts.text_tokens - facts.slots[0].length
+    guidance = facts.defaults.guidance_scale
     return {"width": width, "height": height, "guidance_scale": guidance, "max_sequence_length": length}
 
 
 def diffusers_contestant(source: str, manifest: Manifest, threads: int) -> Contestant:
     """Draws with diffusers at its default steps, from the noise that the bundle's schedules start from."""
     torch.set_num_threads(threads)
-    pipeline, options, latent = whole_pipeline(source), pipeline_options(manifest), manifest.facts.latent
+    pipeline, options, latent = whole_pipeline(source), pipeline_options(manifest.facts), manifest.facts.latent
     width, height = manifest.facts.sizes.default
     shape = (latent.channels, height // latent.vae_scale, width // latent.vae_scale)
 
@@ -65,7 +66,7 @@ def diffusers_contestant(source: str, manifest: Manifest, threads: int) -> Conte
     return draw
 
 
-def _quiet(folder: Path, **parts: object) -> StableDiffusion3Pipeline:
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, **parts)
+def _quiet(folder: Path, dtype: torch.dtype, **parts: object) -> DiffusionPipeline:
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

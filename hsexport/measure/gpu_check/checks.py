@@ -1,0 +1,285 @@
+"""The checks of one bundle, each filling its part of the result: parity, CUDA graphs, times, memory."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import msgspec
+import numpy as np
+
+from hsengines.backend import Engine, get_backend
+from hsengines.device import Device, Replay
+from hsengines.errors import HSError
+from hsexport.build.verify.compare import Comparison, compare, tolerance_of
+from hsexport.build.verify.oracle import check_oracle
+from hsexport.measure.gpu_check.results import (
+    EngineParity,
+    FirstPicture,
+    Gap,
+    GraphEquality,
+    Memory,
+    Plan,
+    StepTime,
+    TargetResult,
+)
+from hsexport.measure.prompts import PROMPT
+from hsexport.measure.turns import outside_engines, schedule_times, seconds_of
+from hsruntime.bundle.golden import load_golden
+from hsruntime.bundle.reader import Bundle
+from hsruntime.facts import Facts
+from hsruntime.loop.region import active_count
+from hsruntime.options import PictureOptions, SessionOptions
+from hsruntime.request import Request
+from hsruntime.schedule.arithmetic import step_flops
+from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.schedule import RegionPolicy, Schedule
+from hsruntime.session import Session
+
+MIB = 2**20
+LOOP_STEPS = 8
+STEPS = ("full", "region", "small", "hybrid")
+# The kernel's own account: getrusage's begins with the memory of the process that started this one.
+ONE_PICTURE = """
+import atexit
+from pathlib import Path
+from hsexport.cli.main import main
+status = Path("/proc/self/status")
+atexit.register(lambda: print(status.read_text() if status.exists() else ""))
+main()
+"""
+Times = dict[str, float]
+"""Milliseconds by kind of step."""
+
+
+class WatchedSession(Session):
+    """Shows what a user's does not: its device and its replays."""
+
+    def __enter__(self) -> WatchedSession:
+        return self
+
+    @property
+    def device(self) -> Device:
+        """Where it all runs."""
+        return self._device
+
+    def replay_from_noise(self, request: Request, mode: str) -> Replay:
+        """What the loop launches for one step of `mode`, with `request`'s noise in place: steps count on."""
+        loop = self._open_executors().of(self._loop_shape(request)).loop
+        loop.ready(request.schedule)
+        self._begin(loop, request)
+        return loop._replays[mode]
+
+
+def open_watched(plan: Plan, bundle: Bundle, *, graphs: bool = True, two_streams: bool = False) -> WatchedSession:
+    """A session over an opened bundle, whose checksums are not read again."""
+    return WatchedSession(bundle, SessionOptions(threads=plan.threads, graphs=graphs, two_streams=two_streams))
+
+
+def check_parity(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+    """Goldens of all engines, one loaded at a time, then large's regions beside its own full pass."""
+    del plan
+    sizes = {file.path: file.size_bytes for file in bundle.manifest.files}
+    backend = get_backend(bundle.manifest.backend)
+    device = backend.device()
+    try:
+        for name, record in bundle.manifest.engines.items():
+            size_mb = sum(sizes[path] for path in (record.file, *record.weights)) / 1e6
+            engine = backend.load(bundle.file(record.file), record.spec, device)
+            try:
+                for found in _comparisons(bundle, name, engine, device):
+                    errors = found.reference, found.max_relative, found.tolerance, found.passed
+                    result.parity.append(EngineParity(found.engine, record.precision, size_mb, *errors))
+            finally:
+                engine.close()
+    finally:
+        device.close()
+
+
+def _comparisons(bundle: Bundle, name: str, engine: Engine, device: Device) -> Iterator[Comparison]:
+    record = bundle.manifest.engines[name]
+    if record.golden is not None:
+        inputs, expected = load_golden(bundle.file(record.golden))
+        yield compare(engine, device, inputs, expected, "torch, fp32 on the CPU", tolerance_of(record.precision))
+    if name == "large":
+        yield from check_oracle(engine, device, bundle.manifest)
+
+
+def check_graphs(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+    """CUDA graphs change nothing: schedules of large, of hybrid and of small steps, with them and without."""
+    schedules = ("large:3", f"large:1,hybrid:2;{plan.region}", "small:3")
+    made = []
+    for graphs in (True, False):
+        with open_watched(plan, bundle, graphs=graphs) as session:
+            made.append([session.generate(PROMPT, schedule=schedule) for schedule in schedules])
+    for schedule, first, second in zip(schedules, *made, strict=True):
+        difference = float(np.abs(first.latents.astype(np.float64) - second.latents).max())
+        equal = first.latents.tobytes() == second.latents.tobytes(), bool((first.images == second.images).all())
+        result.equality.append(GraphEquality(schedule, *equal, difference))
+
+
+def whole_schedules(plan: Plan) -> dict[str, Schedule]:
+    """All of the same length, the reference first; the two orders give each model half of the steps."""
+    steps = plan.steps
+    stitched = resolve_schedule("hybridstitch", steps, steps)
+    first, second = steps // 2, steps - steps // 2
+    return {
+        "large": resolve_schedule("large", steps, steps),
+        "hybridstitch": msgspec.structs.replace(stitched, region=RegionPolicy(ratio=plan.ratio)),
+        "T-Stitch order": resolve_schedule(f"small:{first},large:{second}", None, steps),
+        "SRDiffusion order": resolve_schedule(f"large:{second},small:{first}", None, steps),
+        "small": resolve_schedule("small", steps, steps),
+    }
+
+
+def check_schedules(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+    """Whole pictures; memory is taken here, after everything that a session may be asked for."""
+    device = get_backend(result.backend).device(plan.threads)
+    used_before = _used_bytes(device)
+    device.close()
+    with open_watched(plan, bundle) as session:
+        device = session.device
+        result.schedules = schedule_times(session, whole_schedules(plan), plan.rounds)
+        used, total = _used_bytes(device), getattr(device, "total_bytes", None)
+        result.device = device.name
+        result.memory = Memory(
+            device=device.name,
+            total_mb=None if total is None else total / MIB,
+            used_mb=None if used is None or used_before is None else (used - used_before) / MIB,
+            tensors_mb=getattr(device, "peak_bytes", device.allocated_bytes) / MIB,
+        )
+
+
+def _used_bytes(device: Device) -> int | None:
+    """What the GPU's memory holds, whoever put it there; None on a CPU."""
+    free, total = (getattr(device, name, None) for name in ("free_bytes", "total_bytes"))
+    return None if free is None or total is None else total - free
+
+
+def check_steps(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+    """Full, region, small and hybrid steps in the loop and on the device alone.
+
+    A GPU's are also taken without CUDA graphs, and the hybrid one with large and small on two streams; and what of the
+    loop's time the device idled.
+    """
+    with open_watched(plan, bundle) as session:
+        loop, device = _step_rounds(plan, session)
+        has_graphs = hasattr(session.device, "graphs")
+    plain: list[Times] = []
+    if has_graphs:
+        with open_watched(plan, bundle, graphs=False) as session:
+            plain, _ = _step_rounds(plan, session)
+    flops = step_costs(bundle.manifest.facts, plan.ratio)
+
+    def row(step: str, loop: list[Times], device: list[Times], called: str = "") -> StepTime:
+        plain_ms = _median(plain, step) if plain and not called else None
+        measured = float(np.median([each[step] / each["full"] for each in device]))
+        counted = flops[step] / flops["full"]
+        times = _median(loop, step), plain_ms, _median(device, step)
+        return StepTime(called or step, *times, measured, counted, measured / counted)
+
+    def gap(step: str) -> Gap:
+        idle = [1 - busy[step] / whole[step] for busy, whole in zip(device, loop, strict=True)]
+        return Gap(step, float(np.median(idle)), 1 - _median(device, step) / _median(plain, step))
+
+    result.steps = [row(step, loop, device) for step in STEPS]
+    result.gaps = [gap(step) for step in STEPS if plain and step != "region"]
+    if has_graphs:
+        with open_watched(plan, bundle, two_streams=True) as session:
+            result.steps.append(row("hybrid", *_step_rounds(plan, session), called="hybrid, two streams"))
+
+
+def _step_rounds(plan: Plan, session: WatchedSession) -> tuple[list[Times], list[Times]]:
+    """Times in the loop and on the device, round by round: both are taken in every round, the first one warms up.
+
+    A single large step stands before the hybrid ones, for the choice of the region is counted with it. On the device
+    steps are launched one behind the other, so that it never waits for the host; the region is the last picture's.
+    """
+    steps = min(LOOP_STEPS, plan.steps)
+    schedule = f"large:{steps},large:1,hybrid:{steps},small:{steps};{plan.region}"
+    request = PictureOptions(prompt=PROMPT, schedule=schedule).completed(session.manifest)
+
+    def launched(mode: str) -> float:
+        step = session.replay_from_noise(request, mode)
+
+        def launch(count: int) -> None:
+            for _ in range(count):
+                step.launch()
+            session.device.synchronize()
+
+        launch(1)
+        return 1000 * seconds_of(lambda: launch(steps)) / steps
+
+    loop, device = [], []
+    for _ in range(plan.rounds + 1):
+        segments = session.generate(PROMPT, schedule=schedule).segments
+        large, _, hybrid, small = (1000 * segment.seconds / segment.steps for segment in segments)
+        loop.append(_by_step(large, hybrid, small))
+        device.append(_by_step(*map(launched, ("large", "hybrid", "small"))))
+    return loop[1:], device[1:]
+
+
+def _by_step(large: float, hybrid: float, small: float) -> Times:
+    """A region step is what a hybrid one takes beyond a small one."""
+    return {"full": large, "region": hybrid - small, "small": small, "hybrid": hybrid}
+
+
+def _median(rounds: list[Times], step: str) -> float:
+    return float(np.median([each[step] for each in rounds]))
+
+
+def step_costs(facts: Facts, ratio: float) -> dict[str, int]:
+    """Operations of each kind of step, by counting."""
+    width, height = facts.sizes.default
+    tokens, text = width * height // facts.latent.pixels_per_token**2, facts.text_tokens
+    full, small = (step_flops(model, tokens, tokens, text) for model in (facts.large, facts.small))
+    region = step_flops(facts.large, active_count(ratio, tokens), tokens, text)
+    return {"full": full, "region": region, "small": small, "hybrid": region + small}
+
+
+def check_outside(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+    """The stitched loop with engines that compute nothing, over the loop as it is."""
+    with open_watched(plan, bundle) as session:
+        empty, whole = outside_engines(session, plan.rounds)
+    result.outside = Gap("stitched, engines taken out", empty / whole, None)
+
+
+def check_first(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+    """In a fresh process, its second start so that files are in the system's cache; then step by step in this one."""
+    process_s, process_mib = [_one_picture(plan, bundle.path) for _ in range(2)][-1]
+    start = perf_counter()
+    with Session.open(bundle.path, threads=plan.threads) as session:
+        opened = perf_counter()
+        session.warm_up()
+        warm = perf_counter()
+        first, following = (session.generate(PROMPT).seconds for _ in range(2))
+    result.first = FirstPicture(process_s, process_mib, opened - start, warm - opened, first, following)
+
+
+def _one_picture(plan: Plan, bundle: Path) -> tuple[float, float | None]:
+    """Seconds and the most MiB of one `hsexport run`. Raises HSError with its last word if it fails."""
+    with TemporaryDirectory() as folder:
+        asked = ["--prompt", PROMPT, "--threads", str(plan.threads), "--out", f"{folder}/picture.png"]
+        command = [sys.executable, "-c", ONE_PICTURE, "run", str(bundle), *asked]
+        start = perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        spent = perf_counter() - start
+    if done.returncode:
+        raise HSError(f"hsexport run ended with {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}")
+    peak = re.search(r"VmHWM:\s*(\d+) kB", done.stdout)
+    return spent, int(peak[1]) / 1024 if peak else None
+
+
+CHECKS: dict[str, Callable[[Plan, Bundle, TargetResult], None]] = {
+    "parity": check_parity,
+    "graphs": check_graphs,
+    "schedules": check_schedules,
+    "steps": check_steps,
+    "outside engines": check_outside,
+    "first picture": check_first,
+}
