@@ -13,7 +13,6 @@ from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.source import resolve_source
 from hsexport.families.pair import Pair
 from hsexport.families.registry import known_parts
-from hsexport.families.sd3.original import original_of
 from hsexport.measure.bench.rounds import Contestant, Shot
 from hsexport.measure.prompts import Prompt
 from hsruntime.bundle.manifest import Manifest
@@ -27,7 +26,8 @@ PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
 
 def pipeline_for(pair: Pair, model: str, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
     """The pipeline of the pair's shared parts and one of its transformers."""
-    return _quiet(pair.shared["vae"].parent, dtype, transformer=original_of(getattr(pair, model), dtype))
+    transformer = pair.family.original(getattr(pair, model), dtype)
+    return _quiet(pair.shared["vae"].parent, dtype, transformer=transformer)
 
 
 def whole_pipeline(source: str) -> DiffusionPipeline:

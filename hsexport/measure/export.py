@@ -10,16 +10,26 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from hsexport.measure.blocks import PATH, Measured, finish, json_option, measured_on, table
 from hsexport.measure.processes import in_new_process
 
+if TYPE_CHECKING:
+    from hsexport.networks.network import Network
+    from hsexport.networks.recipe import Recipe
+
 COLUMNS = ": `{name}` | peak memory, GB: {peak_gb:.2f} | time, s: {seconds:.0f} | nodes: {nodes}"
 Way = Callable[[tuple[str, str], Path], tuple[float, int]]
 """Makes a graph of large in bf16, its weights included; answers with seconds and nodes."""
+
+
+def large_of(recipe: Recipe) -> Network:
+    """The large transformer among a recipe's networks."""
+    return next(network for network in recipe.networks() if network.name == "large")
 
 
 def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
@@ -31,7 +41,6 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.stages.stage import Run
-    from hsexport.families.sd3.networks import large_network
     from hsexport.onnx.graph_files import load_graph
     from hsexport.progress import Silent
 
@@ -40,28 +49,26 @@ def ours(pair: tuple[str, str], out: Path) -> tuple[float, int]:
     options = build_options("tensorrt-rtx", precision="bf16")
     request = BuildRequest(*pair, out=out / "bundle", cache=out, backend="tensorrt-rtx", options=options)
     run = Run(request, Silent())
-    (product,) = products = run.products([large_network(recipe_for(request))])
+    (product,) = products = run.products([large_of(recipe_for(request))])
     export_all(products, run)
     optimise_all(products, run)
     return perf_counter() - start, len(load_graph(product.graph).graph)
 
 
 def plain(pair: tuple[str, str], out: Path) -> tuple[float, int]:
-    """The same module with its weights loaded by diffusers, exported and saved as torch does it."""
+    """The same module with its weights in memory, exported and saved as torch does it."""
     import torch
-    from diffusers import SD3Transformer2DModel
 
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
-    from hsexport.families.sd3.networks import large_network
-    from hsexport.families.sd3.transformer import TokenTransformer
     from hsexport.onnx.onnx_export import OPSET, dynamic_shapes
 
     start = perf_counter()
-    recipe = recipe_for(BuildRequest(*pair, out=out / "bundle", cache=out))
-    network, bf16 = large_network(recipe), torch.bfloat16
-    model = SD3Transformer2DModel.from_pretrained(recipe.pair.large.directory.transformer, torch_dtype=bf16)
-    module = TokenTransformer(model, recipe.facts.large.positions, takes_cache=True).eval().to(bf16)
+    network, bf16 = large_of(recipe_for(BuildRequest(*pair, out=out / "bundle", cache=out))), torch.bfloat16
+    assert network.weights is not None
+    module = network.skeleton().eval()
+    numbers = ((name, np.asarray(weight.read(), np.float32)) for name, weight in network.weights.items())
+    module.load_state_dict({name: torch.from_numpy(array).to(bf16) for name, array in numbers}, assign=True)
     inputs = network.sample_inputs(dims=network.trace_dims)
     tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in network.spec.inputs]
     program = torch.onnx.export(

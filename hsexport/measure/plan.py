@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from hsexport.measure.blocks import Measured, finish, json_option, measured_on, table
+from hsexport.measure.export import large_of
 from hsexport.measure.processes import in_new_process, random_pair
 from hsexport.plan import measured
 
@@ -26,7 +27,7 @@ def exported(root: Path) -> tuple[int, int]:
 
     return_what_is_freed()
     request = BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache")
-    network = next(each for each in recipe_for(request).networks() if each.name == "large")
+    network = large_of(recipe_for(request))
     run = Run(request, Silent())
     (product,) = products = run.products([network])
     export_all(products, run)

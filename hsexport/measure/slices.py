@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from hsexport.measure.blocks import Measured, finish, json_option, measured_on, table
+from hsexport.measure.export import large_of
 from hsexport.measure.processes import ProcessEnded, in_new_process, private_peak, random_pair
 from hsexport.plan.machine import available_memory
 from hsexport.plan.stages import building_bytes
@@ -39,7 +40,6 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
     from hsexport.build.stages.stage import Run
-    from hsexport.families.sd3.networks import large_network
     from hsexport.progress import Silent
 
     return_what_is_freed()
@@ -47,7 +47,7 @@ def build_large(root: Path, precision: str, arch: int) -> tuple[float, int, int,
     asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "max_batch": 1}
     request = BuildRequest(str(root / "large"), str(root / "small"), root / "bundle", root / "cache", **asked)
     run = Run(request, Silent())
-    (product,) = products = run.products([large_network(recipe_for(request))])
+    (product,) = products = run.products([large_of(recipe_for(request))])
     export_all(products, run)
     optimise_all(products, run)
     start = perf_counter()
