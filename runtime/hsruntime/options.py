@@ -93,7 +93,7 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How a bundle is opened.
 
     vae_tile: neighbouring tiles share a quarter of their sides. Without it pictures are decoded whole, in memory that
-    grows with their area and number: beside its weights a real pair's decoder in fp32 took 4.4 GiB for one of 1024x1024 on
+    grows with their area and number: beside its weights a large decoder took 4.4 GiB in fp32 for one of 1024x1024 on
     ONNX Runtime's CPU, and 1.3 GiB for 512x512.
 
     text_on_demand: for devices short of memory. Text encoders are opened, one at a time, for prompts other than the

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hsexport.build.recipe import operations_of
 from hsexport.families.sd3.config import TransformerConfig
+from hsexport.families.sd3.counts import transformer_operations
 from hsexport.families.sd3.transformer import TokenTransformer, transformer_like
 from hsruntime.facts import Defaults, Facts, Latent, Positions, Sigmas, Sizes, TextSide, Transformer
 from hsruntime.schedule.arithmetic import predicted_speedup, schedule_flops, step_flops
@@ -43,7 +43,7 @@ def transformer(config):
         text_slots=config.num_layers,
         positions=POSITIONS,
         text="text",
-        operations=operations_of(config),
+        operations=transformer_operations(config),
     )
 
 
