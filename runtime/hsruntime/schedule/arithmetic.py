@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hsruntime.facts import Facts, Transformer, counted
+from hsruntime.loop.program import reads
 from hsruntime.loop.region import active_count
 from hsruntime.schedule.schedule import Schedule
 
@@ -60,7 +61,7 @@ def passes(schedule: Schedule, *, guided: bool = True) -> Iterator[Pass]:
     rows, runs = 2 if guided else 1, list(schedule.unrolled())
     for before, segment in zip([None, *runs], runs, strict=False):
         chooses = before is not None and before.large == "full" and segment.large == "region"
-        if chooses and schedule.region.signal == "gap":
+        if chooses and reads(schedule.region.signal, "other"):
             yield Pass("small", rows, 1)
         live = rows if segment.guidance == "full" else 1
         if segment.large:

@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 
-from hsruntime.schedule.check import check_schedule, printable
+from hsruntime.loop.program import SIGNALS
 from hsruntime.schedule.schedule import (
     MAX_STEPS,
     MODES,
@@ -16,6 +16,8 @@ from hsruntime.schedule.schedule import (
     Segment,
     Settled,
     Solver,
+    check_schedule,
+    printable,
 )
 
 GUIDANCES = ("held", "off")
@@ -89,6 +91,6 @@ def _region_from_fields(text: str, fields: dict[str, str]) -> RegionPolicy:
     except (msgspec.ValidationError, ValueError) as err:
         raise ScheduleError(
             f"region policy {quoted(text)}: {printable(err)}",
-            "allowed: solver=euler|ab2, signal=change|gap|std|random|center, ratio above 0 up to 1, refresh and "
+            f"allowed: solver=euler|ab2, signal={'|'.join(SIGNALS)}, ratio above 0 up to 1, refresh and "
             "reselect from 0, starvation, text=live|cached",
         ) from err

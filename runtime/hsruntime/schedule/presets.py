@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hsruntime.schedule.check import check_schedule
 from hsruntime.schedule.notation import quoted, schedule_from_text
 from hsruntime.schedule.schedule import (
     MAX_STEPS,
@@ -14,6 +13,7 @@ from hsruntime.schedule.schedule import (
     ScheduleError,
     Segment,
     Settled,
+    check_schedule,
 )
 
 

@@ -1,16 +1,19 @@
-"""Schedules as data: segments of steps in one mode, the solver, and the region policy."""
+"""Schedules as data: segments of steps in one mode, the solver, and the region policy; and which of them can run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from hsengines.errors import HSError
+from hsruntime.loop.program import SIGNALS, reads
+from hsruntime.strict import Strict
 
-Signal = Literal["change", "gap", "std", "random", "center"]
+Signal = Annotated[str, Meta(pattern=rf"\A({'|'.join(SIGNALS)})\Z")]
 Solver = Literal["euler", "ab2"]
 Guidance = Literal["full", "held", "off"]
 
@@ -28,11 +31,7 @@ class ScheduleError(HSError):
     """A schedule that cannot be read or cannot be run."""
 
 
-class _Strict(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A record that knows all of its fields, and writes only those that say something."""
-
-
-class Settled(_Strict, frozen=True):
+class Settled(Strict, frozen=True, omit_defaults=True):
     """Ends a segment early, once its model's velocity changes less and less; the next one takes the steps left.
 
     SRDiffusion's rule (arXiv 2505.19151): with o_t the guided velocity of step t and
@@ -44,7 +43,7 @@ class Settled(_Strict, frozen=True):
     below: Annotated[float, Meta(gt=0)] = 0.01
 
 
-class Segment(_Strict, frozen=True):
+class Segment(Strict, frozen=True, omit_defaults=True):
     """A run of steps in one mode; with `until` as many steps at most.
 
     `guidance`: "full" computes both rows of every picture. "held" computes the prompt's row alone and takes the
@@ -68,7 +67,7 @@ class Segment(_Strict, frozen=True):
         return f"{self.mode}{guidance}:{steps}"
 
 
-class RegionPolicy(_Strict, frozen=True):
+class RegionPolicy(Strict, frozen=True, omit_defaults=True):
     """How the active tokens are chosen, how often anew, and what stands still beside them."""
 
     signal: Signal = "gap"
@@ -85,7 +84,7 @@ class RegionPolicy(_Strict, frozen=True):
     """Whether the text's keys and values are computed in region steps, or kept from the last whole one."""
 
 
-class Schedule(_Strict, frozen=True):
+class Schedule(Strict, frozen=True, omit_defaults=True):
     """Segments in order; `steps` is their sum."""
 
     steps: Steps
@@ -146,3 +145,117 @@ class Schedule(_Strict, frozen=True):
 def schedule_json(schedule: Schedule) -> str:
     """The JSON spelling, on one line."""
     return msgspec.json.encode(schedule).decode()
+
+
+def check_schedule(schedule: Schedule) -> Schedule:
+    """Returns `schedule`. Raises ScheduleError naming the first segment that cannot run and why."""
+    _check_fields(schedule)
+    total = sum(s.steps for s in schedule.segments)
+    if not schedule.segments:
+        raise ScheduleError("a schedule needs at least one segment", "for example large:10,hybrid:10,small:8")
+    if total != schedule.steps:
+        raise ScheduleError(f"the segments have {total} steps together, the schedule says {schedule.steps}")
+    for number, segment in enumerate(schedule.segments, start=1):
+        if (segment.large, segment.small) not in MODES.values():
+            found = f"large {segment.large or 'off'} with small {segment.small or 'off'}"
+            raise ScheduleError(f"segment {number}: {found} is not a mode", f"allowed: {', '.join(MODES)}")
+        _check_until(schedule, number, segment)
+        _check_held(schedule, number, segment)
+        if segment.large == "region":
+            _check_cache(schedule, number, segment)
+            if reads(schedule.region.signal, "previous"):
+                _check_change(schedule, number)
+    _check_choices(schedule)
+    return schedule
+
+
+def _check_fields(schedule: Schedule) -> None:
+    """Structs made in Python are not checked by msgspec as parsed ones are."""
+    try:
+        msgspec.convert(msgspec.to_builtins(schedule), Schedule)
+    except msgspec.ValidationError as err:
+        raise ScheduleError(f"schedule: {printable(err)}") from err
+
+
+def _check_cache(schedule: Schedule, number: int, segment: Segment) -> None:
+    """Raises ScheduleError unless keys and values of both rows of the whole picture are there."""
+    before = schedule.segments[number - 2] if number > 1 else None
+    if before is None or before.large is None:
+        raise ScheduleError(
+            f"segment {number} ({segment}) needs keys and values of a large step before it",
+            "put a large segment directly in front of it",
+        )
+    if before.large == "full" and before.guidance != "full":
+        raise ScheduleError(
+            f"segment {number} ({segment}) needs keys and values with full guidance, {before} leaves some out",
+            "put a large segment with full guidance between them",
+        )
+
+
+def _check_choices(schedule: Schedule) -> None:
+    """Raises ScheduleError for a policy of choosing anew that contradicts itself."""
+    policy = schedule.region
+    if policy.refresh and policy.reselect:
+        raise ScheduleError("refresh and reselect both choose the region anew", "leave one of the two out")
+    if policy.reselect and reads(policy.signal, "other"):
+        raise ScheduleError(
+            f"signal '{policy.signal}' compares whole pictures, between region steps there are none",
+            "use signal=std with reselect",
+        )
+    if policy.reselect and any(s.large == "region" and s.guidance != "full" for s in schedule.segments):
+        raise ScheduleError("reselect renews keys and values of all rows, which wants full guidance", "use refresh")
+
+
+def _check_until(schedule: Schedule, number: int, segment: Segment) -> None:
+    """Raises ScheduleError where nothing could take the steps that an early end leaves."""
+    signal = schedule.region.signal
+    if segment.until is None:
+        return
+    if segment.until.least > segment.steps:
+        raise ScheduleError(f"segment {number} ({segment}): at least {segment.until.least} of {segment.steps} steps")
+    if segment.large == "region":
+        raise ScheduleError(f"segment {number} ({segment}): an early end is for large or small on the whole picture")
+    if number == len(schedule.segments):
+        raise ScheduleError(
+            f"segment {number} ({segment}) may end early, and no segment follows", "let the next one take what is left"
+        )
+    if schedule.segments[number].large == "region" and reads(signal, "other"):
+        raise ScheduleError(
+            f"segment {number} ({segment}): signal '{signal}' must know the last step before it is taken",
+            "use signal=change",
+        )
+
+
+def _check_held(schedule: Schedule, number: int, segment: Segment) -> None:
+    """Raises ScheduleError where no step left a guidance difference to hold."""
+    if segment.guidance != "held":
+        return
+    whole = (s for s in schedule.segments[: number - 1] if s.large != "region" and s.guidance == "full")
+    if next(whole, None) is None:
+        raise ScheduleError(
+            f"segment {number} ({segment}) holds the guidance of a step before it, and there is none",
+            "put a large or small segment with full guidance in front of it",
+        )
+
+
+def _check_change(schedule: Schedule, number: int) -> None:
+    """Raises ScheduleError unless large ran on the whole picture in both steps that the signal compares."""
+    signal = schedule.region.signal
+    if schedule.region.refresh > 0:
+        raise ScheduleError(
+            f"signal '{schedule.region.signal}' compares two steps of large in a row, a refresh has one",
+            "use signal=gap or refresh=0",
+        )
+    if schedule.segments[number - 2].large == "region":
+        return  # the choice stands
+    before = takewhile(lambda s: s.large == "full", reversed(schedule.segments[: number - 1]))
+    if sum(s.until.least if s.until else s.steps for s in before) < 2:
+        raise ScheduleError(
+            f"segment {number}: signal '{signal}' compares two steps of large directly before it, there is one",
+            "give the large segment 2 steps or more, or use signal=gap",
+        )
+
+
+def printable(err: Exception) -> str:
+    """The error on one line that any terminal can show; it may quote what the user wrote."""
+    return str(err).encode("ascii", "backslashreplace").decode().replace("\n", "\\n")

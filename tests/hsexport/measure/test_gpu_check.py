@@ -20,7 +20,7 @@ from hsexport.measure.gpu_check.checks import CHECKS, whole_schedules
 from hsexport.measure.gpu_check.results import BackendState, Plan, Problem, Report, Target, TargetResult
 from hsexport.measure.gpu_check.tables import write_files
 from hsexport.measure.gpu_check.target import check_target, checked_in_child, torch_times
-from hsruntime.schedule.check import check_schedule
+from hsruntime.schedule.schedule import check_schedule
 
 ROOT = Path(__file__).parents[3]
 CPU = Target("ort-cpu", "fp32")

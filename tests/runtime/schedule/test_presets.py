@@ -1,9 +1,8 @@
 import pytest
 
-from hsruntime.schedule.check import check_schedule
 from hsruntime.schedule.notation import schedule_from_text
 from hsruntime.schedule.presets import PRESETS, resolve_schedule
-from hsruntime.schedule.schedule import ScheduleError
+from hsruntime.schedule.schedule import ScheduleError, check_schedule
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "fewer_steps"])

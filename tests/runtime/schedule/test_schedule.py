@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsruntime.schedule.check import check_schedule
 from hsruntime.schedule.notation import schedule_from_json, schedule_from_text
 from hsruntime.schedule.schedule import (
     MODES,
@@ -12,6 +11,7 @@ from hsruntime.schedule.schedule import (
     ScheduleError,
     Segment,
     Settled,
+    check_schedule,
     schedule_json,
 )
 
