@@ -18,7 +18,7 @@ from hsexport.measure.prompts import Prompt
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import Facts
 from hsruntime.loop.flow import seeded_noise
-from hsruntime.picture.picture import picture_bytes
+from hsruntime.picture.decode import picture_bytes
 
 DEFAULT_STEPS = 28  # the pipeline's own
 PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep

@@ -19,7 +19,7 @@ from hsruntime.loop.executors import Executors
 from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop.loop import Loop
 from hsruntime.options import PictureOptions, SessionOptions
-from hsruntime.picture.tiles import tile_side
+from hsruntime.picture.decode import tile_side
 from hsruntime.request import Callback, Request, check_batch, negative_list, prompt_list
 from hsruntime.result import Result
 from hsruntime.schedule.schedule import Schedule

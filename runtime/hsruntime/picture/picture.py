@@ -1,4 +1,4 @@
-"""Pictures on the way out: bytes, PNG files with their recipe, region overlays, contact sheets."""
+"""Pictures on the way out: PNG files with their recipe, region overlays, contact sheets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from PIL.PngImagePlugin import PngInfo
 
 GUTTER = 8
 LABEL_HEIGHT = 22
-
-
-def picture_bytes(decoded: np.ndarray) -> np.ndarray:
-    """Floats in 0..1 (B, H, W, 3) as uint8, rounded as diffusers' VaeImageProcessor rounds."""
-    return (decoded * 255).round().astype(np.uint8)
 
 
 def save_png(path: Path, picture: np.ndarray, recipe: dict[str, str]) -> None:

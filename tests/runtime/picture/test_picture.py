@@ -3,7 +3,8 @@ import pytest
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from hsruntime.picture.picture import contact_sheet, picture_bytes, region_overlay, save_png
+from hsruntime.picture.decode import picture_bytes
+from hsruntime.picture.picture import contact_sheet, region_overlay, save_png
 
 RECIPE = {"prompt": "émoji 🍎", "seed": "3"}
 

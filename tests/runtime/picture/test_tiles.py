@@ -15,8 +15,7 @@ from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.flow import tokens_from_latents
 from hsruntime.options import SessionOptions
-from hsruntime.picture.decode import Decoder
-from hsruntime.picture.tiles import Tiles, assembled, tile_side, tiles_over
+from hsruntime.picture.decode import Decoder, assembled, tile_side, tiles_over
 
 SIDE = 4  # latents; a quarter of it is shared
 SCALE = 2  # pixels per latent of the tiny pair's VAE
@@ -70,11 +69,11 @@ def diffusers_pictures(vae, latents, tiled):
 @pytest.mark.parametrize(
     ("extents", "side", "expected"),
     [
-        ((12, 12), None, Tiles((12, 12), (0,), (0,))),
-        ((12, 8), 8, Tiles((8, 8), (0, 4), (0,))),
-        ((4, 14), 8, Tiles((4, 8), (0,), (0, 6))),
-        ((15, 20), 8, Tiles((8, 8), (0, 6, 7), (0, 6, 12))),
-        ((128, 128), 64, Tiles((64, 64), (0, 48, 64), (0, 48, 64))),
+        ((12, 12), None, ((12, 12), (0,), (0,))),
+        ((12, 8), 8, ((8, 8), (0, 4), (0,))),
+        ((4, 14), 8, ((4, 8), (0,), (0, 6))),
+        ((15, 20), 8, ((8, 8), (0, 6, 7), (0, 6, 12))),
+        ((128, 128), 64, ((64, 64), (0, 48, 64), (0, 48, 64))),
     ],
 )
 def test_tiles_are_of_one_size_and_reach_every_edge(extents, side, expected):
@@ -88,7 +87,7 @@ def test_tiles_of_one_picture_give_that_picture(extents):
     tiles = tiles_over(extents, 8)
 
     def cut(top, left):
-        return picture[:, 2 * top :, 2 * left :][:, : 2 * tiles.size[0], : 2 * tiles.size[1]].copy()
+        return picture[:, 2 * top :, 2 * left :][:, : 2 * tiles[0][0], : 2 * tiles[0][1]].copy()
 
     np.testing.assert_allclose(assembled(tiles, 2, picture.shape, cut), picture, atol=1e-6)
 
