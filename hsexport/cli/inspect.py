@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from hsexport.cli.command import bundle_argument, command, json_option
 from hsruntime.bundle.manifest import EngineRecord, Manifest, manifest_bytes
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.facts import Transformer, size_text
+from hsruntime.loop.buffers import Layout, LoopShape
+from hsruntime.loop.program import BUFFERS, PROGRAM, listed
 from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
 
@@ -22,14 +25,18 @@ LOG_WIDTH = 150  # where no terminal tells its own
 
 @command()
 @bundle_argument("a bundle")
-@json_option("print the manifest")
-def inspect(bundle: Path, as_json: bool) -> None:
+@json_option("print the manifest, or with --steps the program")
+@click.option("--steps", is_flag=True, help="what each step runs: engines in order, and the buffers between them")
+def inspect(bundle: Path, as_json: bool, steps: bool) -> None:
     """Show what a bundle holds and what was measured when it was built."""
     opened = open_bundle(bundle)
     if as_json:
-        click.echo(manifest_bytes(opened.manifest).decode(), nl=False)
+        click.echo(_steps_json(opened.manifest) if steps else manifest_bytes(opened.manifest).decode(), nl=False)
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    if steps:
+        _print_steps(console, opened.manifest)
+        return
     _print_facts(console, opened)
     console.print(_engine_table(opened.manifest))
     console.print()
@@ -109,3 +116,33 @@ def _print_fp32_blocks(console: Console, manifest: Manifest) -> None:
             table.add_row(name if number == 0 else "", block.name, str(block.nodes), block.reason)
     console.print()
     console.print(table)
+
+
+def _extents(manifest: Manifest) -> dict[str, int]:
+    """What the shape letters are for one picture of the default size and schedule."""
+    facts = manifest.facts
+    schedule = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
+    guided = facts.defaults.guidance_scale > 1
+    shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=guided)
+    return Layout(facts, shape, "cache", {}).extents
+
+
+def _steps_json(manifest: Manifest) -> str:
+    sequences = {name: [row._asdict() for row in rows] for name, rows in PROGRAM.items()}
+    buffers = {name: {"shape": shape, "holds": holds} for name, (shape, holds) in BUFFERS.items()}
+    found = {"extents": _extents(manifest), "sequences": sequences, "buffers": buffers}
+    return json.dumps(found, indent=2) + "\n"
+
+
+def _print_steps(console: Console, manifest: Manifest) -> None:
+    """The program as it stands for every bundle, and the extents of this one."""
+    table, before = Table("sequence", "engine", "reads", "writes", box=None), ""
+    for name, *cells in listed():
+        table.add_row(name if name != before else "", *cells)
+        before = name
+    buffers = Table("buffer", "type and shape", "what it holds", box=None)
+    for name, (shape, what) in BUFFERS.items():
+        buffers.add_row(name, shape, what)
+    sides = ", ".join(f"{letter} {extent}" for letter, extent in _extents(manifest).items())
+    for part in (table, "", buffers, "", f"for one picture of the default size and schedule: {sides}"):
+        console.print(part)

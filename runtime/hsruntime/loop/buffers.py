@@ -72,7 +72,7 @@ class Layout:
         shared = [name for name in conditioning if not name.startswith("small_")]
         self._names = {"large": shared, "small": own or shared}
         self._conditioning, self._cache = conditioning, cache
-        self._extents = {
+        self.extents = {
             "B": shape.pictures,
             "G": shape.rows,
             "N": shape.tokens,
@@ -105,7 +105,7 @@ class Layout:
                 dims[1] = "V"
         elif dtype == "cache":
             dtype = self._cache
-        shape = TensorSpec(buffer, dtype, tuple(dims)).resolve(self._extents | {"L": rows})
+        shape = TensorSpec(buffer, dtype, tuple(dims)).resolve(self.extents | {"L": rows})
         other = self.tensor(same.replace("*", star), rows) if same and buffer not in self._conditioning else None
         return other if other and other.shape == shape else TensorSpec(buffer, dtype, shape)
 

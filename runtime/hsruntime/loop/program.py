@@ -181,6 +181,35 @@ step made of it.
 """
 
 
+Line = tuple[str, str, str, str]
+
+
+def listed() -> Iterator[Line]:
+    """The program in lines: sequence, engine, reads, writes. Of "+held" and "+off" the rows that differ."""
+    for name, rows in PROGRAM.items():
+        plain = PROGRAM[name.partition("+")[0]] if "+" in name else ()
+        for row in rows:
+            if row not in plain:
+                engine = f"{row.engine}, beside it" if row.beside else row.engine
+                yield name, engine, _words(row, row.inputs), _words(row, row.outputs)
+
+
+def _words(row: Row, entries: Mapping[str, str]) -> str:
+    plain = row.engine == "copy"
+    return ", ".join(b if plain or tensor == b else f"{tensor}={b}" for tensor, b in entries.items())
+
+
+def markdown() -> str:
+    """The program and its buffers as two tables, for the documentation."""
+    first, sequences = "", ["| sequence | engine | reads | writes |", "|---|---|---|---|"]
+    for name, *cells in listed():
+        sequences.append(f"| {f'`{name}`' if name != first else ''} | {' | '.join(cells)} |")
+        first = name
+    buffers = ["| buffer | type and shape | what it holds |", "|---|---|---|"]
+    buffers += [f"| `{name}` | {shape} | {what} |" for name, (shape, what) in BUFFERS.items()]
+    return "\n".join([*sequences, "", *buffers, ""])
+
+
 def reads(signal: str, buffer: str) -> bool:
     """Whether a signal's rows look at `buffer`."""
     return any(buffer in row.inputs.values() for row in SIGNALS[signal])

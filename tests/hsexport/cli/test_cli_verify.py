@@ -16,6 +16,16 @@ def test_inspect_shows_engines_and_errors_for_people(hsexport, tiny_bundle):
         assert word in done.stdout
 
 
+def test_inspect_shows_the_program_of_a_step(hsexport, tiny_bundle):
+    shown = hsexport("inspect", tiny_bundle, "--steps").stdout
+    for word in ("hybrid", "small, beside it", "positions=active_positions", "cached_index", "int32 L H R"):
+        assert word in shown
+    data = json.loads(hsexport("inspect", tiny_bundle, "--steps", "--json").stdout)
+    assert [row["engine"] for row in data["sequences"]["gap"]] == ["prepare", "small", "guide"]
+    assert data["extents"]["R"] == data["extents"]["N"] - data["extents"]["M"] > 0
+    assert data["buffers"]["past_*"]["shape"] == "cache L H R D"
+
+
 def pair_options(pair):
     return ["--large", pair[0], "--small", pair[1]]
 
