@@ -13,7 +13,7 @@ from hsexport.measure.bench.columns import Column, few_columns_of, rows_of
 from hsexport.measure.bench.report import Report, report_json
 from hsexport.measure.bench.scores import Score
 from hsexport.measure.blocks import BLOCK, Measured, grid, measured_on, numbers_of, rendered
-from hsruntime.schedule.notation import schedule_from_text
+from hsruntime.schedule.presets import schedule_from_text
 from hsruntime.schedule.schedule import ScheduleError
 
 WITH_INTERVAL = ("speedup", "named", "Frechet", "over diffusers")

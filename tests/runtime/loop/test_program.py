@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hsengines.null import NullBackend
+from hsengines.null.backend import NullBackend
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.loop import Loop
 from hsruntime.loop.program import BUFFERS, PROGRAM, SIGNALS, buffers_of, listed, markdown, pattern_of

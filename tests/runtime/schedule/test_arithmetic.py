@@ -9,7 +9,7 @@ from hsexport.families.sd3.counts import transformer_operations
 from hsexport.families.sd3.transformer import TokenTransformer, transformer_like
 from hsruntime.facts import Defaults, Facts, Latent, Positions, Sigmas, Sizes, TextSide, Transformer
 from hsruntime.schedule.arithmetic import predicted_speedup, schedule_flops, step_flops
-from hsruntime.schedule.notation import schedule_from_text
+from hsruntime.schedule.presets import schedule_from_text
 
 TOKENS, TEXT = 4096, 333  # 1024x1024 pixels; one CLIP's length and T5's
 

@@ -1,7 +1,6 @@
 import pytest
 
-from hsruntime.schedule.notation import schedule_from_text
-from hsruntime.schedule.presets import PRESETS, resolve_schedule
+from hsruntime.schedule.presets import PRESETS, resolve_schedule, schedule_from_text
 from hsruntime.schedule.schedule import ScheduleError, check_schedule
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsruntime.schedule.notation import schedule_from_json, schedule_from_text
+from hsruntime.schedule.presets import schedule_from_json, schedule_from_text
 from hsruntime.schedule.schedule import (
     MODES,
     RegionPolicy,

@@ -4,8 +4,7 @@ import pytest
 from hsexport.measure.bench.plan import CONVERGED, LARGE, kind_of, plan_for
 from hsexport.measure.prompts import PromptError, lines_of, spread
 from hsruntime.bundle.reader import open_bundle
-from hsruntime.schedule.notation import schedule_from_text
-from hsruntime.schedule.presets import PRESETS
+from hsruntime.schedule.presets import PRESETS, schedule_from_text
 from hsruntime.schedule.schedule import ScheduleError
 
 

@@ -7,7 +7,7 @@ from hsexport.measure.bench.rounds import contestant, play
 from hsexport.measure.bench.work import Work
 from hsexport.measure.prompts import Prompt
 from hsruntime import Session
-from hsruntime.schedule.notation import schedule_from_text
+from hsruntime.schedule.presets import schedule_from_text
 
 SCHEDULES = {LARGE: "large:4", CONVERGED: "large:9", "mixed": "large:2,hybrid:1,small:1"}
 ENTRANTS = dict(SCHEDULES)
