@@ -96,9 +96,11 @@ def _build_table(manifest: Manifest) -> Table:
     """Ranges of the profiles, what the products compute in, and the build key's beginning."""
     table = Table("engine", "profile", "ranges", "products", "key", box=None)
     for name, record in manifest.engines.items():
-        audit = record.audit
-        found = ", ".join(f"{n} {dtype}" for dtype, n in audit.products.items()) if audit else "-"
-        products = f"{found} ({audit.read_from})" if audit else found
+        audits = (
+            f"{', '.join(f'{count} {dtype}' for dtype, count in found.items())} ({source})"
+            for source, found in record.audit.items()
+        )
+        products = ", ".join(audits) or "-"
         for number, profile in enumerate(record.spec.profiles):
             ranges = ", ".join(f"{d} {r.minimum}..{r.optimum}..{r.maximum}" for d, r in profile.dims.items())
             first = (name, products, record.build_key[:12]) if number == 0 else ("", "", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hsengines.spec import Dim, EngineSpec, Profile, TensorSpec
 from hsexport.networks.network import Network
@@ -15,79 +15,67 @@ if TYPE_CHECKING:
 TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "K": 11, "L": 4, "S": 9, "h": 4, "w": 8}
 
 
-class StepNetwork(NamedTuple):
-    """A module's name and its inputs and outputs: `name: extents` are float32, `name: extents < limit` int32 below it.
-
-    The letters P, C, H and D are a token's width, the latent's channels, and large's heads and their size.
-    """
-
-    module: str
-    inputs: str
-    outputs: str
-    narrow: tuple[str, ...] = ()
-    """What may become half. Latents sum up small changes over many steps, so all arithmetic on them stays fp32; beside
-    a transformer it is nothing."""
-
-
 STEP = {
-    "prepare": StepNetwork(
-        "Prepare", "latents: B N P, index: G M < B*N, timesteps: S, step: 1 < S", "tokens: G M P, timestep: 1"
+    "prepare": ("Prepare", "latents: B N P, index: G M < B*N, timesteps: S, step: 1 < S", "tokens: G M P, timestep: 1"),
+    "guide": (
+        "Guide",
+        "velocity: G M P, cond: B < G, uncond: B < G, guidance: 1",
+        "guided: B M P, difference: B M P",
     ),
-    "guide": StepNetwork(
-        "Guide", "velocity: G M P, cond: B < G, uncond: B < G, guidance: 1", "guided: B M P, difference: B M P"
+    "guide_held": (
+        "GuideHeld",
+        "velocity: B M P, difference: B N P, index: B M < B*N, excess: 1",
+        "guided: B M P",
     ),
-    "guide_held": StepNetwork(
-        "GuideHeld", "velocity: B M P, difference: B N P, index: B M < B*N, excess: 1", "guided: B M P"
-    ),
-    "blend": StepNetwork("Blend", "active: B M P, elsewhere: B N P, index: B N < B*N", "blended: B N P"),
-    "advance": StepNetwork(
+    "blend": ("Blend", "active: B M P, elsewhere: B N P, index: B N < B*N", "blended: B N P"),
+    "advance": (
         "Advance",
         "velocity: B N P, previous: B N P, latents: B N P, coefficients: S 2, step: 1 < S",
         "next_latents: B N P, next_step: 1 <",
     ),
-    "score": StepNetwork("Score", "first: B N P, second: B N P", "scores: B N"),
-    "spread": StepNetwork("Spread C", "velocity: B N P", "scores: B N"),
-    "select_cache": StepNetwork(
-        "SelectCache", "everything: G H K D, index: L H R < G*K", "selected: L H R D", ("everything", "selected")
-    ),
-    "merge_cache": StepNetwork(
-        "Merge",
-        "fresh: G H M D, everything: G H N D, index: G H N < G*N",
-        "merged: G H N D",
-        ("fresh", "everything", "merged"),
-    ),
-    "unpatchify": StepNetwork("Unpatchify", "tokens: B N P, order: C h w < P*N", "latents: B C h w"),
+    "score": ("Score", "first: B N P, second: B N P", "scores: B N"),
+    "spread": ("Spread C", "velocity: B N P", "scores: B N"),
+    "select_cache": ("SelectCache", "everything: G H K D, index: L H R < G*K", "selected: L H R D"),
+    "merge_cache": ("Merge", "fresh: G H M D, everything: G H N D, index: G H N < G*N", "merged: G H N D"),
+    "unpatchify": ("Unpatchify", "tokens: B N P, order: C h w < P*N", "latents: B C h w"),
 }
-"""Everything between the transformers, in the order of a step."""
+"""Everything between the transformers, in the order of a step: a module with its arguments, its inputs and its outputs.
+
+`name: extents` are float32, `name: extents < limit` int32 below it. The letters P, C, H and D are a token's width, the
+latent's channels, and large's heads and their size.
+"""
+NARROW = {"select_cache": ("everything", "selected"), "merge_cache": ("fresh", "everything", "merged")}
+"""What may become half. Latents sum up small changes over many steps, so all arithmetic on them stays fp32; beside a
+transformer it is nothing."""
 
 
 def step_networks(recipe: Recipe) -> list[Network]:
     """All of them, for one pair."""
-    return [_network(name, step, recipe) for name, step in STEP.items()]
+    return [_network(name, *row, recipe) for name, row in STEP.items()]
 
 
-def _network(name: str, step: StepNetwork, recipe: Recipe) -> Network:
+def _network(name: str, made: str, takes: str, gives: str, recipe: Recipe) -> Network:
     latent, large = recipe.facts.latent, recipe.facts.large
     numbers = {"P": latent.token_width, "C": latent.channels, "H": large.heads, "D": large.head_size}
-    inputs, limits = _tensors(step.inputs, numbers)
-    outputs, _ = _tensors(step.outputs, numbers)
+    inputs, limits = _tensors(takes, numbers)
+    outputs, _ = _tensors(gives, numbers)
     used = {dim for tensor in inputs for dim in tensor.shape if isinstance(dim, str)}
     profile = Profile("all", {dim: extents for dim, extents in recipe.ranges().items() if dim in used})
-    module, *arguments = step.module.split()
+    module, *arguments = made.split()
 
     def skeleton() -> nn.Module:
         from hsexport.networks import step_modules
 
-        made: nn.Module = getattr(step_modules, module)(*(numbers[letter] for letter in arguments))
-        return made.eval()
+        found: nn.Module = getattr(step_modules, module)(*(numbers[letter] for letter in arguments))
+        return found.eval()
 
     return Network(
         EngineSpec(name, inputs, outputs, (profile,)),
         skeleton,
         {dim: TRACE_DIMS[dim] for dim in used},
         limits,
-        narrow_tensors=step.narrow,
-        stays_fp32=not step.narrow,
+        narrow_tensors=NARROW.get(name, ()),
+        stays_fp32=name not in NARROW,
     )
 
 

@@ -13,7 +13,7 @@ from hsengines.build import NODE_SEPARATOR, EngineFiles, Layer
 from hsengines.errors import EngineBuildError
 from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey
-from hsruntime.bundle.manifest import AuditRecord
+from hsruntime.bundle.manifest import Audit
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,7 +29,7 @@ class Built(msgspec.Struct, frozen=True):
 
     engine: str
     weights: list[str]
-    audit: AuditRecord | None
+    audit: Audit
 
 
 def compile_all(products: Sequence[Product], run: Run) -> None:
@@ -89,13 +89,13 @@ def _with_log(err: EngineBuildError, product: Product, run: Run) -> EngineBuildE
     return EngineBuildError(err.message, f"{err.hint}{'; ' if err.hint else ''}the builder's log is {file}", err.log)
 
 
-def audit(product: Product, files: EngineFiles) -> AuditRecord | None:
-    """What was found, which is what the graph asks for; None where the builder keeps the graph as it is.
+def audit(product: Product, files: EngineFiles) -> Audit:
+    """What was found, which is what the graph asks for; nothing where the builder keeps the graph as it is.
 
     Raises EngineBuildError naming the first layer of another type: a builder that changes types does so silently.
     """
     if not files.layers:
-        return None
+        return {}
     import onnx_ir as ir
 
     model = ir.load(product.graph)
@@ -109,7 +109,7 @@ def audit(product: Product, files: EngineFiles) -> AuditRecord | None:
         _check(product.name, layer, {dtype for node in nodes for dtype in answers.get(node, ())})
         # A product with a bias is two layers of one node; the one that answers comes last.
         seen |= {node: layer.dtypes[0] for node in products.intersection(nodes) if layer.dtypes}
-    return AuditRecord(read_from=files.layers_of, products=dict(Counter(seen.values()))) if seen else None
+    return {files.layers_of: dict(Counter(seen.values()))} if seen else {}
 
 
 def _dtypes(node: ir.Node) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Matrices:
     down: TensorHeader
     up: TensorHeader
     alpha: TensorHeader | None
+    factor: float = 1.0
+    """What their product is added with."""
 
     @property
     def rank(self) -> int:
@@ -153,15 +155,6 @@ class AdapterRequest:
 
 
 @dataclass(frozen=True)
-class Update:
-    """What one weight gets added: `factor` times the product up @ down of two small matrices."""
-
-    down: TensorHeader
-    up: TensorHeader
-    factor: float
-
-
-@dataclass(frozen=True)
 class Adapter:
     """A LoRA that fits its transformer; `updates` by diffusers' names of the weights they change."""
 
@@ -169,7 +162,7 @@ class Adapter:
     scale: float
     sha256: str
     """Of the file."""
-    updates: Mapping[str, Update] = field(repr=False)
+    updates: Mapping[str, Matrices] = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -191,7 +184,7 @@ def read_adapter(
         raise PairError(f"--lora: {file} is not a file", "give a LoRA as one safetensors file")
     check_is_safetensors(file)
     matrices = matrices_in(file, file_headers(file))
-    updates: dict[str, Update] = {}
+    updates: dict[str, Matrices] = {}
     targets, factor = _targets_of(tensors, places), factor_of(file)
     for module, found in matrices.items():
         changed = targets.get(module.replace(".", "_"))
@@ -226,17 +219,17 @@ def _targets_of(tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]
 
 def _updates(
     request: AdapterRequest, found: Matrices, targets: tuple[tuple[str, Place], ...], factor: float
-) -> Iterator[tuple[str, Update]]:
+) -> Iterator[tuple[str, Matrices]]:
     for name, place in targets:
         if found.up.shape[0] % place.parts:
             raise PairError(
                 f"{request.file}: {found.up.name} is {list(found.up.shape)}, expected rows for {place.parts} weights",
                 ANOTHER,
             )
-        yield name, Update(found.down, place.taken_from(found.up, found.up.name), factor)
+        yield name, replace(found, up=place.taken_from(found.up, found.up.name), factor=factor)
 
 
-def _check_fits(file: Path, expected: tuple[int, ...], told: str, name: str, update: Update) -> None:
+def _check_fits(file: Path, expected: tuple[int, ...], told: str, name: str, update: Matrices) -> None:
     """Refuses a product of another shape than the weight it is added to; a convolution's counts its window."""
     found = update.up.shape[0], *update.down.shape[1:]
     if found != expected:

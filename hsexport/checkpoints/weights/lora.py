@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from hsexport.checkpoints.weights.adapter import Adapter, Update
+from hsexport.checkpoints.weights.adapter import Adapter, Matrices
 from hsexport.checkpoints.weights.weights import Changed, Stored, Weight
 
 
@@ -24,7 +24,7 @@ def fused(weights: Mapping[str, Weight], adapters: Iterable[Adapter]) -> dict[st
     return result
 
 
-def _added(update: Update, weight: np.ndarray) -> np.ndarray:
+def _added(update: Matrices, weight: np.ndarray) -> np.ndarray:
     """W + factor * up @ down, in float32."""
     up, down = (Stored(header).read().astype(np.float32) for header in (update.up, update.down))
     product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)

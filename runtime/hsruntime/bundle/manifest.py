@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from hsengines.errors import HSError
 from hsengines.spec import EngineSpec, TensorSpec
@@ -48,13 +48,10 @@ class Fp32Block(Strict, frozen=True, kw_only=True):
     reason: str
 
 
-class AuditRecord(Strict, frozen=True, kw_only=True):
-    """The types an engine was found to compute its products and attentions in; each is what the graph asks for."""
-
-    read_from: Annotated[str, Meta(pattern=r"\A(engine|network)\Z")]
-    """The "engine" itself, or the builder's "network" where the building machine could not open the engine."""
-    products: dict[str, Count]
-    """dtype to number of matrix products, convolutions and attentions."""
+Audit = dict[Annotated[str, Meta(pattern=r"\A(engine|network)\Z")], dict[str, Count]]
+"""The types an engine was found to compute its matrix products, convolutions and attentions in, and how many of each;
+each is what the graph asks for. Read from the "engine" itself, or from the builder's "network" where the building
+machine could not open the engine."""
 
 
 class EngineRecord(Strict, frozen=True, kw_only=True):
@@ -71,7 +68,7 @@ class EngineRecord(Strict, frozen=True, kw_only=True):
     fp32_blocks: list[Fp32Block]
     options: dict[str, str]
     """What else the builder was told."""
-    audit: AuditRecord | None = None
+    audit: Audit = msgspec.field(default_factory=dict)
     golden: str | None = None
     parity: ParityRecord | None = None
 
@@ -107,7 +104,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 def manifest_from_bytes(data: bytes) -> Manifest:
     """Parses strictly. Raises BundleError naming the field, or the version if it is not this one."""
     try:
-        version = msgspec.json.decode(data, type=_VersionOnly).format_version
+        version = msgspec.convert(msgspec.json.decode(data, type=dict[str, object]).get("format_version"), int)
     except _MALFORMED as err:
         raise BundleError(f"manifest.json is not a manifest: {err}", "build the bundle again") from err
     if version != FORMAT_VERSION:
@@ -117,10 +114,6 @@ def manifest_from_bytes(data: bytes) -> Manifest:
         return msgspec.json.decode(data, type=Manifest)
     except _MALFORMED as err:
         raise BundleError(f"manifest.json: {err}", "build the bundle again") from err
-
-
-class _VersionOnly(Struct):
-    format_version: int
 
 
 # msgspec lets the last two through as they are: bytes that are not UTF-8, and nesting beyond the interpreter's stack.

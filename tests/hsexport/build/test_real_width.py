@@ -54,7 +54,7 @@ def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision
     for stage in STAGES.values():
         stage(products, run)
     narrow = {"fp16": "float16", "bf16": "bfloat16"}[precision]
-    assert product.record("engine", Built).audit.products[narrow] > 10 * LAYERS
+    assert product.record("engine", Built).audit["network"][narrow] > 10 * LAYERS
     parity = product.record("parity", ParityRecord)
     assert parity.finite
     assert parity.max_relative < {"fp16": 1e-2, "bf16": 8e-2}[precision]

@@ -23,7 +23,6 @@ from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsruntime.bundle.golden import load_golden, save_golden
 from hsruntime.bundle.manifest import (
     FORMAT_VERSION,
-    AuditRecord,
     BundleError,
     EngineRecord,
     Manifest,
@@ -139,7 +138,7 @@ def _engine(name: str) -> EngineRecord:
         weight_format="unquantized",
         fp32_blocks=[],
         options={},
-        audit=AuditRecord(read_from="network", products={"float32": 4}) if is_large else None,
+        audit={"network": {"float32": 4}} if is_large else {},
         golden="golden/large.npz" if is_large else None,
         parity=_parity() if is_large else None,
     )
