@@ -9,8 +9,7 @@ from pathlib import Path
 from hsengines.errors import HSError
 from hsexport import __version__
 from hsruntime.picture.picture import region_overlay, save_png
-from hsruntime.request import Request
-from hsruntime.result import Result
+from hsruntime.request import Request, Result
 
 
 def check_writable(*files: Path) -> None:

@@ -10,8 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.request import Callback, Request
-from hsruntime.result import Result
+from hsruntime.request import Callback, Request, Result
 from hsruntime.schedule.schedule import schedule_json
 
 Order = TypeVar("Order")

@@ -1,4 +1,4 @@
-"""What a caller asks for, checked and completed before anything runs."""
+"""What a caller asks for, checked before anything runs, and what a session hands back."""
 
 from __future__ import annotations
 
@@ -62,6 +62,39 @@ class Request:
     def all_prompts(self) -> list[str]:
         """Prompts by row: negative ones first, if there is guidance."""
         return [*self.negative_prompts, *self.prompts] if self.guided else self.prompts
+
+
+@dataclass(frozen=True)
+class SegmentTime:
+    """One segment as it ran."""
+
+    mode: str
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures and how they came about."""
+
+    images: np.ndarray  # (B, H, W, 3) uint8
+    latents: np.ndarray  # (B, C, h, w) float32, as the loop left them for the VAE
+    region: np.ndarray | None  # (B, N) bool, the last one chosen; None if the schedule has none
+    grid: tuple[int, int]  # (h, w) in tokens
+    schedule: Schedule
+    segments: tuple[SegmentTime, ...]
+    seconds: float
+    """From the call to the pictures: text, loop and decoding."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """The first picture (H, W, 3)."""
+        return self.images[0]
+
+    @property
+    def loop_seconds(self) -> float:
+        """The denoising loop alone."""
+        return sum(s.seconds for s in self.segments)
 
 
 def prompt_list(prompt: str | Sequence[str] | None) -> list[str]:

@@ -20,8 +20,7 @@ from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_lat
 from hsruntime.loop.loop import Loop
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.decode import tile_side
-from hsruntime.request import Callback, Request, check_batch, negative_list, prompt_list
-from hsruntime.result import Result
+from hsruntime.request import Callback, Request, Result, check_batch, negative_list, prompt_list
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (
     BoundText,

@@ -15,10 +15,9 @@ from msgspec import structs
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
-from hsexport.deploy.ray.executor import Executor
+from hsexport.deploy.ray.executor import Executor, gpus_of_each, threads_of_each
 from hsexport.deploy.ray.ledger import Ledger, Task
 from hsexport.deploy.ray.prompt_file import Line, read_prompts
-from hsexport.deploy.ray.replicas import gpus_of_each, threads_of_each
 from hsexport.progress import Reporter
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest, manifest_bytes

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from hsexport.deploy.ray.replicas import gpus_of_each, threads_of_each
+from hsexport.deploy.ray.executor import gpus_of_each, threads_of_each
 from hsexport.deploy.serve.app import HttpOptions, make_app
 from hsexport.deploy.serve.service import Service, ServiceOptions
 from hsruntime.bundle.reader import open_bundle

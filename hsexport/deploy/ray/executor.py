@@ -1,7 +1,8 @@
-"""What a replica of a batch job does: a session, and groups of tasks through it."""
+"""What a replica gets of a machine, and what it does in a batch job: a session, and groups of tasks through it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,10 +12,23 @@ from hsengines.errors import HSError
 from hsexport.deploy.ray.ledger import Ledger, Task
 from hsruntime import Session
 from hsruntime.batching import batches, merged, parted
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.request import Request
 
 Outcome = tuple[int, str, str]
 """A task's index, "kept", "done" or "failed", and why."""
+
+
+def gpus_of_each(manifest: Manifest, asked: float | None) -> float:
+    """As asked; else one, or none for a bundle that runs on CPUs."""
+    if asked is not None:
+        return asked
+    return 0 if manifest.on_cpu else 1
+
+
+def threads_of_each(replicas: int, asked: int) -> int:
+    """CPU threads: as asked; 0 shares this machine's cores out."""
+    return asked or max(1, (os.cpu_count() or 1) // replicas)
 
 
 class Executor:

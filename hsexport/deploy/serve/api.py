@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from hsruntime.options import PictureOptions, schemas_of
-from hsruntime.result import SegmentTime
+from hsruntime.request import SegmentTime
 
 MOST_PICTURES = 10
 LONGEST_PROMPT = 32_000

@@ -8,7 +8,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hsexport.deploy.serve.worker import Batch
+from hsruntime.request import Result
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 
@@ -50,15 +50,15 @@ class Metrics:
         )
         Gauge("hsexport_queue_length", "Pictures that wait.", registry=self._registry).set_function(waiting)
 
-    def observe(self, batch: Batch) -> None:
+    def observe(self, waits: list[float], result: Result) -> None:
         """Counts a finished batch."""
-        for wait in batch.waits:
+        for wait in waits:
             self._queue_seconds.observe(wait)
-        for segment in batch.result.segments:
+        for segment in result.segments:
             self._segment_seconds.labels(segment.mode).observe(segment.seconds)
-        self._batch_seconds.observe(batch.result.seconds)
-        self._batch_size.observe(len(batch.waits))
-        self._pictures.inc(len(batch.waits))
+        self._batch_seconds.observe(result.seconds)
+        self._batch_size.observe(len(waits))
+        self._pictures.inc(len(waits))
 
     def text(self) -> bytes:
         """The exposition format."""

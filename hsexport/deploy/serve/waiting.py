@@ -12,8 +12,7 @@ from hsengines.errors import HSError
 from hsruntime.batching import kind_of
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import PictureOptions
-from hsruntime.request import Request
-from hsruntime.result import Result
+from hsruntime.request import Request, Result
 
 
 class QueueFullError(HSError):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Thread
 from time import monotonic
 
 from hsexport.deploy.serve.waiting import Drawn, Job, Waiting
 from hsruntime import Session
 from hsruntime.batching import merged, parted
-from hsruntime.request import Progress
-from hsruntime.result import Result
+from hsruntime.request import Progress, Result
 from hsruntime.text.tokenize import PromptCutWarning
 
 
@@ -20,18 +18,14 @@ class AbandonedError(Exception):
     """Nobody waits for any picture of a batch any more."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One batch as it went, for the metrics."""
-
-    waits: list[float]
-    result: Result
+Observe = Callable[[list[float], Result], None]
+"""Hears how long a batch's pictures waited, each, and how it went."""
 
 
 class Worker:
     """Takes batches from the queue until it is stopped and empty; answers every job once."""
 
-    def __init__(self, session: Session, waiting: Waiting, observe: Callable[[Batch], None]) -> None:
+    def __init__(self, session: Session, waiting: Waiting, observe: Observe) -> None:
         self.session = session
         self._waiting = waiting
         self._observe = observe
@@ -89,7 +83,7 @@ class Worker:
             _fail(jobs, err)
         else:
             waits = [begun - job.queued for job in jobs]
-            self._observe(Batch(waits, result))
+            self._observe(waits, result)
             for job, mine, waited in zip(jobs, parted(result, requests), waits, strict=True):
                 job.future.set_result(Drawn(mine, waited, len(jobs)))
 

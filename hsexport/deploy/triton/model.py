@@ -18,8 +18,7 @@ from hsengines.errors import HSError
 from hsruntime.batching import batches, merged, parted
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
-from hsruntime.request import Progress, Request, RequestError
-from hsruntime.result import Result
+from hsruntime.request import Progress, Request, RequestError, Result
 from hsruntime.session import Session
 
 

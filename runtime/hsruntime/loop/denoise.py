@@ -12,8 +12,7 @@ from msgspec import structs
 from hsruntime.loop.loop import Loop
 from hsruntime.loop.program import SIGNALS, reads
 from hsruntime.loop.region import CONTROLS, Region, region_from_scores
-from hsruntime.request import Progress, Request
-from hsruntime.result import SegmentTime
+from hsruntime.request import Progress, Request, SegmentTime
 from hsruntime.schedule.schedule import Schedule, Segment
 
 

@@ -16,7 +16,7 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.buffers import Buffers, LoopShape
 from hsruntime.loop.program import SIGNALS, Row, reads
 from hsruntime.loop.region import Region
-from hsruntime.result import SegmentTime
+from hsruntime.request import SegmentTime
 from hsruntime.schedule.schedule import MODES, Schedule, Segment, Settled
 
 
