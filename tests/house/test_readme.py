@@ -1,4 +1,4 @@
-"""What the README shows works, and what it measured can be measured again."""
+"""What the README and its pages show works, and what it measured can be measured again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,23 +16,25 @@ import pytest
 from hsexport.measure.blocks import BLOCK, body_of
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BUNDLE_IN_README = "build/demo.bundle"
 COMMAND_HELP = "import sys; sys.argv[0] = 'hsexport'; from hsexport.cli.main import main; main()"
 
 
-def blocks(language: str) -> list[str]:
-    """The README's fenced code of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
+def blocks(language: str, documents=DOCUMENTS) -> list[str]:
+    """The documents' fenced code of a language."""
+    fenced = rf"^```{language}\n(.*?)^```"
+    return [code for path in documents for code in re.findall(fenced, path.read_text(encoding="utf-8"), re.S | re.M)]
 
 
-def shell_commands() -> list[list[str]]:
+def shell_commands(documents=DOCUMENTS) -> list[list[str]]:
     """Every command of the shell blocks as words; comments and continuations taken care of."""
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    lines = "\n".join(blocks("bash", documents)).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines]
     return [words for words in commands if words]
 
 
+@cache
 def help_of(command: str) -> str:
     """`hsexport COMMAND --help`, wide enough to cut nothing."""
     environment = {**os.environ, "COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
@@ -56,12 +59,17 @@ def check_command(words: list[str]) -> None:
 
 
 def test_the_two_commands_come_first():
-    assert [words[0] for words in shell_commands()[:2]] == ["./scripts/quickstart", "./scripts/test"]
+    assert [words[0] for words in shell_commands(DOCUMENTS[:1])[:2]] == ["./scripts/quickstart", "./scripts/test"]
 
 
 @pytest.mark.parametrize("words", shell_commands(), ids=" ".join)
 def test_shell_command_exists(words):
     check_command(words)
+
+
+def test_our_own_commands_stand_where_they_are_checked():
+    elsewhere = [line for text in blocks("text") for line in text.splitlines() if re.match(r"hsexport \w|\./", line)]
+    assert not elsewhere, "a command of ours belongs into a bash block"
 
 
 @pytest.mark.filterwarnings("ignore::hsruntime.text.tokenize.PromptCutWarning")  # the tiny pair reads ten tokens
@@ -71,18 +79,6 @@ def test_python_block_runs(block, tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block.replace(BUNDLE_IN_README, str(tiny_bundle)), "README.md", "exec"), {})
     assert [file.suffix for file in tmp_path.iterdir()] == [".png"]
-
-
-def test_every_linked_file_exists():
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    missing = [link for link in links if not (ROOT / link).exists()]
-    if "docs/contact_sheet.png" in missing:
-        assert missing == ["docs/contact_sheet.png"]
-        pytest.skip("docs/contact_sheet.png has not been drawn yet")
-    assert not missing
-
-
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
 def number_blocks():
