@@ -63,9 +63,9 @@ def bench(
     from hsexport.build.quiet import hush_libraries
     from hsexport.measure.bench.bench import BenchRequest
     from hsexport.measure.bench.bench import bench as run_bench
+    from hsexport.measure.bench.page import PLOT, write_report
     from hsexport.measure.bench.report import report_json
     from hsexport.measure.bench.table import check_readme, splice
-    from hsexport.measure.bench.writing import PLOT, write_report
     from hsexport.measure.prompts import lines_of
 
     _check_folder(out)
@@ -101,8 +101,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _print(report: Report, files: list[Path]) -> None:
-    from hsexport.measure.bench.columns import few_columns_of, rows_of
-    from hsexport.measure.bench.headline import headline
+    from hsexport.measure.bench.report import few_columns_of, headline, rows_of
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
     columns = few_columns_of(report)

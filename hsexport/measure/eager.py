@@ -61,7 +61,7 @@ def diffusers_contestant(source: str, manifest: Manifest, threads: int) -> Conte
         picture = picture_bytes(np.asarray(made.images))[0]
         seconds = time.perf_counter() - start
         time.sleep(PAUSE_SECONDS)
-        return Shot(picture, seconds, 0.0, f"{DEFAULT_STEPS} Euler steps", 0.0, None)
+        return Shot(picture, None, seconds, 0.0, f"{DEFAULT_STEPS} Euler steps", 0.0)
 
     return draw
 

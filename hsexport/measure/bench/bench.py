@@ -1,24 +1,28 @@
-"""The benchmark as a sentence: plan, draw, judge, score."""
+"""The benchmark as a sentence: choose, draw, judge, score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsexport.measure.bench.drawing import Drawing, draw_rounds
+from hsexport.measure.bench.contenders import Contender, contenders_for
 from hsexport.measure.bench.judge import DEMO_JUDGE, Judge
-from hsexport.measure.bench.plan import plan_for
-from hsexport.measure.bench.report import LPIPS_NOTE, Report, bundle_facts, new_report
-from hsexport.measure.bench.rounds import Round
-from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Score, opinions_on, score, score_diffusers
-from hsexport.measure.bench.work import Work
+from hsexport.measure.bench.report import MEANINGS, SCHEMA_VERSION, Report, bundle_facts, times_of
+from hsexport.measure.bench.rounds import Contestant, Round, Work, contestant, play
+from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Opinions, score, taking_part
+from hsexport.measure.blocks import today
+from hsexport.measure.estimates import CONFIDENCE_PERCENT
 from hsexport.measure.machine import hardware, usable_cores, versions
-from hsexport.measure.prompts import is_demo, prompts_for
+from hsexport.measure.prompts import Prompt, is_demo, prompts_for
 from hsexport.progress import Reporter
-from hsruntime.bundle.manifest import Manifest
-from hsruntime.bundle.reader import open_bundle
+from hsruntime import Session
+from hsruntime.bundle.reader import Bundle, open_bundle
+from hsruntime.options import SessionOptions
+
+LPIPS_NOTE = "LPIPS is left out: its weights are not part of this package."
 
 
 @dataclass(frozen=True)
@@ -49,71 +53,113 @@ class Bench:
 
 def bench(request: BenchRequest, reporter: Reporter) -> Bench:
     """Measures the schedules side by side. Killed anywhere, it goes on after the last whole round."""
-    opened = open_bundle(request.bundle)
-    manifest, threads = opened.manifest, request.threads or usable_cores()
-    machine = hardware(threads)
-    facts = bundle_facts(opened)
+    bundle, threads = open_bundle(request.bundle), request.threads or usable_cores()
+    machine, facts, defaults = hardware(threads), bundle_facts(bundle), bundle.manifest.facts.defaults
+    contenders, left_out = contenders_for(defaults, request.schedules)
     captions = request.judge / "captions.json" if request.judge else None
-    drawing = Drawing(
-        bundle=opened,
-        plan=plan_for(manifest, request.schedules),
-        prompts=prompts_for(manifest, request.prompt_file, request.prompts, captions),
-        threads=threads,
-        diffusers=request.diffusers,
-        diffusers_every=request.diffusers_every,
+    prompts = prompts_for(bundle.manifest, request.prompt_file, request.prompts, captions)
+    demo_judge = DEMO_JUDGE if is_demo(bundle.manifest) and DEMO_JUDGE.is_dir() else None
+    folder = request.judge or demo_judge
+    # The judge is opened before anything is drawn, so that a folder without one is told at once.
+    with closing(Judge.open(folder, threads=threads)) if folder else nullcontext() as judge:
+        drawing = Drawing(bundle, contenders, prompts, threads, request)
+        rounds = drawing.rounds(Work(request.work, [facts.manifest_sha256, str(machine)]), reporter)
+        rows: list[tuple[str, str, str]] = [(c.name, str(c.schedule), c.kind) for c in contenders]
+        if request.diffusers:
+            rows.append((DIFFUSERS, f"large, 28 Euler steps, guidance {defaults.guidance_scale:g}", DIFFUSERS))
+        reporter.stage("score", len(rows))
+        opinions = Opinions(judge, rounds, [name for name, *_ in rows]) if judge else None
+        scores = []
+        for row in rows:
+            reporter.begin(row[0])
+            scores.append(score(*row, rounds, opinions))
+            reporter.end(row[0])
+        notes = [*left_out, LPIPS_NOTE, *_notes(request, rounds, judge)]
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        date=today(),
+        command="",  # filled in by who knows it
+        bundle=facts,
+        hardware=machine,
+        versions=versions(),
+        prompts=len(rounds),
+        confidence_percent=CONFIDENCE_PERCENT,
+        scores=scores[: len(contenders)],
+        diffusers=scores[-1] if request.diffusers else None,
+        judged=any(s.quality.top_1 or s.quality.frechet for s in scores),
+        notes=notes,
+        columns=MEANINGS,
+        times=[times_of(r) for r in rounds],
     )
-    with _judge(request, manifest, threads) as judge:
-        work = Work(request.work, [facts.manifest_sha256, str(machine)])
-        rounds = draw_rounds(drawing, work, reporter)
-        scores, diffusers = _scores(drawing, rounds, judge, reporter)
-        notes = _notes(drawing, rounds, judge)
-    return Bench(new_report(facts, machine, versions(), rounds, scores, diffusers, notes), rounds)
+    return Bench(report, rounds)
 
 
-@contextmanager
-def _judge(request: BenchRequest, manifest: Manifest, threads: int) -> Iterator[Judge | None]:
-    """Opened before anything is drawn, so that a folder without one is told at once."""
-    folder = request.judge or (DEMO_JUDGE if is_demo(manifest) and DEMO_JUDGE.is_dir() else None)
-    if folder is None:
-        yield None
-        return
-    judge = Judge.open(folder, threads=threads)
-    try:
-        yield judge
-    finally:
-        judge.close()
+@dataclass(frozen=True)
+class Drawing:
+    """Who draws what."""
+
+    bundle: Bundle
+    contenders: Sequence[Contender]
+    prompts: Sequence[Prompt]
+    threads: int
+    request: BenchRequest
+
+    def rounds(self, work: Work, reporter: Reporter) -> list[Round]:
+        """All rounds in the prompts' order, drawn now or taken from `work`."""
+        kept = {n: work.find(prompt, self._entrants(n)) for n, prompt in enumerate(self.prompts)}
+        rounds = {n: each for n, each in kept.items() if each}
+        missing = [n for n in kept if n not in rounds]
+        if missing:
+            options = SessionOptions(threads=self.threads, shapes_kept=len(self.contenders))
+            with Session(self.bundle, options) as session:
+                contestants = self._contestants(session, missing)
+                reporter.stage("warm up", 1)
+                reporter.begin(self.prompts[0].text)
+                play(contestants, self.prompts[0])  # does not count: it binds every shape and touches all memory
+                reporter.end(self.prompts[0].text)
+                for n in self._told(missing, reporter):
+                    entrants = self._entrants(n)
+                    rounds[n] = play({name: contestants[name] for name in entrants}, self.prompts[n])
+                    work.keep(entrants, rounds[n])
+        return [rounds[n] for n in sorted(rounds)]
+
+    def _entrants(self, number: int) -> dict[str, str]:
+        """Who takes part in a round: names, and what each of them stands for."""
+        entrants = {c.name: str(c.schedule) for c in self.contenders}
+        if self.request.diffusers and number % self.request.diffusers_every == 0:
+            entrants[DIFFUSERS] = self.request.diffusers
+        return entrants
+
+    def _contestants(self, session: Session, missing: Sequence[int]) -> dict[str, Contestant]:
+        contestants = {c.name: contestant(session, c) for c in self.contenders}
+        if self.request.diffusers and any(DIFFUSERS in self._entrants(n) for n in missing):
+            from hsexport.measure.eager import diffusers_contestant
+
+            contestants[DIFFUSERS] = diffusers_contestant(self.request.diffusers, session.manifest, self.threads)
+        return contestants
+
+    def _told(self, missing: Sequence[int], reporter: Reporter) -> Iterator[int]:
+        """The numbers in order; the reporter hears of each, and how long the rest will take."""
+        kept, start = len(self.prompts) - len(missing), time.perf_counter()
+        reporter.stage("draw", len(missing))
+        for done, n in enumerate(missing, start=1):
+            text = self.prompts[n].text
+            reporter.begin(text, f"goes on after {kept} prompts of an earlier run" if kept and done == 1 else "")
+            yield n
+            left = (time.perf_counter() - start) / done * (len(missing) - done)
+            duration = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
+            reporter.end(text, f"{kept + done} of {len(self.prompts)}, about {duration} left")
 
 
-def _scores(
-    drawing: Drawing, rounds: list[Round], judge: Judge | None, reporter: Reporter
-) -> tuple[list[Score], Score | None]:
-    """One row a schedule, and one of diffusers if it was there."""
-    names = [c.name for c in drawing.plan.contenders]
-    reporter.stage("score", len(names))
-    opinions = opinions_on(judge, rounds, [*names, DIFFUSERS] if drawing.diffusers else names) if judge else None
-    scores = []
-    for contender in drawing.plan.contenders:
-        reporter.begin(contender.name)
-        scores.append(score(contender, rounds, opinions))
-        reporter.end(contender.name)
-    if not drawing.diffusers:
-        return scores, None
-    guidance = drawing.bundle.manifest.facts.defaults.guidance_scale
-    return scores, score_diffusers(f"large, 28 Euler steps, guidance {guidance:g}", rounds, opinions)
-
-
-def _notes(drawing: Drawing, rounds: list[Round], judge: Judge | None) -> list[str]:
-    notes = [*drawing.plan.left_out, LPIPS_NOTE]
-    cut = sum(r.cut for r in rounds)
-    if cut:
-        notes.append(f"{cut} prompts are longer than the text encoders read; their ends were not seen.")
+def _notes(request: BenchRequest, rounds: list[Round], judge: Judge | None) -> Iterator[str]:
+    if cut := sum(r.cut for r in rounds):
+        yield f"{cut} prompts are longer than the text encoders read; their ends were not seen."
     if judge is None:
-        notes.append("There is no judge for this bundle: features, fidelity and Frechet distance are left out.")
+        yield "There is no judge for this bundle: features, fidelity and Frechet distance are left out."
     elif len(rounds) < FEWEST_FOR_FRECHET:
-        notes.append(f"The Frechet distance is left out: it needs {FEWEST_FOR_FRECHET} prompts or more.")
+        yield f"The Frechet distance is left out: it needs {FEWEST_FOR_FRECHET} prompts or more."
     if judge and not any(r.prompt.text in judge.names for r in rounds):
-        notes.append("No prompt is a name that the judge knows: fidelity is left out.")
-    if drawing.diffusers and drawing.diffusers_every > 1:
-        taking = sum(DIFFUSERS in r.shots for r in rounds)
-        notes.append(f"diffusers drew {taking} of the {len(rounds)} prompts: it has no Frechet distance to compare.")
-    return notes
+        yield "No prompt is a name that the judge knows: fidelity is left out."
+    if request.diffusers and request.diffusers_every > 1:
+        taking = len(taking_part(rounds, DIFFUSERS))
+        yield f"diffusers drew {taking} of the {len(rounds)} prompts: it has no Frechet distance to compare."

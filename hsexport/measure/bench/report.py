@@ -1,23 +1,23 @@
-"""What one run measured, as one document."""
+"""What one run measured, as one document; its columns, and what it says in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 
+from hsexport.measure.bench.contenders import CONVERGED
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.scores import Score
-from hsexport.measure.estimates import CONFIDENCE_PERCENT
+from hsexport.measure.estimates import Estimate
 from hsexport.measure.machine import Hardware
-from hsruntime.bundle.manifest import Manifest
+from hsexport.measure.metrics import METRICS
 from hsruntime.bundle.reader import Bundle, sha256_of
 
 SCHEMA_VERSION = 1
-
-COLUMNS = {
+MEANINGS = {
     "speedup": "Large alone at the bundle's default steps over this schedule: denoising loops of one prompt, median "
     "over prompts. With its 95 % interval and the quartiles of the prompts' ratios.",
     "by counting": "The speedup that counting the transformers' operations promises, and measured over promised.",
@@ -31,7 +31,8 @@ COLUMNS = {
     "shrinks with more prompts: compare it within one report only.",
     "over diffusers": "Whole pictures against diffusers' own pipeline: large alone, eager, with as many threads.",
 }
-LPIPS_NOTE = "LPIPS is left out: its weights are not part of this package."
+KINDS = ("mixture", "random", "center", "solver", "large", "small")
+"""In the order of tables."""
 
 
 @dataclass(frozen=True)
@@ -99,48 +100,152 @@ def report_from_json(data: bytes) -> Report:
 
 def bundle_facts(bundle: Bundle) -> BundleFacts:
     """The bundle's part of a report."""
-    m: Manifest = bundle.manifest
-    return BundleFacts(
-        path=str(bundle.path),
-        manifest_sha256=sha256_of(bundle.path / "manifest.json"),
-        large=m.facts.large.source,
-        small=m.facts.small.source,
-        backend=m.backend,
-        precision=m.precision,
-        size=m.facts.sizes.default,
-        steps=m.facts.defaults.steps,
-        guidance_scale=m.facts.defaults.guidance_scale,
-    )
+    manifest, facts = bundle.manifest, bundle.manifest.facts
+    names = str(bundle.path), sha256_of(bundle.path / "manifest.json"), facts.large.source, facts.small.source
+    drawn = facts.sizes.default, facts.defaults.steps, facts.defaults.guidance_scale
+    return BundleFacts(*names, manifest.backend, manifest.precision, *drawn)
 
 
-def new_report(
-    facts: BundleFacts,
-    hardware: Hardware,
-    versions: dict[str, str],
-    rounds: Sequence[Round],
-    scores: list[Score],
-    diffusers: Score | None,
-    notes: list[str],
-) -> Report:
-    """A report of today; the command line is filled in by who knows it."""
-    return Report(
-        schema_version=SCHEMA_VERSION,
-        date=datetime.now(UTC).date().isoformat(),
-        command="",
-        bundle=facts,
-        hardware=hardware,
-        versions=versions,
-        prompts=len(rounds),
-        confidence_percent=CONFIDENCE_PERCENT,
-        scores=scores,
-        diffusers=diffusers,
-        judged=any(s.quality.top_1 or s.quality.frechet for s in scores),
-        notes=notes,
-        columns=COLUMNS,
-        times=[_times(r) for r in rounds],
-    )
-
-
-def _times(played: Round) -> Times:
+def times_of(played: Round) -> Times:
+    """A round's part of a report."""
     loops = {name: shot.loop_seconds for name, shot in played.shots.items() if shot.loop_seconds}
     return Times(played.prompt.seed, played.prompt.text, loops, {n: s.seconds for n, s in played.shots.items()})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a score: where it stands, under which heading, how it is written."""
+
+    group: str
+    title: str
+    path: str
+    decimals: int = 2
+
+    @property
+    def heading(self) -> str:
+        """The title where there is no room for a row of groups above it."""
+        return f"{self.title} {self.group}" if self.group.startswith("to ") else self.title
+
+    def read(self, score: Score) -> Estimate | float | tuple[float, float] | None:
+        """The number, with its interval where it has one; None where the score has no such number."""
+        found = score
+        for name in self.path.split("."):
+            found = getattr(found, name, None)  # type: ignore[assignment]
+        return found  # type: ignore[return-value]
+
+    def value(self, score: Score) -> str:
+        """The number, or a dash."""
+        found = self.read(score)
+        if found is None:
+            return "-"
+        if isinstance(found, tuple):
+            return self._range(*found)
+        return f"{found.value if isinstance(found, Estimate) else found:.{self.decimals}f}"
+
+    def interval(self, score: Score) -> str:
+        """Its interval; empty where it has none, or one of no width."""
+        found = self.read(score)
+        return self._range(found.low, found.high) if isinstance(found, Estimate) and found.low != found.high else ""
+
+    def _range(self, low: float, high: float) -> str:
+        return f"{low:.{self.decimals}f} to {high:.{self.decimals}f}"
+
+
+COLUMNS = (
+    Column("speed", "speedup", "speed.speedup"),
+    Column("speed", "quartiles", "speed.quartiles"),
+    Column("speed", "by counting", "speed.predicted"),
+    Column("speed", "measured / counted", "speed.measured_over_predicted"),
+    Column("speed", "loop ms", "speed.loop_ms", 0),
+    Column("speed", "picture ms", "picture_ms", 0),
+    Column("speed", "over diffusers", "over_diffusers"),
+    *(Column("to large", m.title, f"quality.to_large.{m.name}", m.decimals) for m in METRICS),
+    Column("to large", "features", "quality.to_large.features"),
+    *(Column("to converged", m.title, f"quality.to_converged.{m.name}", m.decimals) for m in METRICS),
+    Column("to converged", "features", "quality.to_converged.features"),
+    Column("sample quality", "named", "quality.top_1"),
+    Column("sample quality", "among five", "quality.top_5"),
+    Column("sample quality", "Frechet", "quality.frechet"),
+)
+FEW = ("speedup", "by counting", "PSNR, dB to large", "FLIP to large", "FLIP to converged", "features to converged",
+       "named", "among five", "Frechet", "over diffusers")  # fmt: skip
+"""What fits a README or a terminal."""
+
+
+def columns_of(report: Report) -> list[Column]:
+    """The columns in which at least one schedule has a number."""
+    return [c for c in COLUMNS if any(c.read(row) is not None for row in rows_of(report))]
+
+
+def few_columns_of(report: Report) -> list[Column]:
+    """Those of them that fit anywhere."""
+    return [c for c in columns_of(report) if c.heading in FEW]
+
+
+def rows_of(report: Report) -> list[Score]:
+    """Scores as tables list them: the references, mixtures, controls, fewer steps, small; the fast ones last."""
+    references, others = report.scores[:2], report.scores[2:]
+    ranked = sorted(others, key=lambda s: (KINDS.index(s.kind), s.speed.speedup.value if s.speed else 0))
+    return [*references, *ranked, *([report.diffusers] if report.diffusers else [])]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A schedule in the plane; both speed and distance are known."""
+
+    name: str
+    kind: str
+    speedup: Estimate
+    distance: Estimate  # lower is better
+
+
+def points_by(report: Report, quality: str) -> list[Point]:
+    """Points by "flip" to the converged reference, or by "frechet"; the converged reference itself is no contender."""
+    path = {"flip": "quality.to_converged.flip", "frechet": "quality.frechet"}[quality]
+    found = [(s, Column("", "", path).read(s)) for s in report.scores if s.speed and s.name != CONVERGED]
+    return [Point(s.name, s.kind, s.speed.speedup, d) for s, d in found if s.speed and isinstance(d, Estimate)]
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Those that no other is at least as fast and closer than, the slow ones first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.speedup.value, p.distance.value)):
+        if not kept or point.distance.value < kept[-1].distance.value:
+            kept.append(point)
+    return kept[::-1]
+
+
+def headline(report: Report) -> list[str]:
+    """What it says, computed from its numbers, whichever way they fall; the most important first."""
+    points = points_by(report, "flip")
+    mixtures = [p for p in points if p.kind == "mixture"][:1]
+    told = []
+    for mixture in mixtures:
+        speed = report.score(mixture.name).speed
+        counted = f"; counting operations promises {speed.predicted:.2f}" if speed else ""
+        told += [f"{mixture.name} is {_told(mixture.speedup)} times as fast as large alone{counted}."]
+        told += _against_fewer_steps(mixture, points)
+    if names := ", ".join(p.name for p in front(points)):
+        told.append(f"No other schedule is faster and nearer to the converged pictures than these: {names}.")
+    if names := ", ".join(p.name for p in front(points_by(report, "frechet"))):
+        told.append(f"By Frechet distance to real pictures these lead: {names}.")
+    found = [(name, report.score(name).over_diffusers) for name in ("large", *(p.name for p in mixtures))]
+    if over := " and ".join(f"{name} {_told(e)} times" for name, e in found if e):
+        told.append(f"Over diffusers' own pipeline, whole pictures: {over} as fast.")
+    return told
+
+
+def _against_fewer_steps(mixture: Point, points: list[Point]) -> list[str]:
+    """The mixture against large's own line at the mixture's speed; nothing where the line does not reach that far."""
+    line = sorted((p for p in points if p.kind == "large"), key=lambda p: p.speedup.value)
+    speeds = [p.speedup.value for p in line]
+    if len(line) < 2 or not speeds[0] <= mixture.speedup.value <= speeds[-1]:
+        return []
+    there = float(np.interp(np.log(mixture.speedup.value), np.log(speeds), [p.distance.value for p in line]))
+    verdict = "nearer" if there < mixture.distance.value else "further away"
+    told = f"FLIP to the converged pictures {there:.3f}, {mixture.name} {mixture.distance.value:.3f}"
+    return [f"Fewer steps of large, at that speed, lie {verdict}: {told}."]
+
+
+def _told(e: Estimate) -> str:
+    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"

@@ -1,23 +1,32 @@
-"""A round: every schedule draws one prompt from the same noise, in its own order, so that drift hits all alike."""
+"""A round: every schedule draws one prompt from the same noise; done rounds are kept, so that a killed run goes on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from hsexport.measure.bench.plan import CONVERGED, LARGE, Contender
+import hsengines
+import hsruntime
+from hsengines.errors import HSError
+from hsengines.files import replaced
+from hsexport.measure import turns
+from hsexport.measure.bench.contenders import CONVERGED, LARGE, Contender
 from hsexport.measure.metrics import METRICS
+from hsexport.measure.pictures import pixels_of, png_of
 from hsexport.measure.prompts import Prompt
-from hsexport.measure.turns import counted_speedup
-from hsexport.measure.turns import play as play_round
 from hsruntime import Session
 from hsruntime.text.tokenize import PromptCutWarning
 
-REFERENCES = (LARGE, CONVERGED)
+VERSION = 2
+"""Of the files that rounds are kept in."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Shot:
     """One picture and what it cost."""
 
     picture: np.ndarray  # (H, W, 3) uint8
+    region: np.ndarray | None  # (h, w) bool
     seconds: float
     """From the prompt to the picture."""
     loop_seconds: float
@@ -33,7 +43,6 @@ class Shot:
     """As it ran."""
     predicted: float
     """Speedup over large at the bundle's default steps by counting operations; 0 if not counted."""
-    region: np.ndarray | None  # (h, w) bool
 
 
 Contestant = Callable[[Prompt], Shot]
@@ -52,39 +61,82 @@ class Round:
 
 def contestant(session: Session, contender: Contender) -> Contestant:
     """Draws with one schedule of an open bundle."""
+    facts = session.manifest.facts
 
     def draw(prompt: Prompt) -> Shot:
-        facts = session.manifest.facts
         result = session.generate(prompt.text, seed=prompt.seed, schedule=contender.schedule)
-        return Shot(
-            picture=result.image,
-            seconds=result.seconds,
-            loop_seconds=result.loop_seconds,
-            schedule=str(result.schedule),
-            predicted=counted_speedup(facts, result.schedule, facts.defaults.steps),
-            region=None if result.region is None else result.region[0].reshape(result.grid),
-        )
+        region = None if result.region is None else result.region[0].reshape(result.grid)
+        promised = turns.counted_speedup(facts, result.schedule, facts.defaults.steps)
+        return Shot(result.image, region, result.seconds, result.loop_seconds, str(result.schedule), promised)
 
     return draw
 
 
 def play(contestants: Mapping[str, Contestant], prompt: Prompt) -> Round:
-    """One round; the references are among the contestants."""
-    calls = {name: partial(draw, prompt) for name, draw in contestants.items()}
+    """One round, in an order of its own; the references are among the contestants."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        shots = play_round(calls, prompt.seed)
+        shots = turns.play({name: partial(draw, prompt) for name, draw in contestants.items()}, prompt.seed)
     cut = any(issubclass(w.category, PromptCutWarning) for w in caught)
-    return Round(prompt, shots, _distances(shots), cut)
+    return Round(prompt, shots, {name: _distances(shots, name) for name in (LARGE, CONVERGED)}, cut)
 
 
-def _distances(shots: Mapping[str, Shot]) -> dict[str, dict[str, dict[str, float]]]:
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for reference in REFERENCES:
-        others = [name for name in shots if name != reference]
-        pictures = np.stack([shots[name].picture for name in others])
-        against = np.stack([shots[reference].picture] * len(others))
-        found[reference] = {
-            m.name: dict(zip(others, m.measure(pictures, against).tolist(), strict=True)) for m in METRICS
-        }
-    return found
+def _distances(shots: Mapping[str, Shot], reference: str) -> dict[str, dict[str, float]]:
+    others = [name for name in shots if name != reference]
+    pictures = np.stack([shots[name].picture for name in others])
+    against = np.stack([shots[reference].picture] * len(others))
+    return {m.name: dict(zip(others, m.measure(pictures, against).tolist(), strict=True)) for m in METRICS}
+
+
+class Work:
+    """A folder of rounds. Whole rounds only: times are compared within one, never across runs."""
+
+    def __init__(self, folder: Path, facts: Sequence[str]) -> None:
+        """`facts`: everything that decides a round besides its prompt and who draws it."""
+        self._folder = folder
+        self._facts = [str(VERSION), _code_digest(), *facts]
+
+    def find(self, prompt: Prompt, entrants: Mapping[str, str]) -> Round | None:
+        """The round as it was kept. Raises HSError for a file that is not whole."""
+        file = self._file(prompt, entrants)
+        if not file.exists():
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _round_from(archive, prompt)
+        except (zipfile.BadZipFile, ValueError, TypeError, KeyError, OSError) as err:
+            raise HSError(f"{file} is damaged: {err}", "delete it, and the round is drawn again") from err
+
+    def keep(self, entrants: Mapping[str, str], played: Round) -> None:
+        """Writes a round; a kill leaves it whole or not there."""
+        with replaced(self._file(played.prompt, entrants)) as part, zipfile.ZipFile(part, "w") as archive:
+            shots = {}
+            for number, (name, shot) in enumerate(played.shots.items()):
+                archive.writestr(f"{number}.png", png_of(shot.picture, compress_level=1))
+                if shot.region is not None:
+                    archive.writestr(f"{number}-region.png", png_of(shot.region.astype(np.uint8) * 255))
+                shots[name] = shot.seconds, shot.loop_seconds, shot.schedule, shot.predicted
+            archive.writestr("round.json", json.dumps([shots, played.distances, played.cut]))
+
+    def _file(self, prompt: Prompt, entrants: Mapping[str, str]) -> Path:
+        key = json.dumps([self._facts, list(entrants.items()), prompt.seed, prompt.text])
+        return self._folder / f"{prompt.seed:05d}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
+
+
+def _round_from(archive: zipfile.ZipFile, prompt: Prompt) -> Round:
+    records, distances, cut = json.loads(archive.read("round.json"))
+    shots, files = {}, archive.namelist()
+    for number, (name, record) in enumerate(records.items()):
+        mask = f"{number}-region.png"
+        region = pixels_of(archive.read(mask)) > 0 if mask in files else None
+        shots[name] = Shot(pixels_of(archive.read(f"{number}.png")), region, *record)
+    return Round(prompt, shots, distances, cut)
+
+
+def _code_digest() -> str:
+    """sha256 over the source of what draws and times: rounds of an older one are not taken up."""
+    digest = hashlib.sha256()
+    for package in (hsengines, hsruntime):
+        for file in sorted(Path(next(iter(package.__path__))).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageFont
 
-from hsexport.measure.bench.plan import CONVERGED, LARGE
+from hsexport.measure.bench.contenders import CONVERGED, LARGE
 from hsexport.measure.bench.report import Report
 from hsexport.measure.bench.rounds import Round, Shot
 from hsruntime.picture.picture import contact_sheet, region_overlay

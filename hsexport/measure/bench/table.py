@@ -9,8 +9,7 @@ import msgspec
 
 from hsengines.errors import HSError
 from hsengines.files import replace_file
-from hsexport.measure.bench.columns import Column, few_columns_of, rows_of
-from hsexport.measure.bench.report import Report, report_json
+from hsexport.measure.bench.report import Column, Report, few_columns_of, report_json, rows_of
 from hsexport.measure.bench.scores import Score
 from hsexport.measure.blocks import BLOCK, Measured, grid, measured_on, numbers_of, rendered
 from hsruntime.schedule.presets import schedule_from_text

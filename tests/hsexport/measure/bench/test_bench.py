@@ -9,12 +9,9 @@ import pytest
 
 from hsengines.errors import HSError
 from hsexport.measure.bench.bench import BenchRequest, bench
-from hsexport.measure.bench.columns import columns_of
-from hsexport.measure.bench.headline import headline
-from hsexport.measure.bench.pareto import Point, front
-from hsexport.measure.bench.report import report_from_json, report_json
+from hsexport.measure.bench.page import write_report
+from hsexport.measure.bench.report import Point, columns_of, front, headline, report_from_json, report_json
 from hsexport.measure.bench.table import block, markdown, splice
-from hsexport.measure.bench.writing import write_report
 from hsexport.measure.estimates import Estimate
 from hsexport.progress import Silent
 

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from hsexport.measure.bench.plan import CONVERGED, LARGE, kind_of, plan_for
+from hsexport.measure.bench.contenders import CONVERGED, LARGE, Contender, contenders_for
 from hsexport.measure.prompts import PromptError, lines_of, spread
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.schedule.presets import PRESETS, schedule_from_text
@@ -9,36 +9,35 @@ from hsruntime.schedule.schedule import ScheduleError
 
 
 @pytest.fixture(scope="module")
-def manifest(tiny_bundle):
-    return open_bundle(tiny_bundle).manifest
+def defaults(tiny_bundle):
+    return open_bundle(tiny_bundle).manifest.facts.defaults
 
 
-def test_references_come_first_and_no_schedule_runs_twice(manifest):
-    contenders = plan_for(manifest, ["small", "large:28", "small:28", "hybridstitch"]).contenders
+def test_references_come_first_and_no_schedule_runs_twice(defaults):
+    contenders, _ = contenders_for(defaults, ["small", "large:28", "small:28", "hybridstitch"])
     assert [c.name for c in contenders] == [LARGE, CONVERGED, "small", "hybridstitch"]
 
 
-def test_default_choice_holds_every_preset_and_the_controls(manifest):
-    plan = plan_for(manifest, [])
-    ran = {str(c.schedule) for c in plan.contenders}
-    assert len(ran) == len(plan.contenders)
+def test_default_choice_holds_every_preset_and_the_controls(defaults):
+    contenders, _ = contenders_for(defaults, [])
+    ran = {str(c.schedule) for c in contenders}
+    assert len(ran) == len(contenders)
     assert {str(preset(28)) for preset in PRESETS.values()} <= ran
     assert {f"large:{n}" for n in (8, 10, 12, 14, 16, 20, 24, 28, 100)} <= ran
-    assert {c.kind for c in plan.contenders} >= {"large", "small", "mixture", "random", "center"}
-    by_kind = {c.kind: c.schedule for c in plan.contenders}
+    assert {c.kind for c in contenders} >= {"large", "small", "mixture", "random", "center"}
+    by_kind = {c.kind: c.schedule for c in contenders}
     assert by_kind["random"].region.signal == "random"
     assert by_kind["random"].segments == by_kind["center"].segments == PRESETS["hybridstitch"](28).segments
 
 
-def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(manifest):
-    defaults = msgspec.structs.replace(manifest.facts.defaults, schedule="large", steps=2)
-    plan = plan_for(manifest.with_defaults(defaults), [])
-    assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in plan.left_out)
+def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(defaults):
+    _, left_out = contenders_for(msgspec.structs.replace(defaults, schedule="large", steps=2), [])
+    assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in left_out)
 
 
-def test_a_schedule_asked_for_by_name_must_be_known(manifest):
+def test_a_schedule_asked_for_by_name_must_be_known(defaults):
     with pytest.raises(ScheduleError, match="no preset 'hybridstich'"):
-        plan_for(manifest, ["hybridstich"])
+        contenders_for(defaults, ["hybridstich"])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_a_schedule_asked_for_by_name_must_be_known(manifest):
     ],
 )
 def test_kind_is_read_from_what_runs(text, kind):
-    assert kind_of(schedule_from_text(text)) == kind
+    assert Contender(text, schedule_from_text(text)).kind == kind
 
 
 def test_prompts_are_spread_over_the_list_and_seeded_by_their_place():

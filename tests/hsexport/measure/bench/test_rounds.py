@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.measure.bench.plan import CONVERGED, LARGE, Contender, kind_of
-from hsexport.measure.bench.rounds import contestant, play
-from hsexport.measure.bench.work import Work
+from hsexport.measure.bench.contenders import CONVERGED, LARGE, Contender
+from hsexport.measure.bench.rounds import Work, contestant, play
 from hsexport.measure.prompts import Prompt
 from hsruntime import Session
 from hsruntime.schedule.presets import schedule_from_text
@@ -17,7 +16,7 @@ ENTRANTS = dict(SCHEDULES)
 def contestants(tiny_bundle):
     with Session.open(tiny_bundle) as session:
         schedules = {name: schedule_from_text(text) for name, text in SCHEDULES.items()}
-        yield {n: contestant(session, Contender(n, s, kind_of(s))) for n, s in schedules.items()}
+        yield {n: contestant(session, Contender(n, s)) for n, s in schedules.items()}
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +104,10 @@ def test_a_damaged_round_is_named(played, tmp_path):
 
 
 def test_an_interrupted_write_leaves_nothing(played, tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hsexport.measure.bench.work._png_from", interrupted)
+    monkeypatch.setattr("hsexport.measure.bench.rounds.png_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Work(tmp_path, ["machine"]).keep(ENTRANTS, played)
     assert not list(tmp_path.iterdir())

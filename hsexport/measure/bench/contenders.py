@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from hsruntime.bundle.manifest import Manifest
+from hsruntime.facts import Defaults
 from hsruntime.schedule.presets import PRESETS, hybridstitch, resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError, Segment, Signal
 
@@ -28,20 +28,27 @@ class Contender:
 
     name: str
     schedule: Schedule
-    kind: Kind
+
+    @property
+    def kind(self) -> Kind:
+        """What the schedule is, from what it runs."""
+        modes = {segment.mode for segment in self.schedule.segments}
+        if modes == {"large"}:
+            plain = [Segment(self.schedule.steps, large="full")]
+            return "large" if self.schedule.segments == plain and self.schedule.solver == "euler" else "solver"
+        if modes == {"small"}:
+            return "small"
+        if self.schedule.has_region and self.schedule.region.signal in CONTROLS:
+            return "random" if self.schedule.region.signal == "random" else "center"
+        return "mixture"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The references first, then what is measured against them; `left_out` says what this bundle cannot run."""
+def contenders_for(defaults: Defaults, wanted: Sequence[str]) -> tuple[list[Contender], list[str]]:
+    """The references, then the schedules `wanted`, or the default choice if there are none; and what it leaves out.
 
-    contenders: tuple[Contender, ...]
-    left_out: tuple[str, ...] = ()
-
-
-def plan_for(manifest: Manifest, wanted: Sequence[str]) -> Plan:
-    """The schedules `wanted`, or the default choice if there are none. Raises ScheduleError."""
-    steps = manifest.facts.defaults.steps
+    Raises ScheduleError.
+    """
+    steps = defaults.steps
     found = {name: resolve_schedule(name, None, steps) for name in (LARGE, CONVERGED, *wanted)}
     left_out: list[str] = []
     if not wanted:
@@ -51,30 +58,16 @@ def plan_for(manifest: Manifest, wanted: Sequence[str]) -> Plan:
                 found[preset] = resolve_schedule(preset, None, steps)
             except ScheduleError as err:
                 left_out.append(f"{preset} is left out: {err.message}")
-        found |= _controls(manifest)
-    return Plan(tuple(_without_twins(found)), tuple(left_out))
+        found |= _controls(defaults)
+    return _without_twins(found), left_out
 
 
-def kind_of(schedule: Schedule) -> Kind:
-    """What the schedule is, from what it runs."""
-    modes = {segment.mode for segment in schedule.segments}
-    if modes == {"large"}:
-        plain = [Segment(schedule.steps, large="full")]
-        return "large" if schedule.segments == plain and schedule.solver == "euler" else "solver"
-    if modes == {"small"}:
-        return "small"
-    if schedule.has_region and schedule.region.signal in CONTROLS:
-        return "random" if schedule.region.signal == "random" else "center"
-    return "mixture"
-
-
-def _controls(manifest: Manifest) -> dict[str, Schedule]:
+def _controls(defaults: Defaults) -> dict[str, Schedule]:
     """The default schedule if it has a region, else HybridStitch's, with regions that look at nothing."""
-    steps = manifest.facts.defaults.steps
-    default = resolve_schedule(manifest.facts.defaults.schedule, None, steps)
-    name = manifest.facts.defaults.schedule if manifest.facts.defaults.schedule in PRESETS else "default"
+    default = resolve_schedule(defaults.schedule, None, defaults.steps)
+    name = defaults.schedule if defaults.schedule in PRESETS else "default"
     if not default.has_region:
-        name, default = "hybridstitch", hybridstitch(max(steps, 3))
+        name, default = "hybridstitch", hybridstitch(max(defaults.steps, 3))
     policy, replace = default.region, msgspec.structs.replace
     return {f"{name}, {s} region": replace(default, region=replace(policy, signal=s)) for s in CONTROLS}
 
@@ -84,5 +77,5 @@ def _without_twins(found: dict[str, Schedule]) -> list[Contender]:
     kept: list[Contender] = []
     for name, schedule in found.items():
         if name in (LARGE, CONVERGED) or all(str(schedule) != str(c.schedule) for c in kept):
-            kept.append(Contender(name, schedule, kind_of(schedule)))
+            kept.append(Contender(name, schedule))
     return kept
