@@ -1,4 +1,4 @@
-"""Every link of the documents leads somewhere, and every page is one click from the README."""
+"""Links and paths of the documents lead somewhere, every page is one click from the README, steps are as they run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from hsruntime.loop.program import markdown
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 OTHERS = ("README.md", "CHANGELOG.md", "runtime/BUNDLE.md", "runtime/capi/README.md", "hsexport/demo/README.md")
 DOCUMENTS = [*(ROOT / name for name in OTHERS), *PAGES]
 FENCED = re.compile(r"^```.*?^```$", re.S | re.M)
+PLACES = {
+    "hsexport/": "",
+    "runtime/": "",
+    "engines/": "",
+    "tests/": "",
+    "scripts/": "",
+    "docs/": "",
+    "requirements/": "",
+}
+PLACES |= {"hsruntime/": "runtime/", "hsengines/": "engines/"}
+"""How a path in a document begins, and the folder that it is meant in."""
+STEPS = re.compile(r"<!-- steps: ([^\n]+) -->\n(.*?)<!-- end of steps -->", re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -23,6 +37,12 @@ def prose_of(document: Path) -> str:
 def links_of(document: Path) -> list[str]:
     """What a document links to, of what lies in the repository."""
     return [link for link in LINK.findall(prose_of(document)) if not re.match(r"\w+:", link)]
+
+
+def missing_paths(text: str) -> list[str]:
+    """Code spans that look like paths of the repository and are none."""
+    spans = [span for span in re.findall(r"`([\w./-]+)`", text) if span.startswith(tuple(PLACES))]
+    return [span for span in spans if not (ROOT / PLACES[f"{span.partition('/')[0]}/"] / span).exists()]
 
 
 def anchors_of(document: Path) -> set[str]:
@@ -41,6 +61,23 @@ def broken(document: Path, link: str) -> bool:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(document):
     assert [link for link in links_of(document) if broken(document, link)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_path_is_there(document):
+    assert missing_paths(prose_of(document)) == []
+
+
+def test_a_path_that_moved_is_found():
+    text = "`hsexport/passes` and `hsexport/onnx/passes`, `hsruntime/sequences.py` and `hsruntime/session.py`"
+    assert missing_paths(text) == ["hsexport/passes", "hsruntime/sequences.py"]
+
+
+def test_steps_are_shown_as_they_run():
+    found = STEPS.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    assert found
+    for names, body in found:
+        assert body == f"\n{markdown(*names.split(', '))}\n"
 
 
 def test_every_page_is_one_click_from_the_readme():

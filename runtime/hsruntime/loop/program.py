@@ -199,14 +199,17 @@ def _words(row: Row, entries: Mapping[str, str]) -> str:
     return ", ".join(b if plain or tensor == b else f"{tensor}={b}" for tensor, b in entries.items())
 
 
-def markdown() -> str:
-    """The program and its buffers as two tables, for the documentation."""
+def markdown(*names: str) -> str:
+    """Two tables for the documentation: these sequences, or all, and the buffers that they bind."""
     first, sequences = "", ["| sequence | engine | reads | writes |", "|---|---|---|---|"]
-    for name, *cells in listed():
-        sequences.append(f"| {f'`{name}`' if name != first else ''} | {' | '.join(cells)} |")
-        first = name
+    for name, engine, *bound in listed():
+        if name in names or not names:
+            cells = [f"`{name}`" if name != first else "", engine, *(f"`{each}`" for each in bound)]
+            sequences.append(f"| {' | '.join(cells)} |")
+            first = name
+    shown = {pattern_of(buffer) for name in names for row in PROGRAM[name] for buffer in buffers_of(row)} or BUFFERS
     buffers = ["| buffer | type and shape | what it holds |", "|---|---|---|"]
-    buffers += [f"| `{name}` | {shape} | {what} |" for name, (shape, what) in BUFFERS.items()]
+    buffers += [f"| `{name}` | `{shape}` | {what} |" for name, (shape, what) in BUFFERS.items() if name in shown]
     return "\n".join([*sequences, "", *buffers, ""])
 
 
