@@ -14,12 +14,11 @@ import msgspec
 import numpy as np
 
 from hsengines.errors import BackendUnavailable, DeviceError, DeviceMemoryError, EngineLoadError, HSError, ShapeError
-from hsengines.spec import Dim
-from hsruntime.bundle.manifest import BundleError, tensor_spec
+from hsruntime.bundle.manifest import BundleError
 from hsruntime.request import Progress, RequestError
 from hsruntime.schedule.schedule import ScheduleError
 from hsruntime.session import Session
-from hsruntime.text.encode import TextEmbeddings
+from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 
 OK, CANCELLED, OTHER, INTERNAL = 0, 8, 9, 10
 CODES = {
@@ -81,10 +80,6 @@ def close(session: Session) -> None:
 def describe(session: Session) -> bytes:
     """What a caller must know to ask for pictures, as JSON."""
     m = session.manifest
-
-    def width_of(name: str) -> Dim:
-        return tensor_spec(m, m.facts.text[m.facts.large.text].join, name).shape[-1]
-
     sizes = {"default": m.facts.sizes.default, "minimum": m.facts.sizes.minimum, "maximum": m.facts.sizes.maximum}
     facts = {
         "backend": m.backend,
@@ -97,7 +92,7 @@ def describe(session: Session) -> bytes:
         "max_steps": m.facts.sigmas.levels,
         "defaults": m.facts.defaults,
         "latents": {"channels": m.facts.latent.channels, "pixels_each": m.facts.latent.vae_scale},
-        "text": {"tokens": m.facts.text_tokens, "width": width_of("text"), "pooled_width": width_of("pooled")},
+        "text": {name: ["G", *spec.shape[1:]] for name, spec in conditioning_specs(m).items()},
         "engines": list(m.engines),
     }
     return msgspec.json.encode(facts)
@@ -107,8 +102,7 @@ def describe(session: Session) -> bytes:
 def generate(
     session: Session,
     given: Options,
-    text: Borrowed | None,
-    pooled: Borrowed | None,
+    embeddings: Sequence[tuple[bytes, Borrowed]],
     latents: Borrowed | None,
     tell: Callable[[int, int, bytes], bool] | None,
 ) -> tuple[Any, ...]:
@@ -118,8 +112,8 @@ def generate(
     """
     result = session.generate(
         **_named(given),
-        embeddings=_embeddings(text, pooled),
-        latents=_array(latents),
+        embeddings=_embeddings(embeddings),
+        latents=None if latents is None else _array(latents),
         callback=_callback(tell) if tell else None,
     )
     region = None if result.region is None else _capsule(result.region.view(np.uint8))
@@ -129,13 +123,13 @@ def generate(
 
 
 @_answering
-def encode(session: Session, given: Options) -> tuple[Any, Any]:
-    """Text embeddings as DLPack capsules, with rows of negative prompts if that guidance asks for them."""
+def encode(session: Session, given: Options) -> tuple[tuple[bytes, Any], ...]:
+    """Text embeddings by name as DLPack capsules, with rows of negative prompts if that guidance asks for them."""
     asked = _named(given)
     guided = asked.get("guidance_scale", session.manifest.facts.defaults.guidance_scale) > 1
     negative = asked.get("negative_prompt", "") if guided else None
     found = session.encode(asked.get("prompt", []), negative_prompt=negative)
-    return _capsule(found.text), _capsule(found.pooled)
+    return tuple((name.encode(), _capsule(array)) for name, array in found.items())
 
 
 def _callback(tell: Callable[[int, int, bytes], bool]) -> Callable[[Progress], None]:
@@ -151,17 +145,13 @@ def _capsule(array: np.ndarray) -> Any:
     return np.ascontiguousarray(array).__dlpack__()
 
 
-def _array(borrowed: Borrowed | None) -> np.ndarray | None:
-    return None if borrowed is None else np.frombuffer(borrowed[0], np.float32).reshape(borrowed[1])
+def _array(borrowed: Borrowed) -> np.ndarray:
+    return np.frombuffer(borrowed[0], np.float32).reshape(borrowed[1])
 
 
-def _embeddings(text: Borrowed | None, pooled: Borrowed | None) -> TextEmbeddings | None:
-    rows, whole = _array(text), _array(pooled)
-    if rows is None and whole is None:
-        return None
-    if rows is None or whole is None:
-        raise RequestError("only one of text and pooled is given", "give both: they are one prompt's embeddings")
-    return TextEmbeddings(text=rows, pooled=whole)
+def _embeddings(given: Sequence[tuple[bytes, Borrowed]]) -> TextEmbeddings | None:
+    arrays = {_python("name of embeddings", name): _array(borrowed) for name, borrowed in given}
+    return TextEmbeddings(**arrays) if arrays else None
 
 
 def _named(given: Options) -> dict[str, Any]:

@@ -90,8 +90,10 @@ def test_tensors_are_not_copied_and_outlive_their_session(lib, tiny_bundle):
 def test_embeddings_make_the_prompt_s_picture(lib, handle, session):
     found = c.POINTER(t.Embeddings)()
     assert lib.hsr_encode(handle, t.request_for(b"red", guidance_scale=3.0), c.byref(found)) == t.OK
-    text, pooled = (c.pointer(getattr(found.contents, name).contents.tensor) for name in ("text", "pooled"))
-    request = t.request_for(text=text, pooled=pooled, seeds=(7,), guidance_scale=3.0)
+    made = [found.contents.tensors[i] for i in range(found.contents.count)]
+    assert [each.name for each in made] == [b"text", b"pooled"]
+    given = (t.Embedding * 2)(*((each.name, c.pointer(each.tensor.contents.tensor)) for each in made))
+    request = t.request_for(embeddings=given, embedding_count=2, seeds=(7,), guidance_scale=3.0)
     (images,) = arrays(lib, generated(lib, handle, request), "images")
     lib.hsr_embeddings_free(found)
     np.testing.assert_array_equal(images, session.generate("red", seed=7, guidance_scale=3.0).images)
@@ -149,6 +151,10 @@ def test_describe_tells_sizes_and_defaults(lib, handle, session):
     facts = json.loads(text.value)
     assert facts["sizes"] == {"default": [16, 16], "minimum": [8, 8], "maximum": [24, 24], "multiple": 4}
     assert facts["max_batch"] == 4
+    embeddings = session.encode(["red"])
+    assert {name: shape[1:] for name, shape in facts["text"].items()} == {
+        name: list(array.shape[1:]) for name, array in embeddings.items()
+    }
     assert facts["defaults"]["schedule"] == session.manifest.facts.defaults.schedule
 
 

@@ -60,6 +60,12 @@ class OpenOptions(c.Structure):
     )
 
 
+class Embedding(c.Structure):
+    """hsr_embedding."""
+
+    _fields_ = (("name", c.c_char_p), ("tensor", c.POINTER(Tensor)))
+
+
 class Request(c.Structure):
     """hsr_request."""
 
@@ -76,8 +82,8 @@ class Request(c.Structure):
         ("steps", c.c_int32),
         ("guidance_scale", c.c_double),
         ("schedule", c.c_char_p),
-        ("text", c.POINTER(Tensor)),
-        ("pooled", c.POINTER(Tensor)),
+        ("embeddings", c.POINTER(Embedding)),
+        ("embedding_count", c.c_size_t),
         ("latents", c.POINTER(Tensor)),
         ("on_step", Step),
         ("user", c.c_void_p),
@@ -100,17 +106,25 @@ class Result(c.Structure):
     )
 
 
+class NamedTensor(c.Structure):
+    """hsr_named_tensor."""
+
+    _fields_ = (("name", c.c_char_p), ("tensor", c.POINTER(Managed)))
+
+
 class Embeddings(c.Structure):
     """hsr_embeddings."""
 
-    _fields_ = (("struct_size", c.c_size_t), ("text", c.POINTER(Managed)), ("pooled", c.POINTER(Managed)))
+    _fields_ = (("struct_size", c.c_size_t), ("count", c.c_size_t), ("tensors", c.POINTER(NamedTensor)))
 
 
 STRUCTS = {
     "hsr_progress": Progress,
     "hsr_open_options": OpenOptions,
+    "hsr_embedding": Embedding,
     "hsr_request": Request,
     "hsr_result": Result,
+    "hsr_named_tensor": NamedTensor,
     "hsr_embeddings": Embeddings,
 }
 

@@ -25,7 +25,7 @@ extern "C" {
 
 #define HSR_VERSION "0.1.0"
 /* Changes when a program must be compiled anew; the library's SOVERSION. */
-#define HSR_ABI_VERSION 1
+#define HSR_ABI_VERSION 2
 
 typedef enum hsr_status {
     HSR_OK = 0,
@@ -76,6 +76,12 @@ typedef struct hsr_progress {
  * throw, nor call into the same session. */
 typedef int (*hsr_step_callback)(void *user, const hsr_progress *progress);
 
+/* One tensor of text embeddings, by the name that hsr_describe has for it under "text". */
+typedef struct hsr_embedding {
+    const char *name;
+    const DLTensor *tensor; /* (G, ...) */
+} hsr_embedding;
+
 /* Everything it points at is borrowed for the call. Tensors are float32, on the CPU, contiguous. */
 typedef struct hsr_request {
     size_t struct_size;
@@ -90,9 +96,10 @@ typedef struct hsr_request {
     int32_t steps;         /* of a preset */
     double guidance_scale; /* 1 switches guidance off */
     const char *schedule;  /* a preset's name, or such as "large:10,hybrid:10,small:8" */
-    /* Instead of prompts: (G, T, Dt) and (G, Dp), under guidance rows of negative prompts first (G = 2B), else G = B. */
-    const DLTensor *text;
-    const DLTensor *pooled;
+    /* Instead of prompts: all that the text encoders make of them, under guidance rows of negative prompts first (G = 2B),
+     * else G = B. */
+    const hsr_embedding *embeddings;
+    size_t embedding_count;
     const DLTensor *latents; /* (B, C, h, w) instead of seeded noise */
     hsr_step_callback on_step;
     void *user; /* handed to on_step */
@@ -112,10 +119,15 @@ typedef struct hsr_result {
     int32_t grid_width;
 } hsr_result;
 
+typedef struct hsr_named_tensor {
+    const char *name;
+    DLManagedTensor *tensor; /* (G, ...) float32 */
+} hsr_named_tensor;
+
 typedef struct hsr_embeddings {
     size_t struct_size;
-    DLManagedTensor *text;   /* (G, T, Dt) float32 */
-    DLManagedTensor *pooled; /* (G, Dp) float32 */
+    size_t count;
+    hsr_named_tensor *tensors;
 } hsr_embeddings;
 
 /* The library's own HSR_ABI_VERSION and HSR_VERSION. */
@@ -141,8 +153,8 @@ HSR_API hsr_status hsr_describe(hsr_session *session, const char **json);
 /* Makes pictures. *result is NULL unless HSR_OK. */
 HSR_API hsr_status hsr_generate(hsr_session *session, const hsr_request *request, hsr_result **result);
 
-/* What the text encoders make of a request's prompts, ready to be a request's text and pooled; other fields than
- * prompts, negative prompts and guidance_scale are not looked at. */
+/* What the text encoders make of a request's prompts, ready to be a request's embeddings; other fields than prompts,
+ * negative prompts and guidance_scale are not looked at. */
 HSR_API hsr_status hsr_encode(hsr_session *session, const hsr_request *request, hsr_embeddings **embeddings);
 
 /* Free what is left in them; NULL is allowed. */

@@ -1,4 +1,6 @@
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "convert.h"
 #include "errors.h"
@@ -49,6 +51,22 @@ Options text_options(const hsr_request &request) {
     return asked;
 }
 
+// Pairs of a name and what it names.
+Ref embeddings_of(const hsr_request &request) {
+    if (request.embedding_count && !request.embeddings)
+        throw Failure{HSR_ERROR_ARGUMENT, "embeddings is NULL, its count is not 0"};
+    Ref all = checked(py.PyTuple_New(static_cast<std::ptrdiff_t>(request.embedding_count)));
+    for (size_t i = 0; i < request.embedding_count; ++i) {
+        const hsr_embedding &each = request.embeddings[i];
+        if (!each.name || !each.tensor)
+            throw Failure{HSR_ERROR_ARGUMENT, "embeddings[" + std::to_string(i) + "] has no name or no tensor"};
+        Ref name = bytes(each.name), tensor = borrowed(each.tensor, each.name);
+        py.PyTuple_SetItem(all.get(), static_cast<std::ptrdiff_t>(i),
+                           tuple({name.release(), tensor.release()}).release());
+    }
+    return all;
+}
+
 Ref arguments_of(hsr_session &session, const hsr_request &request) {
     // Each is made before the tuple: a conversion that throws must not leak those before it.
     Options asked = text_options(request);
@@ -58,11 +76,16 @@ Ref arguments_of(hsr_session &session, const hsr_request &request) {
         .with("width", number(request.width))
         .with("height", number(request.height));
     Ref self = object_of(session), pairs = asked.pairs();
-    Ref text = borrowed(request.text, "text"), pooled = borrowed(request.pooled, "pooled");
-    Ref latents = borrowed(request.latents, "latents"), on_step = callback(request);
-    return tuple({self.release(), pairs.release(), text.release(), pooled.release(), latents.release(),
-                  on_step.release()});
+    Ref embeddings = embeddings_of(request), latents = borrowed(request.latents, "latents"), on_step = callback(request);
+    return tuple({self.release(), pairs.release(), embeddings.release(), latents.release(), on_step.release()});
 }
+
+// Embeddings, and what they point at.
+struct OwnedEmbeddings {
+    hsr_embeddings embeddings = {};
+    std::vector<std::string> names;
+    std::vector<hsr_named_tensor> tensors;
+};
 
 // A result and the text it points at.
 struct OwnedResult {
@@ -73,6 +96,25 @@ struct OwnedResult {
 void release(DLManagedTensor *&tensor) {
     if (tensor && tensor->deleter) tensor->deleter(tensor);
     tensor = nullptr;
+}
+
+struct FreeEmbeddings {
+    void operator()(OwnedEmbeddings *owned) const { hsr_embeddings_free(&owned->embeddings); }
+};
+
+std::unique_ptr<OwnedEmbeddings, FreeEmbeddings> embeddings_in(const Ref &answer) {
+    std::unique_ptr<OwnedEmbeddings, FreeEmbeddings> owned(new OwnedEmbeddings);
+    const std::ptrdiff_t count = py.PyTuple_Size(answer.get());
+    owned->names.reserve(count);  // what names point at must not move
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+        PyObject *pair = py.PyTuple_GetItem(answer.get(), i);
+        owned->names.emplace_back(py.PyBytes_AsString(py.PyTuple_GetItem(pair, 0)));
+        owned->tensors.push_back({owned->names.back().c_str(), tensor_of(py.PyTuple_GetItem(pair, 1))});
+        owned->embeddings.count = owned->tensors.size();
+        owned->embeddings.tensors = owned->tensors.data();
+    }
+    owned->embeddings.struct_size = sizeof owned->embeddings;
+    return owned;
 }
 
 struct FreeResult {
@@ -126,11 +168,7 @@ hsr_status hsr_encode(hsr_session *session, const hsr_request *request, hsr_embe
         const Turn turn(*session);
         hsr::Ref self = hsr::object_of(*session), pairs = hsr::text_options(known).pairs();
         const hsr::Ref answer = hsr::call_embedded("encode", hsr::tuple({self.release(), pairs.release()}));
-        std::unique_ptr<hsr_embeddings, void (*)(hsr_embeddings *)> made(new hsr_embeddings{}, hsr_embeddings_free);
-        made->struct_size = sizeof *made;
-        made->text = hsr::tensor_of(hsr::py.PyTuple_GetItem(answer.get(), 0));
-        made->pooled = hsr::tensor_of(hsr::py.PyTuple_GetItem(answer.get(), 1));
-        *embeddings = made.release();
+        *embeddings = &hsr::embeddings_in(answer).release()->embeddings;
     });
 }
 
@@ -144,8 +182,7 @@ void hsr_result_free(hsr_result *result) {
 
 void hsr_embeddings_free(hsr_embeddings *embeddings) {
     if (!embeddings) return;
-    hsr::release(embeddings->text);
-    hsr::release(embeddings->pooled);
-    delete embeddings;
+    for (size_t i = 0; i < embeddings->count; ++i) hsr::release(embeddings->tensors[i].tensor);
+    delete reinterpret_cast<hsr::OwnedEmbeddings *>(embeddings);  // its first member
 }
 }

@@ -38,6 +38,7 @@ constexpr int kBufferRead = 0x100;
     F(PyObject *, PyTuple_New, (std::ptrdiff_t))                             \
     F(int, PyTuple_SetItem, (PyObject *, std::ptrdiff_t, PyObject *))        \
     F(PyObject *, PyTuple_GetItem, (PyObject *, std::ptrdiff_t))             \
+    F(std::ptrdiff_t, PyTuple_Size, (PyObject *))                            \
     F(PyObject *, PyLong_FromLongLong, (long long))                          \
     F(PyObject *, PyLong_FromUnsignedLongLong, (unsigned long long))         \
     F(long, PyLong_AsLong, (PyObject *))                                     \
