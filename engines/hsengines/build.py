@@ -27,7 +27,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     precision: Annotated[str, Meta(description="what graphs are cast to; default: the backend's first")] = "fp32"
-    weights: Annotated[str, Meta(description="how weights are stored")] = "plain"
+    weights: Annotated[str, Meta(description="how weights are stored")] = "unquantized"
 
     reasons: ClassVar[dict[str, str]] = {}
     """Why the backend lacks an option or a precision that another has, where there is more to say than that it does."""

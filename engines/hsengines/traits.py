@@ -26,8 +26,8 @@ class BackendTraits:
     """The extra of hsexport that brings its library; empty for one that needs none."""
     precisions: tuple[str, ...] = ("fp32",)
     """What graphs it takes, the default first."""
-    weights: tuple[str, ...] = ("plain",)
-    """How weights may be stored; "plain" is in the graph's precision."""
+    weights: tuple[str, ...] = ("unquantized",)
+    """How weights may be stored; "unquantized" is in the type that the graph computes with."""
     resident_weights: bool = False
     """Whether an engine holds its weights; otherwise it is the graph, with its weights in a file beside it."""
     fused_attention: bool = False

@@ -37,7 +37,7 @@ def test_options_of_another_backend_are_refused():
     [
         ("ort-cpu", BuildOptions(precision="fp16"), "'ort-cpu' builds fp32, not fp16; leave --precision out or name"),
         ("tensorrt", TensorRtOptions(precision="int8"), "fp32 or fp16 or bf16, not int8; choose one of these or name"),
-        ("ort-cuda", BuildOptions(weights="int4"), "'ort-cuda' builds plain, not int4; leave --weights out"),
+        ("ort-cuda", BuildOptions(weights="int4"), "'ort-cuda' builds unquantized, not int4; leave --weights out"),
     ],
 )
 def test_precision_that_a_backend_lacks_is_refused_with_those_it_has(backend, options, words):

@@ -67,7 +67,9 @@ def _key(product: Product, run: Run, rules: Sequence[Fp32Rule]) -> BuildKey:
         "narrow tensors": json.dumps(product.network.narrow_tensors),
         "hsexport": source_digest("optimise"),
     }
-    return BuildKey("graph", product.name, facts | ({"weights": weights.digest} if weights else {}))
+    if weights:
+        facts |= {"weights": weights.digest, "weight format": run.request.options.weights}
+    return BuildKey("graph", product.name, facts)
 
 
 def _optimised(product: Product, run: Run, rules: Sequence[Fp32Rule], folder: Path) -> GraphReport:

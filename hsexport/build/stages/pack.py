@@ -51,7 +51,7 @@ def _engine(product: Product, run: Run) -> EngineRecord:
         spec=product.spec,
         build_key=product.entries["engine"].name,
         precision=product.precision,
-        weight_format="unquantized",
+        weight_format=run.request.options.weights,
         fp32_blocks=product.record("graph", GraphReport).fp32_blocks,
         options=run.backend.key_facts(run.request.options),
         audit=product.record("engine", Built).audit,

@@ -88,6 +88,17 @@ def test_graph_that_the_backend_would_choke_on_is_refused_by_node(graphs_at):
         graphs_at("fp32")
 
 
+def test_weight_format_is_a_reason_to_make_a_graph_anew_where_there_are_weights(tiny_request, graphs_at):
+    graphs = graphs_at("fp16")
+    request, _ = tiny_request
+    options = BuildOptions(precision="fp16", weights="made-up")
+    heard = Heard()
+    products = [replace(graphs[name]) for name in ("small", "select_cache")]
+    optimise_all(products, Run(replace(request, backend="tensorrt-rtx", options=options), heard))
+    assert heard.reasons["small"].endswith("weight format unquantized -> made-up")
+    assert heard.reasons["select_cache"] == ""
+
+
 def test_fp32_graph_is_its_own_stand_in(graphs_at):
     graph = graphs_at("fp32", backend="ort-cpu")["score"]
     with cast_back_graph(graph) as (onnx, spec):
@@ -111,13 +122,16 @@ def test_network_without_blocks_has_no_first_one(graphs_at):
 
 
 class Heard(Silent):
-    """Remembers warnings."""
+    """Remembers warnings, and why things are made."""
 
     def __init__(self):
-        self.warnings = []
+        self.warnings, self.reasons = [], {}
 
     def warn(self, text):
         self.warnings.append(text)
+
+    def begin(self, item, note=""):
+        self.reasons[item] = note
 
 
 IF = "y = If(c) <then_branch = t () => (float[4] a) { a = Neg(x) }, else_branch = e () => (float[4] b) { b = Abs(x) }>"
