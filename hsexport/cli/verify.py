@@ -13,9 +13,8 @@ from rich.table import Table
 
 from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
-from hsexport.build.verify.bundle import Verification, verify_bundle
+from hsexport.build.verify.bundle import NamedPair, Verification, verify_bundle
 from hsexport.build.verify.compare import Comparison
-from hsexport.build.verify.origin import NamedPair
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.build_options import lora
 from hsexport.cli.command import bundle_argument, command, json_option

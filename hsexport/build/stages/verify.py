@@ -63,7 +63,7 @@ def _measured(product: Product, runner: Backend, device: Device, measured_on: st
     runnable = nullcontext((engine_files(product)[0], product.spec)) if on_engine else cast_back_graph(product)
     with runnable as (file, spec):
         engine = runner.load(file, spec, device)
-        result = compare(engine, device, inputs, expected, "torch at build", tolerance_of(product.precision))
+        result = compare(engine, device, inputs, expected, "torch at build", product.precision)
         engine.close()
     if not result.passed:
         raise _refusal(product, result)

@@ -66,10 +66,10 @@ def compare(
     inputs: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
     reference: str,
-    tolerance: float,
+    precision: str,
 ) -> Comparison:
-    """Runs `engine` over `inputs` and sets its outputs beside `expected`."""
-    found = engine_outputs(engine, device, inputs)
+    """Runs an engine of that precision over `inputs` and sets its outputs beside `expected`, which `reference` gave."""
+    found, tolerance = engine_outputs(engine, device, inputs), tolerance_of(precision)
     differences = {n: _difference(found[n], expected[n]) for n in expected}
     relative = max(differences[n] / _scale(expected[n]) for n in expected)
     absolute = max(differences.values())

@@ -16,7 +16,7 @@ import numpy as np
 from hsengines.backend import Engine, get_backend
 from hsengines.device import Device, Replay
 from hsengines.errors import HSError
-from hsexport.build.verify.compare import Comparison, compare, tolerance_of
+from hsexport.build.verify.compare import Comparison, compare
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.measure.gpu_check.results import (
     EngineParity,
@@ -105,7 +105,7 @@ def _comparisons(bundle: Bundle, name: str, engine: Engine, device: Device) -> I
     record = bundle.manifest.engines[name]
     if record.golden is not None:
         inputs, expected = load_golden(bundle.file(record.golden))
-        yield compare(engine, device, inputs, expected, "torch, fp32 on the CPU", tolerance_of(record.precision))
+        yield compare(engine, device, inputs, expected, "torch, fp32 on the CPU", record.precision)
     if name == "large":
         yield from check_oracle(engine, device, bundle.manifest)
 

@@ -77,7 +77,7 @@ def test_products_are_built_in_the_graphs_precision(made, precision):
 
 def test_signature_keeps_latents_in_fp32_and_the_cache_in_half(made):
     large = made.fp16.bundle.manifest.engines["large"]
-    dtypes = {t.name: t.dtype for t in (*large.inputs, *large.outputs)}
+    dtypes = {t.name: t.dtype for t in (*large.spec.inputs, *large.spec.outputs)}
     assert (dtypes["tokens"], dtypes["velocity"], dtypes["timestep"]) == ("float32",) * 3
     assert (dtypes["text"], dtypes["past_k_0"], dtypes["present_v_7"]) == ("float16",) * 3
 
@@ -87,7 +87,7 @@ def test_two_profiles_share_the_weights(made):
     manifest = made.fp16.bundle.manifest
     size = next(f.size_bytes for f in manifest.files if f.path.endswith("/large.engine"))
     weights, layers, profiles = 2 * manifest.facts.large.parameters, manifest.facts.large.layers, 2
-    assert len(manifest.engines["large"].profiles) == profiles
+    assert len(manifest.engines["large"].spec.profiles) == profiles
     assert size < 1.3 * weights + layers * profiles * OVERHEAD_BYTES
 
 
