@@ -75,11 +75,11 @@ def tune(
         warnings.simplefilter("ignore", PromptCutWarning)  # all schedules get the same, cut or not
         outcome = tune_bundle(request, report)
     if as_json:
-        from hsexport.measure.tune.report import summary
+        from hsexport.measure.tune.tune import summary
 
         click.echo(json.dumps(summary(outcome, kept)))
     else:
-        _print(outcome, goal, bundle)
+        _print(outcome, bundle)
 
 
 def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any) -> Goal:
@@ -100,11 +100,11 @@ def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any
     return AtLeastAsClose(max_distance)
 
 
-def _print(outcome: Any, goal: Goal, bundle: Path) -> None:
-    from hsexport.measure.tune.report import measured_table, unmeasured_table
+def _print(outcome: Any, bundle: Path) -> None:
+    from hsexport.measure.tune.tune import measured_table, unmeasured_table
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
-    console.print(measured_table(outcome, goal))
+    console.print(measured_table(outcome))
     console.print()
     console.print(unmeasured_table(outcome.found))
     console.print()

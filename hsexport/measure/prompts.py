@@ -41,7 +41,7 @@ def prompts_for(manifest: Manifest, file: Path | None, count: int, captions: Pat
         return spread(lines_of(file), count)
     listed = DEMO_CAPTIONS if is_demo(manifest) else captions
     if not (listed and listed.is_file()):
-        raise PromptError("only the demo pair brings prompts of its own", "give --prompt-file FILE, one prompt a line")
+        raise PromptError("this pair brings no prompts of its own", "give --prompt-file, a text with one prompt a line")
     return spread(names_from(listed), count)
 
 

@@ -10,13 +10,23 @@
 
 Every kind comes in both solvers and several numbers of steps; those with a region in several ratios and signals,
 large/region also with the text's keys and values cached.
+
+Counting operations says before anything runs which of them cannot be fast enough, and which are dominated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import product
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field, replace
+from itertools import product, zip_longest
+from statistics import median
+from typing import Literal
+
+from hsexport.measure.turns import counted_speedup
+from hsruntime.facts import Facts
+from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.schedule import Schedule, ScheduleError
 
 SOLVERS = ("euler", "ab2")
 SIGNALS = ("gap", "change", "std")
@@ -55,6 +65,11 @@ class Candidate:
         return "/".join(self.modes)
 
     @property
+    def sort(self) -> tuple[str, str]:
+        """What counting errs alike on: kind and solver."""
+        return self.kind, self.solver
+
+    @property
     def is_control(self) -> bool:
         """Whether it is large alone."""
         return self.modes == ("large",)
@@ -83,8 +98,9 @@ class Candidate:
     @property
     def spent(self) -> tuple[float, ...]:
         """What more of brings it nearer: all steps, large's whole ones, these and the region's, the region's ratio."""
-        whole = sum(n for mode, n in zip(self.modes, self.steps, strict=True) if mode == "large")
-        part = sum(n for mode, n in zip(self.modes, self.steps, strict=True) if mode in ("hybrid", "region"))
+        runs = list(zip(self.modes, self.steps, strict=True))
+        whole = sum(n for mode, n in runs if mode == "large")
+        part = sum(n for mode, n in runs if mode in ("hybrid", "region"))
         return self.total, whole, whole + part, self.policy.ratio if self.policy else 0
 
 
@@ -107,9 +123,8 @@ def differ_in_one(first: Candidate, second: Candidate) -> bool:
     """Whether they have kind and steps in common and differ in one of solver, signal, ratio and text."""
     if (first.modes, first.steps) != (second.modes, second.steps):
         return False
-    a, b = first.policy or Policy(), second.policy or Policy()
-    pairs = (first.solver, second.solver), (a.signal, b.signal), (a.ratio, b.ratio), (a.text, b.text)
-    return sum(x != y for x, y in pairs) == 1
+    ours, theirs = ((c.solver, *astuple(c.policy or Policy())) for c in (first, second))
+    return sum(x != y for x, y in zip(ours, theirs, strict=True)) == 1
 
 
 def _switches(total: int, solver: str) -> Iterator[Candidate]:
@@ -130,3 +145,127 @@ def _with_region(total: int, solver: str) -> Iterator[Candidate]:
             last = total - first - middle
             if last > 0:
                 yield Candidate(("large", "hybrid", "small"), (first, middle, last), solver, Policy(signal, ratio))
+
+
+MARGIN = 1.02
+"""How much faster than asked for a candidate must be expected, so that it survives being measured."""
+
+Ground = Literal["refused", "too slow", "dominated", "left out", "too far", "worse"]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A candidate that the runtime takes, and its speedup over large alone in its own number of steps, by counting."""
+
+    candidate: Candidate
+    schedule: Schedule
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a candidate went no further."""
+
+    schedule: str
+    kind: str
+    ground: Ground
+    reason: str
+
+
+Parted = tuple[list[Counted], list[Rejection]]
+"""What goes on, and what does not."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Measured speedup over counted, by kind and solver: what this machine makes of counting."""
+
+    factors: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def expected(self, counted: Counted) -> float:
+        """The speedup to expect here."""
+        return counted.speedup * self.factors.get(counted.candidate.sort, 1.0)
+
+
+def count_all(candidates: Iterable[Candidate], facts: Facts, large_steps: int) -> Parted:
+    """Resolves and counts; what the runtime refuses is rejected in its own words."""
+    counted, rejected = [], []
+    for candidate in candidates:
+        try:
+            schedule = resolve_schedule(candidate.schedule, None, large_steps)
+            counted.append(Counted(candidate, schedule, counted_speedup(facts, schedule, large_steps)))
+        except ScheduleError as err:
+            rejected.append(rejection(candidate, "refused", f"this runtime does not run it: {err.message}"))
+    return counted, rejected
+
+
+def rejection(candidate: Candidate, ground: Ground, reason: str) -> Rejection:
+    """A candidate's rejection."""
+    return Rejection(candidate.schedule, candidate.kind, ground, reason)
+
+
+def correction_from(pairs: Iterable[tuple[Counted, float]]) -> Correction:
+    """From candidates and their measured speedups."""
+    found = defaultdict(list)
+    for counted, measured in pairs:
+        found[counted.candidate.sort].append(measured / counted.speedup)
+    return Correction({key: median(factors) for key, factors in found.items()})
+
+
+def one_of_each_kind(counted: Iterable[Counted], at_least: float) -> list[Counted]:
+    """For every kind and solver the one counted nearest above a speedup, else the fastest."""
+    groups = defaultdict(list)
+    for c in counted:
+        groups[c.candidate.sort].append(c)
+    fast = ([c for c in group if c.speedup >= at_least] for group in groups.values())
+    nearest = (min(found, key=lambda c: c.speedup, default=None) for found in fast)
+    return [c or max(group, key=lambda c: c.speedup) for c, group in zip(nearest, groups.values(), strict=True)]
+
+
+def fast_enough(counted: Iterable[Counted], at_least: float, correction: Correction) -> Parted:
+    """Parts those that can be expected to reach a speedup from the others."""
+    kept, rejected = [], []
+    for c in counted:
+        expected = correction.expected(c)
+        if expected >= at_least * MARGIN:
+            kept.append(c)
+        else:
+            here = "" if abs(expected - c.speedup) < 0.005 else f", {expected:.2f} as its kind runs here"
+            reason = f"{c.speedup:.2f} by counting{here}; {at_least:.4g} wanted, {MARGIN - 1:.0%} to spare"
+            rejected.append(rejection(c.candidate, "too slow", reason))
+    return kept, rejected
+
+
+def not_dominated(fast: Iterable[Counted]) -> Parted:
+    """Leaves out whatever spends no more on anything than another of its line that is fast enough as well."""
+    lines = defaultdict(list)
+    for c in fast:
+        lines[c.candidate.line].append(c)
+    kept, rejected = [], []
+    for c in (c for line in lines.values() for c in line):
+        others = (o.candidate for o in lines[c.candidate.line])
+        better = next((other for other in others if _spends_more(other, c.candidate)), None)
+        if better is None:
+            kept.append(c)
+        else:
+            reason = f"{better.schedule} spends more and is fast enough too"
+            rejected.append(rejection(c.candidate, "dominated", reason))
+    return kept, rejected
+
+
+def _spends_more(first: Candidate, second: Candidate) -> bool:
+    return first != second and all(a >= b for a, b in zip(first.spent, second.spent, strict=True))
+
+
+def spread(counted: Iterable[Counted], most: int) -> Parted:
+    """At most so many, from each kind in turn, and within a kind from each number of steps in turn, slowest first."""
+    kinds = defaultdict(lambda: defaultdict(list))  # type: ignore[var-annotated]
+    for c in sorted(counted, key=lambda c: c.speedup):
+        kinds[c.candidate.kind][c.candidate.total, c.candidate.solver].append(c)
+    ordered = _in_turn([_in_turn(list(kind.values())) for kind in kinds.values()])
+    reason = f"{most} are measured at first; it may come back beside one that does well"
+    return ordered[:most], [rejection(c.candidate, "left out", reason) for c in ordered[most:]]
+
+
+def _in_turn(rows: list[list[Counted]]) -> list[Counted]:
+    return [c for column in zip_longest(*rows) for c in column if c is not None]

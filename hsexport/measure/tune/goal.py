@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import numpy as np
 
 from hsengines.errors import HSError
 from hsexport.measure.estimates import Estimate, mean_of, median_of
 from hsexport.measure.metrics import METRICS, Metric
-from hsexport.measure.tune.counting import Ground
-from hsexport.measure.tune.ledger import Measurement
+from hsexport.measure.tune.candidates import Ground
+from hsexport.measure.tune.measuring import Score, turned
 
-Number = TypeVar("Number", float, np.ndarray)
+Failure = tuple[Ground, str] | None
+"""On what ground, and in which words, a measured candidate breaks a constraint."""
 
 
 class TuneError(HSError):
     """A search that cannot be run, or that finds nothing."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """What was measured of one schedule, prompt by prompt; the first prompts are the same for all schedules."""
-
-    metric: Metric
-    values: np.ndarray  # (prompts,), in the metric's own direction
-    speedups: np.ndarray  # (prompts,), over large alone in the same round
-
-    @classmethod
-    def of(cls, metric: Metric, measured: list[Measurement]) -> Score:
-        """From its measurements, in the order of the prompts."""
-        speedups = np.array([m.large_seconds / m.seconds for m in measured])
-        return cls(metric, np.array([m.value for m in measured]), speedups)
-
-    @property
-    def prompts(self) -> int:
-        """How many it was measured on."""
-        return len(self.values)
-
-    @property
-    def speedup(self) -> float:
-        """Median over the rounds."""
-        return float(np.median(self.speedups))
-
-    @property
-    def value(self) -> float:
-        """Mean over the prompts."""
-        return float(self.values.mean())
-
-    @property
-    def errors(self) -> np.ndarray:
-        """(prompts,) the values turned so that less is closer."""
-        return turned(self.metric, self.values)
-
-
-class Goal(Protocol):
-    """What is asked for."""
-
-    def failure(self, score: Score) -> tuple[Ground, str] | None:
-        """On what ground, and in which words, a measured candidate breaks the constraint."""
-
-    def is_hopeless(self, score: Score) -> bool:
-        """Whether even the good end of the 95 % interval breaks the constraint: few prompts decide no near miss."""
-
-    def loss(self, score: Score) -> float:
-        """What is minimised among those that keep it."""
-
-    def lead(self, better: Score, other: Score) -> Estimate:
-        """How far one leads another in what is optimised, paired over the prompts that both were measured on."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +26,22 @@ class AtLeastAsFast:
 
     speedup: float
 
-    def failure(self, score: Score) -> tuple[Ground, str] | None:
+    def failure(self, score: Score) -> Failure:
         """Too slow, by the measured median."""
         if score.speedup >= self.speedup:
             return None
         return "too slow", f"measured {score.speedup:.2f} on {score.prompts} prompts; {self.speedup:g} wanted"
 
     def is_hopeless(self, score: Score) -> bool:
-        """By the speedup over the rounds."""
+        """Whether even the good end of the speedup's 95 % interval breaks it: few prompts decide no near miss."""
         return median_of(score.speedups).high < self.speedup
 
     def loss(self, score: Score) -> float:
-        """Mean distance."""
+        """What is minimised among those that keep it: the mean distance."""
         return float(score.errors.mean())
 
     def lead(self, better: Score, other: Score) -> Estimate:
-        """In distance."""
+        """How far one leads another in distance, paired over the prompts that both were measured on."""
         shared = min(better.prompts, other.prompts)
         return mean_of(other.errors[:shared] - better.errors[:shared])
 
@@ -103,7 +52,7 @@ class AtLeastAsClose:
 
     limit: float
 
-    def failure(self, score: Score) -> tuple[Ground, str] | None:
+    def failure(self, score: Score) -> Failure:
         """Too far, by the mean over the prompts; no faster than large itself is a failure, too."""
         if float(score.errors.mean()) > turned(score.metric, self.limit):
             found, wanted = (shown(score.metric, v) for v in (score.value, self.limit))
@@ -113,7 +62,7 @@ class AtLeastAsClose:
         return None
 
     def is_hopeless(self, score: Score) -> bool:
-        """By the distance over the prompts."""
+        """The same by the distance."""
         return mean_of(score.errors).low > turned(score.metric, self.limit)
 
     def loss(self, score: Score) -> float:
@@ -124,6 +73,9 @@ class AtLeastAsClose:
         """In speedup."""
         shared = min(better.prompts, other.prompts)
         return median_of(better.speedups[:shared] - other.speedups[:shared])
+
+
+Goal = AtLeastAsFast | AtLeastAsClose
 
 
 def metric_called(name: str) -> Metric:
@@ -137,11 +89,6 @@ def metric_called(name: str) -> Metric:
     except ModuleNotFoundError as err:
         raise TuneError(f"metric '{name}' needs the module '{err.name}'", "pip install 'hsexport[bench]'") from err
     return metric
-
-
-def turned(metric: Metric, value: Number) -> Number:
-    """A value of the metric as a distance: less is closer."""
-    return -value if metric.higher_is_closer else value
 
 
 def shown(metric: Metric, value: float) -> str:

@@ -1,25 +1,33 @@
-"""Tuning as a sentence: count, search, judge, write."""
+"""Tuning as a sentence: count, search, judge, write; and what was found, in sentences, tables and plain values."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from rich.table import Column, Table
 
 from hsengines.errors import HSError
-from hsexport.measure.metrics import Metric
-from hsexport.measure.prompts import Prompt, prompts_for, shuffled
-from hsexport.measure.tune.candidates import family
-from hsexport.measure.tune.counting import Counted, count_all
-from hsexport.measure.tune.found import Found, Plan, Row
-from hsexport.measure.tune.goal import AtLeastAsFast, Goal, TuneError, metric_called
-from hsexport.measure.tune.ledger import Conditions, Ledger, subject_of
-from hsexport.measure.tune.measuring import Measurer, Setup
-from hsexport.measure.tune.search import Search
-from hsexport.measure.tune.verdict import sentences
+from hsexport.measure.estimates import mean_of
+from hsexport.measure.prompts import prompts_for, shuffled
+from hsexport.measure.tune.candidates import Counted, count_all, family
+from hsexport.measure.tune.goal import (
+    AtLeastAsClose,
+    AtLeastAsFast,
+    Goal,
+    TuneError,
+    metric_called,
+    shown,
+    shown_difference,
+    tells_apart,
+)
+from hsexport.measure.tune.measuring import Conditions, Ledger, Measurer, Score, subject_of, turned
+from hsexport.measure.tune.search import Found, Row, Search
 from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
@@ -29,9 +37,14 @@ from hsruntime.options import SessionOptions
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.session import Session
 
-Reference = Literal["converged", "same-steps"]
-
 CONVERGED_STEPS = 100
+GROUNDS = {
+    "refused": "not run by this runtime",
+    "too slow": "too slow by counting",
+    "dominated": "dominated by one that spends more and is fast enough",
+    "left out": "left out of the first round",
+}
+"""Why something was never measured, in the order of the search."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class TuneRequest:
     work: Path
     """Where the ledger and the reference's pictures are kept."""
     metric: str = "psnr"
-    reference: Reference = "converged"
+    reference: Literal["converged", "same-steps"] = "converged"
     prompts: int = 48
     """That the finalists are measured on; a shorter list gives what it has."""
     prompt_file: Path | None = None
@@ -58,11 +71,11 @@ class Outcome:
     """What a search found and did."""
 
     found: Found
+    goal: Goal
     large: str
     reference: str
     before: Defaults
     """The bundle's own defaults before it was ever tuned."""
-    sentences: list[str]
     measured: int
     """Pictures measured by this search; the ledger had the others."""
     written: bool
@@ -71,6 +84,18 @@ class Outcome:
     def winner(self) -> Row:
         """The best that keeps the constraint."""
         return self.found.rows[0]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The winner, then how it compares with the second, with large alone and with the best mixture."""
+        score, goal = self.winner.score, self.goal
+        told = [
+            f"{_name(self.winner)} is {score.speedup:.2f} times as fast as {self.large}, measured; "
+            f"{shown(score.metric, score.value)} to {self.reference}, mean of {score.prompts} prompts."
+        ]
+        if isinstance(goal, AtLeastAsClose):
+            told += _near_the_limit(score, goal)
+        return told + list(_against_others(self.found.rows[: self.found.finalists], goal))
 
 
 def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
@@ -81,43 +106,31 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
     """
     if request.write:
         _check_writable(request.bundle)
-    bundle = open_bundle(request.bundle)
-    metric = metric_called(request.metric)
-    prompts = shuffled(prompts_for(bundle.manifest, request.prompt_file, request.prompts))
+    bundle, metric = open_bundle(request.bundle), metric_called(request.metric)
+    manifest, facts = bundle.manifest, bundle.manifest.facts
+    prompts = shuffled(prompts_for(manifest, request.prompt_file, request.prompts))
     with Ledger(request.work) as ledger, Session(bundle, SessionOptions(threads=request.threads)) as session:
-        before = ledger.first_defaults(bundle.manifest)
-        steps = request.large_steps or before.steps
-        counted, refused = count_all(family(steps), bundle.manifest, steps)
+        before = ledger.first_defaults(manifest)
+        steps, converged = request.large_steps or before.steps, min(CONVERGED_STEPS, facts.sigmas.levels)
+        counted, refused = count_all(family(steps), facts, steps)
         _check_possible(request.goal, counted)
-        setup = _setup(request, session, steps, metric, prompts)
-        measurer = Measurer(setup, ledger, reporter)
-        found = Search(counted, refused, request.goal, Plan(len(prompts)), measurer).run()
+        large = resolve_schedule("large", steps, steps)
+        reference = large if request.reference == "same-steps" else resolve_schedule("large", converged, converged)
+        conditions = Conditions(subject_of(manifest), request.threads, str(large), str(reference), metric.name)
+        folder = request.work / "references"
+        measurer = Measurer(session, prompts, large, reference, conditions, metric, folder, ledger, reporter)
+        found = Search(counted, refused, request.goal, len(prompts), measurer).run()
     if request.write:
-        _write(request.bundle, bundle.manifest, found.rows[0])
-    large, reference = setup.conditions.large, setup.conditions.reference
-    told = sentences(found, request.goal, large, reference)
-    return Outcome(found, large, reference, before, told, measurer.made, request.write)
-
-
-def _setup(request: TuneRequest, session: Session, steps: int, metric: Metric, prompts: tuple[Prompt, ...]) -> Setup:
-    manifest = session.manifest
-    converged = min(CONVERGED_STEPS, manifest.facts.sigmas.levels)
-    large = resolve_schedule("large", steps, steps)
-    reference = large if request.reference == "same-steps" else resolve_schedule("large", converged, converged)
-    conditions = Conditions(subject_of(manifest), request.threads, str(large), str(reference), metric.name)
-    folder = request.work / "references"
-    return Setup(session, prompts, large, reference, conditions, metric, folder)
+        _write(request.bundle, manifest, found.rows[0])
+    return Outcome(found, request.goal, str(large), str(reference), before, measurer.made, request.write)
 
 
 def _check_possible(goal: Goal, counted: list[Counted]) -> None:
     """Raises TuneError for a speedup that nothing reaches even by counting."""
     fastest = max(counted, key=lambda c: c.speedup)
     if isinstance(goal, AtLeastAsFast) and fastest.speedup < goal.speedup:
-        raise TuneError(
-            f"a speedup of {goal.speedup:g} is out of reach: the fastest, {fastest.candidate.schedule}, has "
-            f"{fastest.speedup:.2f} by counting operations",
-            "ask for less",
-        )
+        found = f"the fastest, {fastest.candidate.schedule}, has {fastest.speedup:.2f} by counting operations"
+        raise TuneError(f"a speedup of {goal.speedup:g} is out of reach: {found}", "ask for less")
 
 
 def _check_writable(bundle: Path) -> None:
@@ -133,3 +146,116 @@ def _write(path: Path, measured: Manifest, winner: Row) -> None:
         raise HSError(f"bundle '{path}' was replaced while it was measured", "start the search again")
     schedule = winner.counted.schedule
     write_defaults(path, msgspec.structs.replace(now.facts.defaults, schedule=str(schedule), steps=schedule.steps))
+
+
+def _against_others(finalists: list[Row], goal: Goal) -> Iterator[str]:
+    winner, *others = finalists
+    is_control = winner.counted.candidate.is_control
+    of_other_sort = next((row for row in others if row.counted.candidate.is_control != is_control), None)
+    if others and others[0] is not of_other_sort:
+        yield f"It is {_lead(winner, others[0], goal)} the second, {_beside(winner, others[0], goal)}."
+    if of_other_sort is None:
+        sort = "mixture" if is_control else "fewer steps of large alone"
+        yield f"No {sort} was found to keep the constraint."
+        return
+    lead, against = _lead(winner, of_other_sort, goal), _beside(winner, of_other_sort, goal)
+    if is_control:
+        yield f"Large in fewer steps is the better deal here: it is {lead} the best mixture, {against}."
+    else:
+        yield f"It is {lead} large in fewer steps, {against}."
+
+
+def _lead(winner: Row, other: Row, goal: Goal) -> str:
+    if not tells_apart(goal.lead(winner.score, other.score)):
+        return "not told apart from"
+    return "closer than" if isinstance(goal, AtLeastAsFast) else "faster than"
+
+
+def _beside(winner: Row, other: Row, goal: Goal) -> str:
+    """The other, and by how much the winner leads it."""
+    lead, metric = goal.lead(winner.score, other.score), winner.score.metric
+    if isinstance(goal, AtLeastAsFast):
+        low, value, high = (shown_difference(metric, v) for v in (lead.low, lead.value, lead.high))
+        return f"{_name(other)} (by {value}, 95 % interval {low} to {high})"
+    return f"{_name(other)} (by {lead.value:.2f} in speedup, 95 % interval {lead.low:.2f} to {lead.high:.2f})"
+
+
+def _near_the_limit(score: Score, goal: AtLeastAsClose) -> Iterator[str]:
+    within = mean_of(score.values)
+    far = within.low if score.metric.higher_is_closer else within.high
+    if turned(score.metric, far) > turned(score.metric, goal.limit):
+        yield f"The mean's 95 % interval reaches to {shown(score.metric, far)}, beyond the {goal.limit:g} allowed."
+
+
+def _name(row: Row) -> str:
+    return row.counted.candidate.schedule
+
+
+def measured_table(outcome: Outcome) -> Table:
+    """Every measured schedule, finalists first, each with what became of it."""
+    metric = outcome.winner.score.metric
+    wide = Column("schedule", overflow="fold", ratio=3), Column("", overflow="fold", ratio=2)
+    numbers = [Column(name, justify="right") for name in ("prompts", "speedup", "by counting", metric.title, "95 %")]
+    title = f"{metric.title.partition(',')[0]} to {outcome.reference}, speedup over {outcome.large}"
+    table = Table(wide[0], *numbers, wide[1], box=None, title=title)
+    for number, row in enumerate(outcome.found.rows):
+        score, within = row.score, mean_of(row.score.values)
+        value, low, high = (f"{v:.{metric.decimals}f}" for v in (score.value, within.low, within.high))
+        speeds = f"{score.speedup:.2f}", f"{row.counted.speedup:.2f}"
+        told = _name(row), str(score.prompts), *speeds, value, f"{low}..{high}", _became(number, row, outcome)
+        table.add_row(*told, style="bold" if number == 0 else None)
+    return table
+
+
+def _became(number: int, row: Row, outcome: Outcome) -> str:
+    if number == 0:
+        return "winner"
+    if number >= outcome.found.finalists:
+        return f"{row.rejection.ground}: {row.rejection.reason}" if row.rejection else "a probe of its kind's speed"
+    lead = outcome.goal.lead(outcome.winner.score, row.score)
+    return "finalist" if tells_apart(lead) else "finalist, not told apart from the winner"
+
+
+def unmeasured_table(found: Found) -> Table:
+    """How many candidates were never measured, and why, with one of them to look at."""
+    table = Table("not measured", Column("", justify="right"), Column("for example", overflow="fold"), box=None)
+    counts = Counter[str](r.ground for r in found.rejected)
+    for ground, words in GROUNDS.items():
+        example = next((r for r in found.rejected if r.ground == ground), None)
+        if example is not None:
+            table.add_row(words, str(counts[ground]), f"{example.schedule}: {example.reason}")
+    return table
+
+
+def summary(outcome: Outcome, work: Path) -> dict[str, Any]:
+    """Everything, as JSON knows it."""
+    winner = outcome.winner
+    return {
+        "schedule": str(winner.counted.schedule),
+        "steps": winner.counted.schedule.steps,
+        "large": outcome.large,
+        "reference": outcome.reference,
+        "metric": winner.score.metric.name,
+        "sentences": outcome.sentences,
+        "written": outcome.written,
+        "before": {"schedule": outcome.before.schedule, "steps": outcome.before.steps},
+        "work": str(work),
+        "pictures_measured": outcome.measured,
+        "measured": [_record(row, number < outcome.found.finalists) for number, row in enumerate(outcome.found.rows)],
+        "not_measured": [asdict(r) for r in outcome.found.rejected],
+    }
+
+
+def _record(row: Row, is_finalist: bool) -> dict[str, Any]:
+    within = mean_of(row.score.values)
+    return {
+        "schedule": _name(row),
+        "kind": row.counted.candidate.kind,
+        "finalist": is_finalist,
+        "prompts": row.score.prompts,
+        "speedup": row.score.speedup,
+        "counted_speedup": row.counted.speedup,
+        "value": row.score.value,
+        "interval": [within.low, within.high],
+        "rejected": asdict(row.rejection) if row.rejection else None,
+    }

@@ -1,13 +1,15 @@
 import pytest
 
-from hsexport.measure.tune.candidates import Candidate, Policy, family
-from hsexport.measure.tune.counting import (
+from hsexport.measure.tune.candidates import (
     MARGIN,
+    Candidate,
     Correction,
+    Policy,
     correction_from,
     count_all,
+    family,
     fast_enough,
-    not_outdone,
+    not_dominated,
     one_of_each_kind,
     spread,
 )
@@ -15,17 +17,17 @@ from hsexport.measure.tune.counting import (
 
 @pytest.fixture
 def counted(manifest):
-    return count_all(family(28), manifest, 28)[0]
+    return count_all(family(28), manifest.facts, 28)[0]
 
 
 def test_speed_is_that_over_large_in_its_own_steps(manifest):
-    half, same = count_all([Candidate(("large",), (14,)), Candidate(("large",), (28,))], manifest, 28)[0]
+    half, same = count_all([Candidate(("large",), (14,)), Candidate(("large",), (28,))], manifest.facts, 28)[0]
     assert (half.speedup, same.speedup) == (2, 1)
 
 
 def test_what_the_runtime_refuses_is_rejected_in_its_words(manifest):
     one_large_step = Candidate(("large", "hybrid", "small"), (1, 1, 1), policy=Policy("change"))
-    counted, rejected = count_all([one_large_step], manifest, 28)
+    counted, rejected = count_all([one_large_step], manifest.facts, 28)
     assert not counted
     assert rejected[0].ground == "refused" and "'change' compares two steps" in rejected[0].reason
 
@@ -45,11 +47,11 @@ def test_correction_turns_counted_into_measured(counted):
     assert f"{probe.speedup * 0.8:.2f} as its kind runs here" in slow[0].reason
 
 
-def test_outdone_is_whatever_spends_less_on_everything(counted):
+def test_dominated_is_whatever_spends_less_on_everything(counted):
     fast, _ = fast_enough(counted, 1.8, Correction())
-    kept, outdone = not_outdone(fast)
+    kept, dominated = not_dominated(fast)
     assert next(c.candidate.schedule for c in kept if c.candidate.modes == ("large",)) == "large:15"
-    assert "large:14" in {r.schedule for r in outdone}
+    assert "large:14" in {r.schedule for r in dominated}
     switches = [c.candidate for c in kept if c.candidate.kind == "large/small" and c.candidate.solver == "euler"]
     assert len(switches) == len({c.total for c in switches})  # of each number of steps the one with most of large
 
@@ -61,7 +63,7 @@ def test_probe_has_every_kind_once_for_each_solver(counted):
 
 
 def test_first_round_takes_every_kind_in_turn(counted):
-    kept, _ = not_outdone(fast_enough(counted, 1.8, Correction())[0])
+    kept, _ = not_dominated(fast_enough(counted, 1.8, Correction())[0])
     field, left_out = spread(kept, 12)
     assert len(field) == 12 and len(left_out) == len(kept) - 12
     assert {c.candidate.kind for c in field} == {c.candidate.kind for c in kept}

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hsexport.measure.estimates import mean_of
-from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, Score, TuneError, metric_called, tells_apart
+from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError, metric_called, tells_apart
+from hsexport.measure.tune.measuring import Score
 
 
 def score(values, speedups, metric="psnr"):

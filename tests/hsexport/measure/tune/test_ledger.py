@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.measure.tune.ledger import LEDGER_NAME, Conditions, Ledger, Measurement, subject_of
+from hsexport.measure.tune.measuring import LEDGER_NAME, Conditions, Ledger, Measurement, subject_of
 
 CONDITIONS = Conditions("0123456789abcdef", 0, "large:28", "large:100", "psnr")
 

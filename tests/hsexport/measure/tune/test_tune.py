@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError
-from hsexport.measure.tune.ledger import LEDGER_NAME
+from hsexport.measure.tune.measuring import LEDGER_NAME
 from hsexport.measure.tune.tune import TuneRequest, tune
 from hsexport.progress import Silent
 from hsruntime.bundle.reader import open_bundle
