@@ -86,7 +86,7 @@ def _engine_table(manifest: Manifest) -> Table:
 
 
 def _types(record: EngineRecord) -> str:
-    """The dtypes at the engine's border, floats as precisions are called."""
+    """The dtypes of the engine's I/O signature, floats as precisions are called."""
     short = {dtype: precision for precision, dtype in FLOATS.items()}
     found = {tensor.dtype for tensor in (*record.spec.inputs, *record.spec.outputs)}
     return " ".join(sorted(short.get(dtype, dtype) for dtype in found))

@@ -38,7 +38,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     for line in _picture(plan):
         console.print(line)
     for shortfall in plan.shortfalls:
-        console.print(f"[red]no room[/]: {shortfall}; {' or '.join(shortfall.remedies)}", soft_wrap=True)
+        console.print(f"[red]no room[/]: {shortfall}; {' or '.join(shortfall.hints)}", soft_wrap=True)
     if not plan.shortfalls:
         console.print("all of it finds room here")
 

@@ -122,8 +122,8 @@ def check_room(plan: Plan) -> list[str]:
     """Raises RoomError where disk or memory cannot suffice, whatever a library may save; tells where they may not."""
     for shortfall in plan.shortfalls:
         if shortfall.certain:
-            raise RoomError(str(shortfall), " or ".join(shortfall.remedies))
-    return [f"{shortfall}; {' or '.join(shortfall.remedies)}" for shortfall in plan.shortfalls]
+            raise RoomError(str(shortfall), " or ".join(shortfall.hints))
+    return [f"{shortfall}; {' or '.join(shortfall.hints)}" for shortfall in plan.shortfalls]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Shortfall:
     what: str
     needed_bytes: int
     found_bytes: int
-    remedies: tuple[str, ...]
+    hints: tuple[str, ...]
     certain: bool = False
 
     def __str__(self) -> str:
@@ -31,9 +31,9 @@ class Shortfall:
 
 def disk_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
     """Of every disk that a build writes to."""
-    for what, needed, free, remedy in _disks(stages, machine):
+    for what, needed, free, hint in _disks(stages, machine):
         if needed > free:
-            yield Shortfall(what, needed, free, ("free some space", remedy), certain=True)
+            yield Shortfall(what, needed, free, ("free some space", hint), certain=True)
 
 
 def _disks(stages: Sequence[StagePlan], machine: Machine) -> Iterator[tuple[str, int, int, str]]:
@@ -44,8 +44,8 @@ def _disks(stages: Sequence[StagePlan], machine: Machine) -> Iterator[tuple[str,
     needed = {stage.name: stage.disk_bytes for stage in stages}
     bundle, download = needed.pop("pack", 0), machine.download
     if download and not download.beside_cache:
-        remedy = "set HF_HUB_CACHE to a folder on another disk"
-        yield "the download", needed.pop("download"), download.free_bytes, remedy
+        hint = "set HF_HUB_CACHE to a folder on another disk"
+        yield "the download", needed.pop("download"), download.free_bytes, hint
     what = "the download with the cache" if "download" in needed else "the cache"
     yield what, sum(needed.values()), machine.cache_free_bytes + machine.held_bytes, "name another --cache"
     yield "the bundle", bundle, machine.out_free_bytes, "name another --out"
@@ -55,9 +55,9 @@ def memory_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator
     """Of every stage that needs more than this machine has left."""
     for stage in stages:
         if stage.host_bytes > machine.memory_bytes:
-            remedies = ("close other programs", "build on a machine with more memory")
+            hints = ("close other programs", "build on a machine with more memory")
             what = f"the stage {stage.name}"
-            yield Shortfall(what, stage.host_bytes, machine.memory_bytes, remedies, certain=stage.certain)
+            yield Shortfall(what, stage.host_bytes, machine.memory_bytes, hints, certain=stage.certain)
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def device_shortfall(what: str, room_bytes: int, choices: Choices) -> Shortfall 
         return None
     size, pictures = worst.size, worst.pictures
     at = f"{pictures} of {size_text(size)} at once" if pictures > 1 else size_text(size)
-    return Shortfall(f"{at} on {what}", worst.total_bytes, room_bytes, tuple(_remedies(worst, room_bytes, choices)))
+    return Shortfall(f"{at} on {what}", worst.total_bytes, room_bytes, tuple(_hints(worst, room_bytes, choices)))
 
 
-def _remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
+def _hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
     """Each that is enough by itself; else the least that the bundle can be, with one more saving; else a larger GPU."""
-    single = list(_single_remedies(worst, room, choices))
+    single = list(_single_hints(worst, room, choices))
     yield from single
     if single:
         return
@@ -96,7 +96,7 @@ def _remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
     yield next(fitting, None) or _larger_gpu(least.total_bytes)
 
 
-def _single_remedies(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
+def _single_hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
     fewer = range(1, worst.pictures)
     if fits := bisect_right(fewer, room, key=lambda pictures: choices.memory(worst.size, pictures).total_bytes):
         yield f"--max-batch {fewer[fits - 1]}"

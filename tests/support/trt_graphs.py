@@ -16,7 +16,7 @@ ONNX_DTYPES = {
 
 
 def save_graph(folder, spec, nodes, constants=()):
-    """Writes <name>.onnx and its weights beside it, as an export does; the graph's outside is the spec's."""
+    """Writes <name>.onnx and its weights beside it, as an export does; the graph's I/O signature is the spec's."""
     graph = helper.make_graph(
         nodes,
         spec.name,

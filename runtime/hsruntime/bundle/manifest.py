@@ -55,7 +55,7 @@ machine could not open the engine."""
 
 
 class EngineRecord(Strict, frozen=True, kw_only=True):
-    """One engine: where it lies, what it looks like from outside, what was measured at build."""
+    """One engine: where it lies, its I/O signature, what was measured at build."""
 
     file: str
     weights: list[str]

@@ -94,14 +94,14 @@ def sha256_of(path: Path) -> str:
 
 def read_manifest(path: Path) -> Manifest:
     """What the bundle at `path` says of itself, none of its files looked at. Raises BundleError or OSError."""
-    remedy = "check the path, or make a bundle: hsexport build --large ... --small ... --out ..."
+    hint = "check the path, or make a bundle: hsexport build --large ... --small ... --out ..."
     if not path.exists():
-        raise BundleError(f"bundle '{path}' does not exist", remedy)
+        raise BundleError(f"bundle '{path}' does not exist", hint)
     if not path.is_dir():
-        raise BundleError(f"bundle '{path}' is not a directory", remedy)
+        raise BundleError(f"bundle '{path}' is not a directory", hint)
     file = path / MANIFEST_NAME
     if file.is_symlink() or not file.is_file():
-        raise BundleError(f"'{path}' is not a bundle: it has no file {MANIFEST_NAME}", remedy)
+        raise BundleError(f"'{path}' is not a bundle: it has no file {MANIFEST_NAME}", hint)
     size_bytes = file.stat().st_size
     if size_bytes > _MANIFEST_LIMIT_BYTES:
         raise BundleError(f"{MANIFEST_NAME} has {size_bytes} bytes, allowed are {_MANIFEST_LIMIT_BYTES}", _FOREIGN)

@@ -176,8 +176,8 @@ def _os_errors_told(subject: Path | str, parent: Path, total_bytes: int) -> Iter
         yield
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = f"free {total_bytes} bytes on '{parent}'" if full else f"check that '{parent}' may be written"
-        raise HSError(f"'{subject}' could not be written: {err}", f"{remedy}, or write the bundle elsewhere") from err
+        hint = f"free {total_bytes} bytes on '{parent}'" if full else f"check that '{parent}' may be written"
+        raise HSError(f"'{subject}' could not be written: {err}", f"{hint}, or write the bundle elsewhere") from err
 
 
 def _discard(directory: Path) -> None:

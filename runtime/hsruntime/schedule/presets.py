@@ -60,7 +60,7 @@ def fewer_steps(steps: int) -> Schedule:
 def hybridstitch(steps: int) -> Schedule:
     """HybridStitch (arXiv 2603.07815): large; large on the hard region while small sketches the whole; small.
 
-    The paper's split is not public. Ours follows from measurement on the demo pair (README, "Which schedule").
+    The paper's split is not public. Ours follows from measurement on the demo pair (docs/schedules.md).
     """
     parts = ("large", LARGE_SHARE), ("hybrid", HYBRID_SHARE), ("small", 1.0)
     return Schedule(steps, _split("hybridstitch", steps, *parts), RegionPolicy())

@@ -11,7 +11,7 @@ from hsexport.networks.network import Network
 
 @pytest.fixture
 def graph(tmp_path):
-    """Y = cast(matmul(x, x)): an fp16 product inside an fp32 border."""
+    """Y = cast(matmul(x, x)): an fp16 product behind an fp32 I/O signature."""
     x = ir.Value(name="x", shape=ir.Shape([4, 4]), type=ir.TensorType(ir.DataType.FLOAT16))
     product = ir.node("MatMul", [x, x], name="blocks.0/MatMul")
     product.outputs[0].dtype = ir.DataType.FLOAT16

@@ -202,7 +202,7 @@ def test_bundle_without_t5_verifies_and_runs(hsexport, tiny_pair_dirs, tiny_cach
 
 @pytest.mark.slow
 def test_another_maximum_size_exports_another_position_table(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
-    """Wide and tall tables have the same shape seen from outside; a picture tells them apart."""
+    """Wide and tall tables have the same I/O signature; a picture tells them apart."""
     for name, size in (("wide", "24x16"), ("tall", "16x24")):
         arguments = build_arguments(tiny_pair_dirs, tmp_path / name, tiny_cache)
         assert hsexport(*arguments, "--max-size", size).returncode == 0

@@ -137,10 +137,10 @@ def test_a_gpu_that_is_too_small_is_told_with_what_would_fit(sd35_recipe, roomy)
     recipe = sd35_recipe(backend="tensorrt", precision="bf16")
     (tight,) = plan_for(recipe, roomy, gpu_named("H100 SXM")).shortfalls
     assert str(tight).startswith("4 of 1536x1536 at once on H100 SXM needs 1")
-    assert "--max-batch 2" in tight.remedies
-    assert "--max-size 1024x1024" in tight.remedies
+    assert "--max-batch 2" in tight.hints
+    assert "--max-size 1024x1024" in tight.hints
     (none,) = plan_for(recipe, roomy, gpu_named("l4")).shortfalls
-    assert none.remedies == (
+    assert none.hints == (
         "--max-batch 1 --max-size 1024x1024 and --weight-streaming (slower: weights come over the bus)",
     )
     assert not plan_for(
@@ -151,8 +151,8 @@ def test_a_gpu_that_is_too_small_is_told_with_what_would_fit(sd35_recipe, roomy)
 def test_every_remedy_that_is_an_option_makes_it_fit(sd35_recipe, roomy):
     options = {"backend": "tensorrt", "precision": "bf16"}
     gpu = gpu_named("h100")
-    for remedy in ({"max_batch": 2}, {"max_size": (1024, 1024)}):
-        assert not plan_for(sd35_recipe(**options, **remedy), roomy, gpu).shortfalls
+    for hint in ({"max_batch": 2}, {"max_size": (1024, 1024)}):
+        assert not plan_for(sd35_recipe(**options, **hint), roomy, gpu).shortfalls
     assert plan_for(sd35_recipe(**options, max_batch=3), roomy, gpu).shortfalls
 
 
@@ -162,8 +162,8 @@ def test_streamed_weights_take_the_room_that_is_left(sd35_recipe, roomy):
         sd35_recipe(backend="tensorrt", options=options, max_batch=1), roomy, gpu_named("l4")
     ).shortfalls
     (tight,) = plan_for(sd35_recipe(backend="tensorrt", options=options), roomy, gpu_named("l4")).shortfalls
-    assert "--max-batch 1" in tight.remedies
-    assert not [remedy for remedy in tight.remedies if "streaming" in remedy]
+    assert "--max-batch 1" in tight.hints
+    assert not [hint for hint in tight.hints if "streaming" in hint]
 
 
 def test_a_build_without_disk_is_refused_unless_the_cache_holds_it(sd35_recipe, roomy):

@@ -49,14 +49,14 @@ def rival(pair):
     """Makes a Rival: `rival(steps, seed)`."""
 
     def made(steps, seed):
-        told, untold, pooled, untold_pooled = pair.pipeline.encode_prompt(
+        cond, uncond, pooled, uncond_pooled = pair.pipeline.encode_prompt(
             PROMPTS, None, None, negative_prompt=[NEGATIVE] * len(PROMPTS), max_sequence_length=T5_LENGTH
         )
         return Rival(
             pair.large,
             pair.small,
-            torch.cat([untold, told]),
-            torch.cat([untold_pooled, pooled]),
+            torch.cat([uncond, cond]),
+            torch.cat([uncond_pooled, pooled]),
             GUIDANCE,
             torch.from_numpy(noise(seed)),
             steps,

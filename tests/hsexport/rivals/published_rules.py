@@ -17,7 +17,7 @@ class Rival:
 
     large: SomeTokens
     small: SomeTokens
-    text: torch.Tensor  # (2B, T, width): the untold rows first
+    text: torch.Tensor  # (2B, T, width): the uncond rows first
     pooled: torch.Tensor
     guidance: float
     latents: torch.Tensor
@@ -38,8 +38,8 @@ class Rival:
         """(B, tokens, p, p, C), of the active tokens (B, M) or of all."""
         both = None if active is None else torch.cat([active, active])
         rows = torch.cat([self.latents, self.latents])
-        untold, told = model(rows, self.timesteps[step - 1], self.text, self.pooled, both).chunk(2)
-        return untold + self.guidance * (told - untold)
+        uncond, cond = model(rows, self.timesteps[step - 1], self.text, self.pooled, both).chunk(2)
+        return uncond + self.guidance * (cond - uncond)
 
     def euler(self, v, step):
         self.latents = self.latents + self.h(step) * picture_from(v, self.latents)

@@ -493,7 +493,7 @@ def test_value_that_no_session_could_use_is_named(
     edit_manifest(bundle_path, edit)
     with pytest.raises(BundleError, match=words) as told:
         open_bundle(bundle_path, hashes=False)
-    assert "; " in str(told.value)  # a remedy follows
+    assert "; " in str(told.value)  # a hint follows
 
 
 def test_golden_reads_back_as_it_was_saved(tmp_path: Path) -> None:
