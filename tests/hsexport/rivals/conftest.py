@@ -80,15 +80,15 @@ def pictures(pair):
 @pytest.fixture
 def ours(session, monkeypatch):
     """What our runtime makes of the same noise: `ours(schedule, steps, seed)`; the result and every region chosen."""
-    import hsruntime.loop.chooser as chooser
+    import hsruntime.loop.denoise as denoise
 
-    regions, choose = [], chooser.region_from_scores
+    regions, choose = [], denoise.region_from_scores
 
     def watched(scores, active):
         regions.append(choose(scores, active))
         return regions[-1]
 
-    monkeypatch.setattr(chooser, "region_from_scores", watched)
+    monkeypatch.setattr(denoise, "region_from_scores", watched)
 
     def made(schedule, steps, seed):
         regions.clear()
