@@ -148,7 +148,7 @@ def test_a_gpu_that_is_too_small_is_told_with_what_would_fit(sd35_recipe, roomy)
     ).shortfalls
 
 
-def test_every_remedy_that_is_an_option_makes_it_fit(sd35_recipe, roomy):
+def test_every_hint_that_is_an_option_makes_it_fit(sd35_recipe, roomy):
     options = {"backend": "tensorrt", "precision": "bf16"}
     gpu = gpu_named("h100")
     for hint in ({"max_batch": 2}, {"max_size": (1024, 1024)}):
