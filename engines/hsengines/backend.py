@@ -37,8 +37,11 @@ class Engine(ABC):
     spec: EngineSpec
 
     @abstractmethod
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Binding:
-        """Fixes shapes and addresses. Raises ShapeError if they do not fit the spec or no profile admits them."""
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> Binding:
+        """Fixes shapes, addresses, and where it runs: `beside`, for the second sequence of a `Device.fork`.
+
+        Raises ShapeError if they do not fit the spec or no profile admits them.
+        """
 
     @abstractmethod
     def close(self) -> None:

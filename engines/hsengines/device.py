@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -83,12 +82,11 @@ class Device(ABC):
     def close(self) -> None:
         """Frees the device's own memory; its tensors, replays and engines must be gone."""
 
-    def beside(self) -> AbstractContextManager[None]:
-        """Engines bound inside are for the second sequence of a `fork`."""
-        return nullcontext()
-
     def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
-        """Both sequences as one piece of work, done when both are; neither may read what the other writes."""
+        """Both sequences as one piece of work, done when both are; neither may read what the other writes.
+
+        Engines of the second are bound `beside` the first's.
+        """
         calls = (*first, *second)
 
         def enqueue() -> None:

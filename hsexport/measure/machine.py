@@ -54,7 +54,7 @@ def gpu_facts() -> dict[str, Any]:
     """Name, compute capability (89 for 8.9), memory and the CUDA release of the driver; empty without a GPU."""
     try:
         from hsengines.cuda.api import call
-        from hsengines.cuda.machine import why_no_cuda
+        from hsengines.cuda.device import why_no_cuda
     except ImportError:
         return {}
     if why_no_cuda():

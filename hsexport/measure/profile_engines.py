@@ -66,7 +66,7 @@ def _profiled(engine: Path, inputs: dict[str, np.ndarray], rounds: int) -> tuple
     """Seconds of each round after the first, and the share of nodes' time by kind of work."""
     import onnxruntime as ort
 
-    from hsengines.ort.pool import shared_options
+    from hsengines.ort.session import shared_options
 
     options = shared_options()
     options.enable_profiling = True
@@ -101,7 +101,7 @@ def block(report: Measured) -> str:
 @json_option
 def main(bundle: Path, rounds: int, threads: int, json_file: Path | None) -> None:
     """Profile one step of large, of large on the region, and of small; BUNDLE is one for ort-cpu."""
-    from hsengines.ort.pool import use_shared_pool
+    from hsengines.ort.session import use_shared_pool
 
     use_shared_pool(threads)
     finish(block, json_file, threads, rows=list(profiles_of(open_bundle(bundle), rounds)))

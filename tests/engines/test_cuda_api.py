@@ -2,7 +2,7 @@ import pytest
 from simulated_cuda import SimulatedCudart, check_against_real, install
 
 from hsengines.cuda.api import CudaError, call, call_quietly
-from hsengines.cuda.machine import open_device, why_no_cuda
+from hsengines.cuda.device import open_device, why_no_cuda
 from hsengines.errors import BackendUnavailable, DeviceError
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from simulated_cuda import SimulatedCudart, install
 
-from hsengines.cuda.machine import open_device
+from hsengines.cuda.device import open_device
 from hsengines.errors import DeviceError, DeviceMemoryError, ShapeError
 
 MIB = 2**20

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hsengines.cuda.machine import open_device, why_no_cuda
+from hsengines.cuda.device import open_device, why_no_cuda
 from hsengines.errors import DeviceError, DeviceMemoryError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(why_no_cuda()), reason="no GPU")]

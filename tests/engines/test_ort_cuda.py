@@ -20,7 +20,7 @@ from hsengines.errors import (
 )
 from hsengines.ort import cuda as ort_cuda
 from hsengines.ort import cuda_engine
-from hsengines.ort.placement import Placed, placement, refuse_strays
+from hsengines.ort.cuda import Placed, placement, refuse_strays
 from hsengines.ort.session import open_session
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 

@@ -9,7 +9,7 @@ import pytest
 from onnxruntime import InferenceSession
 
 from demo_training.corpus import FONT, load_corpus
-from hsengines.ort.pool import shared_options
+from hsengines.ort.session import shared_options
 from judge_training.__main__ import spoiled
 from judge_training.network import FEATURES
 from judge_training.write import judged

@@ -54,8 +54,9 @@ class NullEngine(Engine):
         self.spec = spec
         self._log = log
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> NullBinding:
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> NullBinding:
         """Checks shapes and dtypes."""
+        del beside
         check_binding(self.spec, inputs, outputs)
         return NullBinding(self.spec.name, self._log)
 

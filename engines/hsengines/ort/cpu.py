@@ -11,8 +11,7 @@ import onnxruntime as ort
 from hsengines.backend import Backend
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.device import Device, HostDevice
-from hsengines.ort.pool import shared_options, use_shared_pool
-from hsengines.ort.session import OrtEngine, open_session, open_unchecked, take_graph
+from hsengines.ort.session import OrtEngine, open_session, open_unchecked, shared_options, take_graph, use_shared_pool
 from hsengines.spec import EngineSpec
 
 PROVIDERS = ["CPUExecutionProvider"]

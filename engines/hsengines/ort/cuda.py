@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import onnxruntime as ort
 
 from hsengines.backend import Backend
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
-from hsengines.cuda.machine import open_device, why_no_cuda
+from hsengines.cuda.device import open_device, why_no_cuda
 from hsengines.cuda.replay import WITHOUT
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
-from hsengines.ort.placement import RECORD, REMEDY, elsewhere, named, placement, refuse_strays
-from hsengines.ort.pool import shared_options
-from hsengines.ort.provider import why_no_libraries, why_no_provider
-from hsengines.ort.session import Provider, open_session, take_graph
+from hsengines.ort.session import Provider, open_session, shared_options, take_graph
 from hsengines.spec import EngineSpec
 
 INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 INSTALL_LIBRARIES = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 NOT_CAPTURABLE = "cannot use the graph capture feature"
 """How ONNX Runtime begins to say that it cannot make a CUDA graph of a network."""
+HINT = "build in another precision, with a newer onnxruntime-gpu, or for another backend"
+RECORD = "session.record_ep_graph_assignment_info"
+"""The session's entry that makes it keep the assignment."""
+_SHAPE_OPS = """
+    Shape Size Gather Concat Slice Split Unsqueeze Squeeze Reshape Expand Tile Cast Identity Constant Range
+    ConstantOfShape Add Sub Mul Div Mod Neg Min Max Floor Ceil ReduceProd ReduceSum Equal Less Greater Not And Or Where
+"""
+SHAPE_OPS = frozenset(_SHAPE_OPS.split())
+"""ONNX Runtime itself puts nodes that compute shapes on the CPU, because what reads a shape is the host."""
+SHOWN = 5
+# The order and the scopes in which ONNX Runtime itself loads them.
+LIBRARIES = (
+    ("libonnxruntime_providers_shared.so", ctypes.RTLD_GLOBAL),
+    ("libonnxruntime_providers_cuda.so", ctypes.RTLD_LOCAL),
+)
 
 
 class OrtCudaBackend(Backend[BuildOptions]):
@@ -99,7 +116,7 @@ class OrtCudaBackend(Backend[BuildOptions]):
             session = open_session(engine, spec, _session_options(), [self._provider(device, graphs=False)])
             nodes = elsewhere(placement(session), self.provider)
             blamed = f": {named(nodes)}" if nodes else ""
-            raise EngineLoadError(f"{err.message}{blamed}", f"{WITHOUT}, or {REMEDY}") from err
+            raise EngineLoadError(f"{err.message}{blamed}", f"{WITHOUT}, or {HINT}") from err
 
     def _provider(self, device: OrtCudaDevice, *, graphs: bool) -> Provider:
         """The provider on the device's own stream, computing in the precision that the graph says."""
@@ -136,3 +153,65 @@ def _check_options() -> ort.SessionOptions:
     options = _session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
+
+
+def why_no_provider(provider: str) -> str:
+    """Why the installed ONNX Runtime lacks `provider`, in words; empty if it has it."""
+    if provider in ort.get_available_providers():
+        return ""
+    return f"the onnxruntime {ort.__version__} that is installed has no {provider}, which onnxruntime-gpu has"
+
+
+@cache
+def why_no_libraries() -> str:
+    """Why ONNX Runtime's CUDA provider cannot be loaded, in the loader's words; empty if it can.
+
+    Asked before a session is opened: ONNX Runtime prints the reason, returns a session on the CPU, and goes on.
+    """
+    # Finds CUDA's libraries where pip put them, and prints what it does not find.
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+    folder = Path(ort.__file__).parent / "capi"
+    try:
+        for library, scope in LIBRARIES:
+            if (folder / library).exists():
+                ctypes.CDLL(str(folder / library), mode=scope)
+    except OSError as err:
+        return f"ONNX Runtime's CUDA provider cannot be loaded: {err}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A node and where it runs."""
+
+    name: str
+    op: str
+    provider: str
+
+
+def placement(session: ort.InferenceSession) -> list[Placed]:
+    """Every node of a session that was opened with `RECORD`."""
+    return [
+        Placed(node.name, node.op_type, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+
+
+def elsewhere(nodes: list[Placed], provider: str) -> list[Placed]:
+    """The nodes that do not run on `provider`."""
+    return [node for node in nodes if node.provider != provider]
+
+
+def refuse_strays(engine: str, nodes: list[Placed], provider: str) -> None:
+    """Raises EngineLoadError, naming them, for nodes that compute more than shapes and do not run on `provider`."""
+    strays = [node for node in elsewhere(nodes, provider) if node.op not in SHAPE_OPS]
+    if strays:
+        raise EngineLoadError(f"{engine} would not run on {provider} whole: {named(strays)}", HINT)
+
+
+def named(nodes: list[Placed]) -> str:
+    """The first few nodes, each with its operator and its place."""
+    shown = ", ".join(f"{node.op} '{node.name}' on {node.provider}" for node in nodes[:SHOWN])
+    return shown + (f" and {len(nodes) - SHOWN} more" if len(nodes) > SHOWN else "")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 
 import onnxruntime as ort
 
 from hsengines.cuda.device import CudaDevice
 from hsengines.cuda.replay import WITHOUT
-from hsengines.device import Device, Enqueue, PlainReplay, Replay, Tensor
+from hsengines.device import Enqueue, PlainReplay, Replay, Tensor
 from hsengines.errors import DeviceError, DeviceMemoryError
 from hsengines.ort.session import OrtBinding, OrtEngine
 from hsengines.spec import EngineSpec
@@ -23,15 +23,6 @@ class OrtCudaDevice(CudaDevice):
     """A GPU on which ONNX Runtime captures its own graphs: one for each binding that is part of a replay."""
 
     recording = False
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        """A session has the one stream that it was opened with."""
-        yield
-
-    def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
-        """One after the other."""
-        return Device.fork(self, first, second)
 
     def replay(self, sequence: Sequence[Enqueue]) -> Replay:
         """The calls in order; with `graphs`, each of an engine's is the launch of its graph from now on.
@@ -67,8 +58,11 @@ class OrtCudaEngine(OrtEngine):
         self._device = device
         self._graphs = count(1)
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> OrtCudaBinding:
+    def bind(
+        self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False
+    ) -> OrtCudaBinding:
         """Binds device memory by address; the binding keeps the tensors alive."""
+        del beside
         name, session, io, kept = self._bound(inputs, outputs)
         return OrtCudaBinding(name, session, io, kept, self._device, next(self._graphs))
 

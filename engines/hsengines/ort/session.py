@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -108,8 +109,9 @@ class OrtEngine(Engine):
         self.spec = spec
         self._session: ort.InferenceSession | None = session
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> OrtBinding:
-        """Binds by address; the binding keeps the tensors alive."""
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> OrtBinding:
+        """Binds by address; the binding keeps the tensors alive. A session has the one stream it was opened with."""
+        del beside
         return OrtBinding(*self._bound(inputs, outputs))
 
     def close(self) -> None:
@@ -169,3 +171,30 @@ class OrtBinding(Binding):
 
 def _closed(*_: object) -> None:
     raise EngineLoadError("a binding that is closed cannot be enqueued")
+
+
+_pool_threads: int | None = None
+
+
+def use_shared_pool(threads: int) -> None:
+    """Sizes the pool that all engines of the process share, once, 0 for all cores; it cannot be resized later.
+
+    Pools of their own would keep spinning for a while after each run, and the next engine of the step would find the
+    cores taken. ONNX Runtime refuses sessions with a pool of their own once there is a shared one, so all use it.
+    """
+    global _pool_threads
+    if _pool_threads is None:
+        ort.set_global_thread_pool_sizes(threads, 1)
+        _pool_threads = threads
+    elif threads not in (0, _pool_threads):
+        kept = _pool_threads or "all"
+        warnings.warn(f"{threads} threads asked for, but this process's engines already share {kept}", stacklevel=3)
+
+
+def shared_options() -> ort.SessionOptions:
+    """Options of a session in the shared pool, which is sized here if nobody has yet."""
+    use_shared_pool(0)
+    options = ort.SessionOptions()
+    options.use_per_session_threads = False
+    options.log_severity_level = 3
+    return options

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hsengines.backend import Backend
 from hsengines.build import BuildProgress, EngineFiles, Layer
 from hsengines.device import Device
-from hsengines.errors import BackendUnavailable, EngineLoadError
+from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
 from hsengines.trt.build.building import Job, build_plan
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
-from hsengines.trt.run.gpu import why_no_gpu
-from hsengines.trt.run.loading import open_plan
-from hsengines.trt.run.streaming import set_up_streaming
+from hsengines.trt.run.loading import open_plan, set_up_streaming
 
 Own = TypeVar("Own", bound=RtxOptions)
 
@@ -63,7 +61,7 @@ class TrtBackend(Backend[Own]):
         """The GPU. Raises BackendUnavailable if there is none."""
         del threads
         try:
-            from hsengines.cuda.machine import open_device
+            from hsengines.cuda.device import open_device
         except ImportError as err:
             raise BackendUnavailable(why_no_gpu(), traits_of(self.name).install) from err
         return open_device(graphs)
@@ -112,3 +110,31 @@ class TrtBackend(Backend[Own]):
     @abstractmethod
     def _contexts(self, plan: Path, engine: Any) -> Contexts:
         """The maker of the engine's contexts."""
+
+
+class Gpu(NamedTuple):
+    """A GPU model; `capability` is 89 for 8.9."""
+
+    name: str
+    capability: int
+
+
+def why_no_gpu() -> str:
+    """Why nothing can run on a GPU here, in words; empty if it can."""
+    try:
+        from hsengines.cuda.device import why_no_cuda
+    except ImportError as err:
+        return f"CUDA's Python binding cannot be used here: {err}"
+    return why_no_cuda()
+
+
+def gpu_at_hand(backend: str) -> Gpu:
+    """The GPU that `backend` would build for. Raises EngineBuildError without one."""
+    if why := why_no_gpu():
+        raise EngineBuildError(
+            f"backend '{backend}' builds on a GPU only, and {why}", "backend tensorrt-rtx builds anywhere"
+        )
+    from hsengines.cuda.api import call
+
+    properties = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
+    return Gpu(properties.name.decode(), 10 * int(properties.major) + int(properties.minor))

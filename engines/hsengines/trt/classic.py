@@ -9,14 +9,13 @@ import tensorrt
 
 from hsengines.build import Layer
 from hsengines.errors import EngineBuildError
-from hsengines.trt.base import TrtBackend
-from hsengines.trt.build.layers import engine_layers
+from hsengines.trt.base import TrtBackend, gpu_at_hand
+from hsengines.trt.build.building import attach_timing_cache, save_timing_cache
 from hsengines.trt.build.log import listening, logger_of
-from hsengines.trt.build.timing_cache import attach_timing_cache, save_timing_cache
+from hsengines.trt.inspection import engine_layers
 from hsengines.trt.options import TensorRtOptions
 from hsengines.trt.run.contexts import Contexts
-from hsengines.trt.run.gpu import gpu_at_hand
-from hsengines.trt.run.refit import keep_graph, put_weights_back
+from hsengines.trt.run.loading import keep_graph, put_weights_back
 
 # The option's word, TensorRT's, and which GPUs the engine then serves.
 _HARDWARE = {

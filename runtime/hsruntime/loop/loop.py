@@ -186,9 +186,7 @@ class Sequences:
         rows = self._shape.pictures if "+" in name else self._shape.rows
         for row in self._buffers.layout.rows([name]):
             if row.beside:
-                with self._device.beside():
-                    second = self._bound(row, rows)
-                sequence[-1:] = [self._device.fork(sequence[-1:], second)]
+                sequence[-1:] = [self._device.fork(sequence[-1:], self._bound(row, rows))]
             else:
                 sequence += self._bound(row, rows)
         return sequence
@@ -204,7 +202,7 @@ class Sequences:
         if row.engine == "copy":
             source, target = inputs["source"], outputs["target"]
             return [lambda: target.copy_from(source)]
-        binding = self._engines[row.engine].bind(inputs, outputs)
+        binding = self._engines[row.engine].bind(inputs, outputs, beside=row.beside)
         self._bindings.append(binding)
         return [binding.enqueue]
 

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from hsengines.build import Layer
-from hsengines.trt.build.layers import engine_layers, nodes_in
-from hsengines.trt.dtypes import numpy_name_of_printed
+from hsengines.trt.inspection import engine_layers, nodes_in, numpy_name_of_printed
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from trt_graphs import attention_network, counting_network
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, EngineLoadError
+from hsengines.trt.base import why_no_gpu
 from hsengines.trt.build.log import listening, logger_of
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import runtime_cache_path
-from hsengines.trt.run.gpu import why_no_gpu
 from hsengines.trt.run.loading import open_plan
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")

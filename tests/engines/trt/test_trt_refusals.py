@@ -9,7 +9,7 @@ from hsengines.backend import get_backend
 from hsengines.errors import EngineBuildError
 from hsengines.spec import EngineSpec
 from hsengines.trt.build.building import Job, build_plan
-from hsengines.trt.build.remedies import in_short, remedy_for
+from hsengines.trt.build.refusals import in_short, known_refusal
 from hsengines.trt.options import RtxOptions
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
@@ -152,7 +152,7 @@ def test_bf16_for_an_architecture_without_it(tmp_path):
     ],
 )
 def test_refusals_that_this_machine_cannot_provoke_have_remedies_too(said, hint):
-    assert hint in remedy_for(said).hint
+    assert hint in known_refusal(said).hint
 
 
 def test_short_words_are_one_line_without_source_files():

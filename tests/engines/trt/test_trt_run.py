@@ -163,6 +163,18 @@ def test_contexts_share_one_block_of_memory_sized_for_the_largest(bench):
     assert device.allocated_bytes <= held
 
 
+@pytest.mark.parametrize("two_streams", [True, False])
+def test_an_engine_bound_beside_has_stream_and_scratch_of_its_own_where_there_are_two(bench, two_streams):
+    device, engine = bench.open()
+    device.two_streams, main = two_streams, device.stream
+    first, second = engine.bind(*bench.tensors()), engine.bind(*bench.tensors(), beside=True)
+    assert device.stream == main
+    assert (second._stream != first._stream) == two_streams
+    assert (first._kept[-1] is not second._kept[-1]) == two_streams
+    device.fork([first.enqueue], [second.enqueue])()
+    assert len(bench.order("cudaStreamWaitEvent")) == 2 * two_streams
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [

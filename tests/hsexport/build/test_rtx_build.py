@@ -131,7 +131,7 @@ def test_running_it_without_a_gpu_is_told_in_one_line(made, hsexport, no_gpu, tm
 
 @pytest.fixture
 def no_gpu():
-    from hsengines.cuda.machine import why_no_cuda
+    from hsengines.cuda.device import why_no_cuda
 
     if not why_no_cuda():
         pytest.skip("there is a GPU")

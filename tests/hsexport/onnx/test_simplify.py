@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx_ir import serde
 
-from hsengines.ort.pool import shared_options
+from hsengines.ort.session import shared_options
 from hsexport.onnx.onnx_export import STEPS, export_onnx
 from hsexport.onnx.simplify import simplify
 

@@ -52,9 +52,9 @@ def bound(monkeypatch):
     """Names and row counts of engines as they are bound."""
     calls, bind = [], NullEngine.bind
 
-    def counted(self, inputs, outputs):
+    def counted(self, inputs, outputs, **beside):
         calls.append((self.spec.name, next(iter(inputs.values())).shape[0]))
-        return bind(self, inputs, outputs)
+        return bind(self, inputs, outputs, **beside)
 
     monkeypatch.setattr(NullEngine, "bind", counted)
     return calls
@@ -296,10 +296,10 @@ def test_each_model_gets_positions_of_its_own_table(tiny_bundle, backend, monkey
     manifest = replace(bundle.manifest, facts=replace(facts, small=small))
     found, bind = {}, NullEngine.bind
 
-    def kept(self, inputs, outputs):
+    def kept(self, inputs, outputs, **beside):
         if "positions" in inputs:
             found[self.spec.name] = inputs["positions"].read()
-        return bind(self, inputs, outputs)
+        return bind(self, inputs, outputs, **beside)
 
     monkeypatch.setattr(NullEngine, "bind", kept)
     with Session(dataclasses.replace(bundle, manifest=manifest), backend=backend) as session:

@@ -1,4 +1,4 @@
-"""From an ONNX file to a plan: parse, configure, build, write."""
+"""From an ONNX file to a plan: parse, configure, give it profiles and earlier measurements, build, write."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 from hsengines.build import BuildProgress, Layer
 from hsengines.errors import EngineBuildError
-from hsengines.spec import EngineSpec
-from hsengines.trt.build.layers import network_layers
+from hsengines.files import replace_file
+from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsengines.trt.build.log import Log, listening, logger_of
-from hsengines.trt.build.outside import difference, outside_of_network, outside_of_spec
-from hsengines.trt.build.profiles import add_profiles
 from hsengines.trt.build.progress import Watch, monitor_of
 from hsengines.trt.build.refusals import build_refusal, parse_refusal
+from hsengines.trt.inspection import difference, network_layers, signature_of_network, signature_of_spec
 
 Configure = Callable[[Any], None]
 """Sets what a backend wants on an IBuilderConfig."""
@@ -91,6 +90,65 @@ def _parsed(job: Job, builder: Any, log: Log) -> tuple[Any, Any]:
     parser = job.library.OnnxParser(network, logger_of(job.library))
     if not parser.parse_from_file(str(job.onnx)):
         raise parse_refusal(job.title, job.spec.name, parser, log)
-    if wrong := difference(outside_of_network(network), outside_of_spec(job.spec)):
+    if wrong := difference(signature_of_network(network), signature_of_spec(job.spec)):
         raise EngineBuildError(f"network '{job.spec.name}' has {wrong}", "export the network again", log.text())
     return network, parser
+
+
+Extents = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Smallest, tuned-for and largest shape of one tensor."""
+
+
+def add_profiles(builder: Any, config: Any, spec: EngineSpec) -> None:
+    """Gives `config` a profile for each of the spec's. Raises EngineBuildError where one cannot be made.
+
+    An extent may be zero at all three points (no cached tokens): TensorRT takes it and runs such layers as empty.
+    """
+    for wanted, profile in enumerate(spec.profiles):
+        made = builder.create_optimization_profile()
+        for tensor in spec.inputs:
+            made.set_shape(tensor.name, *shapes_in(spec, profile, tensor))
+        index = config.add_optimization_profile(made)
+        if index != wanted:
+            raise EngineBuildError(
+                f"network '{spec.name}': TensorRT does not take profile '{profile.name}'",
+                "see the ranges of its dimensions",
+            )
+
+
+def shapes_in(spec: EngineSpec, profile: Profile, tensor: TensorSpec) -> Extents:
+    """The three shapes of `tensor` in `profile`. Raises EngineBuildError for a dimension without a range."""
+    factors = {f for dim in tensor.shape if isinstance(dim, str) for f in dim.split("*") if not f.isdecimal()}
+    if missing := sorted(factors - set(profile.dims)):
+        raise EngineBuildError(
+            f"network '{spec.name}', input '{tensor.name}': dimension {missing[0]} has no range in profile "
+            f"'{profile.name}', and TensorRT needs one",
+            "give the profile a range for it",
+        )
+    ranges = profile.dims.items()
+    return (
+        tensor.resolve({name: extents.minimum for name, extents in ranges}),
+        tensor.resolve({name: extents.optimum for name, extents in ranges}),
+        tensor.resolve({name: extents.maximum for name, extents in ranges}),
+    )
+
+
+def attach_timing_cache(library: Any, config: Any, path: Path) -> None:
+    """Gives the builder what `path` holds; a file of another GPU or version counts as empty."""
+    config.set_flag(library.BuilderFlag.EDITABLE_TIMING_CACHE)
+    kept = read_if_there(path)
+    if not kept or not config.set_timing_cache(config.create_timing_cache(kept), False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def save_timing_cache(config: Any, path: Path) -> None:
+    """Writes what the builder knows by now. Raises OSError."""
+    replace_file(path, memoryview(config.get_timing_cache().serialize()))
+
+
+def read_if_there(path: Path) -> bytes:
+    """The file's bytes, none if it cannot be read: a cache is never worth an error."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,16 +1,112 @@
-"""TensorRT's refusals as errors of one line: network, layer, what it said, what to do."""
+"""TensorRT's refusals as errors of one line (network, layer, what it said, what to do), and those it is known for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from hsengines.errors import EngineBuildError
-from hsengines.trt.build.layers import nodes_in
 from hsengines.trt.build.log import Log, is_noise
-from hsengines.trt.build.remedies import ATTENTION_WITHOUT_KERNEL, in_short, remedy_for
-from hsengines.trt.dtypes import numpy_name
+from hsengines.trt.inspection import nodes_in, numpy_name
+
+_LONGEST = 200  # characters of TensorRT's in one line of ours
+
+
+class Known(NamedTuple):
+    """`pattern` finds the refusal in TensorRT's words; `said` replaces these where they are no help."""
+
+    pattern: str
+    hint: str
+    said: str = ""
+
+
+ATTENTION_WITHOUT_KERNEL = "not supported by a dedicated kernel"
+
+_OUT_OF_MEMORY = r"(?i)out ?of ?memory|bad_alloc|failed_allocation|memory allocation|insufficient memory"
+
+KNOWN = (
+    Known(
+        ATTENTION_WITHOUT_KERNEL,
+        "TensorRT has attention kernels for fp16 and bf16 and for some head sizes: build with --precision fp16 or bf16",
+        "it has no kernel for this attention",
+    ),
+    Known(
+        "Attention nodes with one output",
+        "concatenate keys and values outside the Attention node, so that it has a single output",
+        "it takes Attention nodes with one output only",
+    ),
+    Known("K exceeds the maximum", "take fewer elements with TopK, or choose them outside the engine"),
+    Known(
+        "NonZero",
+        "keep shapes that depend on data out of the graph: they cannot be captured in a CUDA graph either",
+        "it has no NonZero here",
+    ),
+    Known("Plugin not found", "replace the node by standard ONNX operators", "it knows no such operator"),
+    Known(
+        "must have same input types|must have the same type",
+        "TensorRT converts nothing by itself: cast the node's inputs to one dtype in the graph",
+    ),
+    Known(
+        "HW-specific datatypes: b16", "bf16 needs compute capability 80 or later: leave --arch 75 out, or build in fp16"
+    ),
+    Known(
+        "Failed to parse the ONNX model", "the file is damaged: export the network again", "the file is no ONNX model"
+    ),
+    Known("cannot be found", "export the network again", "the file is missing"),
+    Known(
+        "Failed to import initializer|Failed to open file|out of range for file",
+        "the weights' file beside the ONNX file is missing or cut short: export the network again",
+    ),
+    Known(
+        "Found invalid weights type",
+        "TensorRT reads this operator's constants as float32, float16 or integers: leave them out of the cast",
+        "it cannot read a constant of this dtype",
+    ),
+    Known("violate shape constraints", "dimensions that must be equal need one name, or one range in each profile"),
+    Known("no optimization profile has been defined", "give the engine's spec a profile"),
+    Known("Dimension mismatch for tensor|dimensions but profile", "the graph and the engine's spec disagree"),
+    Known(r"(?i)int64", "cast indices to int32 in the graph"),
+    Known(
+        _OUT_OF_MEMORY,
+        "free memory, or build fewer or smaller profiles (--max-size, --max-batch)",
+        "it ran out of memory",
+    ),
+    Known(r"(?i)insufficient workspace|could not find any implementation", "raise or drop the workspace limit"),
+    Known(
+        "CUDA_SUCCESS|CUDA driver version is insufficient|no CUDA-capable device",
+        "build on a machine with an NVIDIA GPU and its driver",
+        "it needs a GPU for this",
+    ),
+    Known("UNSUPPORTED_NODE", "replace the node by operators that TensorRT has"),
+)
+
+
+def known_refusal(text: str) -> Known:
+    """The first known refusal that `text` tells of; one without a pattern where none is known."""
+    found = next((known for known in KNOWN if re.search(known.pattern, text)), None)
+    return found or Known("", "the builder's log has the details")
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether TensorRT tells of memory that it did not get."""
+    return re.search(_OUT_OF_MEMORY, text) is not None
+
+
+def in_short(text: str) -> str:
+    """What a message of TensorRT says, in one line, without its own file names and conditions."""
+    line = text.strip().replace("\n", " ")
+    line = re.sub(r"^.*?API Usage Error \(|^.*?Error Code \d+: [\w ]+ \(", "", line)
+    line = re.sub(r"Parameter check failed, condition: .*?\. +(?=[A-Z])", "", line)
+    line = re.sub(r"\[[\w.]+:\d+: \w+\] ", "", line)
+    line = re.sub(r"^Assertion failed: .*?(?<!:):(?!:) (?=[A-Z])", "", line)
+    line = re.sub(r"\s*\bIn [\w~]+ at /[^\s)]+", "", line)
+    line = re.sub(r"\(See https?:[^)]*\)", "", line)
+    line = re.sub(r"\s+", " ", line).strip(" .")
+    # What a message was wrapped in has lost its opening bracket above.
+    line = line.removesuffix(")" if line.count(")") > line.count("(") else "").rstrip(" .")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST].rsplit(' ', 1)[0]} ..."
+
 
 _SHOWN = 3  # names of layers in one line
 
@@ -39,9 +135,9 @@ def build_refusal(title: str, name: str, network: Any, log: Log) -> EngineBuildE
 
 
 def _refusal(title: str, name: str, where: str, said: str, log: Log) -> EngineBuildError:
-    remedy = remedy_for(said)
-    words = remedy.said or in_short(said)
-    return EngineBuildError(f"{title} refuses network '{name}'{where}: {words}", remedy.hint, log.text())
+    known = known_refusal(said)
+    words = known.said or in_short(said)
+    return EngineBuildError(f"{title} refuses network '{name}'{where}: {words}", known.hint, log.text())
 
 
 def _first_error(log: Log) -> str:

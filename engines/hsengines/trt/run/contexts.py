@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsengines.files import replace_file
-from hsengines.trt.build.timing_cache import read_if_there
+from hsengines.trt.build.building import read_if_there
 
 CACHE_VARIABLE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder of compiled kernels; set but empty, nothing is kept."""

@@ -1,21 +1,44 @@
-"""A plan opened on the GPU."""
+"""A plan opened on the GPU, and execution contexts with everything set that a run needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from hsengines.backend import Engine, check_binding
+from hsengines.backend import Binding, Engine, check_binding
 from hsengines.device import Tensor
-from hsengines.errors import EngineLoadError
+from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError
 from hsengines.spec import EngineSpec
-from hsengines.trt.run.bound import TrtBinding, complete_context
+from hsengines.trt.build.log import Log, last_error, listening
+from hsengines.trt.build.refusals import in_short, is_out_of_memory
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.loading import OpenPlan
 
 if TYPE_CHECKING:
-    from hsengines.cuda.device import CudaDevice
+    from hsengines.cuda.device import CudaDevice, Stream
+    from hsengines.cuda.memory import Scratch
+
+
+class TrtBinding(Binding):
+    """A complete context; `kept` is what its addresses point to."""
+
+    def __init__(self, library: Any, name: str, stream: int, context: Any, kept: list[Any]) -> None:
+        self._library = library
+        self._name = name
+        self._stream = stream
+        self._execute: Callable[[int], bool] = context.execute_async_v3
+        self._kept = kept
+
+    def enqueue(self) -> None:
+        """One call. Raises DeviceError if TensorRT refuses to run; what fails on the GPU shows at the next wait."""
+        if not self._execute(self._stream):
+            raise DeviceError(f"engine '{self._name}' did not run: {in_short(last_error(self._library))}")
+
+    def close(self) -> None:
+        """Destroys the context and lets the tensors go. May be called again."""
+        self._execute = _closed
+        self._kept = []
 
 
 class TrtEngine(Engine):
@@ -31,7 +54,7 @@ class TrtEngine(Engine):
         self._contexts = contexts
         self._bindings: WeakSet[TrtBinding] = WeakSet()
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> TrtBinding:
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> TrtBinding:
         """Fixes profile, shapes, addresses and scratch of a new context; the binding keeps the tensors alive.
 
         Raises ShapeError, DeviceMemoryError, and DeviceError where TensorRT refuses.
@@ -40,11 +63,10 @@ class TrtEngine(Engine):
             raise EngineLoadError(f"engine '{self.spec.name}' is closed")
         dims = check_binding(self.spec, inputs, outputs)
         profile = self.spec.profile_index(dims) if self.spec.profiles else 0
-        context, scratch = complete_context(
-            self._library, self.spec.name, self._device, self._contexts, profile, inputs, outputs
-        )
+        stream = self._device.stream_for(beside=beside)
+        context, scratch = self._complete_context(stream, profile, inputs, outputs)
         kept = [*inputs.values(), *outputs.values(), scratch]
-        binding = TrtBinding(self._library, self.spec.name, self._device.stream, context, kept)
+        binding = TrtBinding(self._library, self.spec.name, stream.handle, context, kept)
         self._bindings.add(binding)
         return binding
 
@@ -56,3 +78,58 @@ class TrtEngine(Engine):
             self._contexts.close()
             self._opened.close()
             self._opened = None
+
+    def _complete_context(
+        self, stream: Stream, profile: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> tuple[Any, Scratch]:
+        """A new context for these tensors, and the device's memory that it works in, which must be kept with it.
+
+        Raises DeviceMemoryError, and DeviceError where TensorRT refuses.
+        """
+        name = self.spec.name
+        with listening(self._library) as log:
+            context = self._contexts.make()
+            if context is None:
+                raise _no_context(name, log)
+            # Shapes are checked against the profile, so it comes first; what memory is needed follows from the shapes.
+            _check(context.set_optimization_profile_async(profile, stream.handle), name, f"profile {profile}", log)
+            for tensor_name, tensor in inputs.items():
+                accepted = context.set_input_shape(tensor_name, tensor.shape)
+                _check(accepted, name, f"{tensor.shape} as the shape of '{tensor_name}'", log)
+            for tensor_name, tensor in [*inputs.items(), *outputs.items()]:
+                address: int = tensor.address  # type: ignore[attr-defined]
+                _check(context.set_tensor_address(tensor_name, address), name, f"the address of '{tensor_name}'", log)
+            _infer_shapes(context, name)
+            scratch = self._device.scratch(context.update_device_memory_size_for_shapes(), stream)
+            context.set_device_memory(scratch.address, scratch.size)
+        return context, scratch
+
+
+def _check(accepted: bool, name: str, what: str, log: Log) -> None:
+    if not accepted:
+        said = f": {in_short(log.errors[0])}" if log.errors else ""
+        raise DeviceError(f"engine '{name}': TensorRT does not take {what}{said}")
+
+
+def _infer_shapes(context: Any, name: str) -> None:
+    """Raises DeviceError if TensorRT finds something missing, which a wrong spec would be the reason of."""
+    try:
+        missing = context.infer_shapes()
+    except RuntimeError as err:
+        raise DeviceError(f"engine '{name}': TensorRT cannot infer shapes: {in_short(str(err))}") from err
+    if missing:
+        raise DeviceError(f"engine '{name}': TensorRT misses the shapes of {', '.join(missing)}")
+
+
+def _no_context(name: str, log: Log) -> DeviceError:
+    told = " ".join(log.errors) or "it gives no reason"
+    if is_out_of_memory(told):
+        return DeviceMemoryError(
+            f"the GPU has no room for a context of engine '{name}'", "free the GPU's memory, or ask for fewer shapes"
+        )
+    return DeviceError(f"engine '{name}' gets no context: {in_short(told)}")
+
+
+def _closed(stream: int) -> bool:
+    del stream
+    raise DeviceError("a binding that is closed cannot be enqueued")

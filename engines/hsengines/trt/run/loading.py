@@ -1,4 +1,4 @@
-"""From a plan to an engine on the GPU, and why not."""
+"""From a plan to an engine on the GPU, its weights put back or streamed where it has them elsewhere; and why not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsengines.errors import DeviceMemoryError, EngineLoadError, HSError
+from hsengines.files import link_or_copy
 from hsengines.spec import EngineSpec
-from hsengines.trt.build.log import Log, is_noise, listening, logger_of
-from hsengines.trt.build.outside import difference, outside_of_engine, outside_of_spec
-from hsengines.trt.build.remedies import in_short, is_out_of_memory
+from hsengines.trt.build.log import Log, is_noise, last_error, listening, logger_of
+from hsengines.trt.build.refusals import in_short, is_out_of_memory
+from hsengines.trt.inspection import difference, signature_of_engine, signature_of_spec
 
 if TYPE_CHECKING:
     from hsengines.cuda.device import CudaDevice
@@ -104,8 +105,55 @@ def _refusal(library: Any, title: str, plan: Path, gpu: str, log: Log) -> HSErro
 
 def _check(library: Any, plan: Path, spec: EngineSpec, engine: Any) -> None:
     """Raises EngineLoadError where tensors or the number of profiles are not the spec's."""
-    if wrong := difference(outside_of_engine(library, engine), outside_of_spec(spec)):
+    if wrong := difference(signature_of_engine(library, engine), signature_of_spec(spec)):
         raise EngineLoadError(f"{plan.name} has {wrong}", AGAIN)
     found, expected = engine.num_optimization_profiles, max(1, len(spec.profiles))
     if found != expected:
         raise EngineLoadError(f"{plan.name} has {found} profiles, expected {expected}", AGAIN)
+
+
+def graph_beside(plan: Path) -> Path:
+    """The ONNX file that a stripped plan takes its weights from."""
+    return plan.with_suffix(".onnx")
+
+
+def keep_graph(onnx: Path, plan: Path) -> tuple[Path, ...]:
+    """Links the ONNX file and its weights beside `plan`; neither may be edited afterwards.
+
+    Both keep their names, by which the graph finds its weights. Raises EngineLoadError for a graph of another name.
+    """
+    if graph_beside(plan).name != onnx.name:
+        raise EngineLoadError(f"{onnx.name} cannot serve {plan.name}", f"call it {graph_beside(plan).name}")
+    data = onnx.with_name(f"{onnx.name}.data")
+    sources = [onnx, data] if data.exists() else [onnx]
+    return tuple(link_or_copy(source, plan.with_name(source.name)) for source in sources)
+
+
+def put_weights_back(library: Any, plan: Path, engine: Any) -> None:
+    """Refits a stripped engine from the graph beside its plan. Raises EngineLoadError."""
+    graph = graph_beside(plan)
+    if not graph.is_file():
+        raise EngineLoadError(f"{plan.name} has no weights of its own, and {graph.name} is not beside it")
+    logger = logger_of(library)
+    refitter = library.Refitter(engine, logger)
+    with listening(library):
+        parsed = library.OnnxParserRefitter(refitter, logger).refit_from_file(str(graph))
+        if not parsed or not refitter.refit_cuda_engine():
+            said = in_short(last_error(library)) or "it gives no reason"
+            raise EngineLoadError(
+                f"{plan.name} cannot take its weights from {graph.name}: {said}", "build the bundle again"
+            )
+
+
+def set_up_streaming(name: str, engine: Any, *, graphs: bool) -> None:
+    """Lets TensorRT decide how much of the weights stays on the GPU, if `engine` can stream; before its contexts.
+
+    Raises EngineLoadError with `graphs`: the copies are decided anew at each run, which a CUDA graph cannot do.
+    """
+    if not engine.streamable_weights_size:
+        return
+    if graphs:
+        raise EngineLoadError(
+            f"engine '{name}' streams its weights, which cannot be captured in CUDA graphs", "run it with --no-graphs"
+        )
+    engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
