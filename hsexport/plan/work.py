@@ -12,7 +12,7 @@ from hsexport.plan.gpus import Gpu
 from hsexport.plan.networks import ResidentWeight, item_bytes
 from hsruntime.facts import Facts, Transformer, counted
 from hsruntime.loop.buffers import LoopShape, cache_bytes
-from hsruntime.schedule.arithmetic import Kind, Pass, passes, predicted_speedup
+from hsruntime.schedule.arithmetic import Kind, predicted_speedup, runs
 from hsruntime.schedule.schedule import Schedule
 
 
@@ -131,15 +131,14 @@ def work_of(
     height, width = (side * facts.latent.patch_size for side in shape.grid)
     before = [run(slot.engine, {"B": shape.rows}) for slot in facts.slots]
     after = run("vae_decoder", {"B": 1, "h": height, "w": width})
-    alone = Pass("large", shape.rows, schedule.steps)
     return Work(
         large=counter.step("large"),
         region=counter.step("region") if shape.active else None,
         small=counter.step("small"),
         text_flops=sum(each.flops for each in before),
         decode_flops=after.flops,
-        runs=(*before, *map(counter.run, passes(schedule, guided=guided)), after),
-        reference=(*before, counter.run(alone), after),
+        runs=(*before, *(counter.run(*each) for each in runs(schedule, guided=guided)), after),
+        reference=(*before, counter.run("large", shape.rows, schedule.steps), after),
         speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
     )
 
@@ -176,14 +175,15 @@ class _Counter:
 
     def step(self, kind: Kind) -> Step:
         """One run with all rows."""
-        run = self.run(Pass(kind, self.shape.rows, 1))
+        run = self.run(kind, self.shape.rows, 1)
         return Step({**self.flops(kind, self.shape.rows), "total": run.flops}, run)
 
-    def run(self, each: Pass) -> Run:
-        """A pass with what it moves."""
-        model = "small" if each.kind == "small" else "large"
-        cache = 0 if each.kind == "small" else self._cache_bytes(each.rows)
-        return Run(each.kind, each.count, sum(self.flops(each.kind, each.rows).values()), self.weights[model] + cache)
+    def run(self, kind: Kind, rows: int, times: int) -> Run:
+        """As many runs with what one of them moves."""
+        weights, cache = (
+            (self.weights["small"], 0) if kind == "small" else (self.weights["large"], self._cache_bytes(rows))
+        )
+        return Run(kind, times, sum(self.flops(kind, rows).values()), weights + cache)
 
     def flops(self, kind: Kind, rows: int) -> dict[str, int]:
         """Of one run."""

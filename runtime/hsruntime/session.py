@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
@@ -175,7 +175,7 @@ class Session:
             return embeddings_of(self._on_demand.encoded(rows))
         self._open_executors()
         conditioning = empty_conditioning(self._device, self.manifest, len(rows))
-        with closing(self._bound_text()(conditioning)) as text:
+        with closing(self._bound_text(conditioning)) as text:
             text.encode(rows)
             return embeddings_of(conditioning)
 
@@ -192,17 +192,18 @@ class Session:
     def run(self, request: Request) -> Result:
         """Makes the pictures of a complete request. Raises DeviceError, as no CPU does; warns with PromptCutWarning."""
         start, shape = perf_counter(), self._loop_shape(request)
-        if not request.embeddings:
+        given: TextEmbeddings | Conditioning | None = request.embeddings
+        if not given:
             warn_of_cuts(self._tokenizers, request.all_prompts)
-        if self._on_demand and not request.embeddings:
+        if not given and self._on_demand:
             # Before the first picture's other engines and its loop take memory.
-            self._on_demand.encoded(request.all_prompts)
+            given = self._on_demand.encoded(request.all_prompts)
         executors = self._open_executors()
         executor = executors.of(shape)
         try:
             executor.loop.ready(request.schedule)
-            if request.embeddings:
-                executor.condition(request.embeddings)
+            if given:
+                executor.condition(given)
             else:
                 executor.encode(request.all_prompts)
             self._begin(executor.loop, request)
@@ -232,7 +233,7 @@ class Session:
                     self._engines[name] = self._load(name)
             self._executors = Executors(
                 self.manifest,
-                self._on_demand.into if self._on_demand else self._bound_text(),
+                None if self._on_demand else self._bound_text,
                 self._engines,
                 self._device,
                 cap_bytes=self._cap_bytes,
@@ -245,8 +246,8 @@ class Session:
         record = self.manifest.engines[name]
         return self._backend.load(self.bundle.file(record.file), record.spec, self._device)
 
-    def _bound_text(self) -> Callable[[Conditioning], BoundText]:
-        return lambda into: BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
+    def _bound_text(self, into: Conditioning) -> BoundText:
+        return BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hsengines.backend import Engine
-from hsengines.device import Device
+from hsengines.device import Device, Tensor
 from hsengines.errors import DeviceMemoryError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import size_text
@@ -15,18 +15,18 @@ from hsruntime.loop.buffers import LoopShape, cache_item_bytes, loop_bytes
 from hsruntime.loop.flow import latents_from_tokens
 from hsruntime.loop.loop import Loop
 from hsruntime.picture.decode import Decoder
-from hsruntime.text.encode import BoundText, Conditioning, CopiedText, TextEmbeddings, empty_conditioning
+from hsruntime.text.encode import BoundText, Conditioning, TextEmbeddings, empty_conditioning
 
-MakeText = Callable[[Conditioning], BoundText | CopiedText]
+BindText = Callable[[Conditioning], BoundText]
 
 
 class Executor:
-    """Text encoders, loop and decoder bound for one LoopShape."""
+    """Text encoders, if they stay open, loop and decoder bound for one LoopShape."""
 
     def __init__(
         self,
         manifest: Manifest,
-        text: MakeText,
+        text: BindText | None,
         engines: Mapping[str, Engine],
         device: Device,
         shape: LoopShape,
@@ -34,18 +34,23 @@ class Executor:
     ) -> None:
         self._conditioning = empty_conditioning(device, manifest, shape.rows)
         self.loop = Loop(manifest, engines, device, shape, self._conditioning)
-        self._text = text(self._conditioning)
+        self._text = text(self._conditioning) if text else None
         self._latent, self._grid = manifest.facts.latent, shape.grid
         self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.latents, tile)
 
     def encode(self, prompts: list[str]) -> None:
-        """Prompts by row into the conditioning."""
+        """Prompts by row into the conditioning, by encoders that stay open."""
+        assert self._text
         self._text.encode(prompts)
 
-    def condition(self, embeddings: TextEmbeddings) -> None:
-        """Embeddings by row into the conditioning, in place of `encode`."""
+    def condition(self, given: TextEmbeddings | Conditioning) -> None:
+        """What prompts became elsewhere by row into the conditioning, in place of `encode`."""
         for name, tensor in self._conditioning.items():
-            tensor.write(np.ascontiguousarray(embeddings[name], tensor.dtype))
+            value = given[name]
+            if isinstance(value, Tensor):
+                tensor.copy_from(value)
+            else:
+                tensor.write(np.ascontiguousarray(value, tensor.dtype))
 
     def decode(self) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 of the loop's latents."""
@@ -58,7 +63,8 @@ class Executor:
     def close(self) -> None:
         """Frees replays and bindings."""
         self.loop.close()
-        self._text.close()
+        if self._text:
+            self._text.close()
         self._decoder.close()
 
 
@@ -68,7 +74,7 @@ class Executors:
     def __init__(
         self,
         manifest: Manifest,
-        text: MakeText,
+        text: BindText | None,
         engines: Mapping[str, Engine],
         device: Device,
         *,
@@ -78,7 +84,7 @@ class Executors:
     ) -> None:
         self._most_kept = most_kept
         self._manifest = manifest
-        self._make_text = text
+        self._bind_text = text
         self._tile = tile
         self._engines = engines
         self._device = device
@@ -119,7 +125,7 @@ class Executors:
         """A new executor; older ones give way where the device has no room for it beside them."""
         while True:
             try:
-                return Executor(self._manifest, self._make_text, self._engines, self._device, shape, self._tile)
+                return Executor(self._manifest, self._bind_text, self._engines, self._device, shape, self._tile)
             except DeviceMemoryError as err:
                 if not self._kept:
                     raise _told(err, self._manifest, shape) from err

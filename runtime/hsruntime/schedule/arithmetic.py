@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from hsruntime.facts import Facts, Transformer, counted
@@ -24,56 +23,32 @@ Kind = Literal["large", "region", "small"]
 """What runs: large over the whole picture, large over its region, small."""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Operations of a step of one row, by what runs in it."""
+def runs(schedule: Schedule, *, guided: bool = True) -> Iterator[tuple[Kind, int, int]]:
+    """Every transformer's runs in a picture, in order, the gap signal's extra ones of small included.
 
-    large: int
-    region: int
-    small: int
-
-    @classmethod
-    def of(cls, schedule: Schedule, facts: Facts, tokens: int) -> Costs:
-        """For a picture of `tokens`."""
-        text, active = facts.text_tokens, active_count(schedule.region.ratio, tokens)
-        return cls(
-            step_flops(facts.large, tokens, tokens, text),
-            step_flops(facts.large, active, tokens, text, text_cached=schedule.region.text == "cached"),
-            step_flops(facts.small, tokens, tokens, facts.text[facts.small.text].tokens),
-        )
-
-    def run(self, kind: Kind) -> int:
-        """One run of one row."""
-        return {"large": self.large, "region": self.region, "small": self.small}[kind]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A transformer's runs, one after the other."""
-
-    kind: Kind
-    rows: int  # of one picture: 2 under guidance
-    count: int
-
-
-def passes(schedule: Schedule, *, guided: bool = True) -> Iterator[Pass]:
-    """Every transformer's run in a picture, in order, the gap signal's extra runs of small included."""
-    rows, runs = 2 if guided else 1, list(schedule.unrolled())
-    for before, segment in zip([None, *runs], runs, strict=False):
+    What runs, over how many rows of one picture (2 under guidance), how often in a row.
+    """
+    rows, segments = 2 if guided else 1, list(schedule.unrolled())
+    for before, segment in zip([None, *segments], segments, strict=False):
         chooses = before is not None and before.large == "full" and segment.large == "region"
         if chooses and reads(schedule.region.signal, "other"):
-            yield Pass("small", rows, 1)
+            yield "small", rows, 1
         live = rows if segment.guidance == "full" else 1
         if segment.large:
-            yield Pass("large" if segment.large == "full" else "region", live, segment.steps)
+            yield "large" if segment.large == "full" else "region", live, segment.steps
         if segment.small:
-            yield Pass("small", live, segment.steps)
+            yield "small", live, segment.steps
 
 
 def schedule_flops(schedule: Schedule, facts: Facts, tokens: int, *, guided: bool = True) -> int:
     """Transformer operations of a whole schedule and picture, the gap signal's extra small steps included."""
-    costs = Costs.of(schedule, facts, tokens)
-    return sum(each.count * each.rows * costs.run(each.kind) for each in passes(schedule, guided=guided))
+    text, active = facts.text_tokens, active_count(schedule.region.ratio, tokens)
+    costs = {
+        "large": step_flops(facts.large, tokens, tokens, text),
+        "region": step_flops(facts.large, active, tokens, text, text_cached=schedule.region.text == "cached"),
+        "small": step_flops(facts.small, tokens, tokens, facts.text[facts.small.text].tokens),
+    }
+    return sum(times * rows * costs[kind] for kind, rows, times in runs(schedule, guided=guided))
 
 
 def predicted_speedup(

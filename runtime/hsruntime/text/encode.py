@@ -81,13 +81,11 @@ class BoundText:
         device: Device,
         into: Conditioning,
     ) -> None:
-        self._tokenizers = tokenizers
         rows = _rows(into)
         self._encoders = [BoundEncoder(t, engines[t.encoder.engine], device, rows) for t in tokenizers]
         answers = {t.encoder.engine: bound.outputs for t, bound in zip(tokenizers, self._encoders, strict=True)}
-        self._joins = []
-        for start, side in text_sides(facts).items():
-            self._joins.append(_bound_join(side, start, answers, engines[side.join], device, into))
+        sides = text_sides(facts).items()
+        self._joins = [_bound_join(side, start, answers, engines[side.join], device, into) for start, side in sides]
 
     def encode(self, prompts: list[str]) -> None:
         """Fills the conditioning's rows from as many prompts."""
@@ -150,10 +148,6 @@ class TextOnDemand:
             self._last = list(prompts), self._encode(prompts)
         return self._last[1]
 
-    def into(self, conditioning: Conditioning) -> CopiedText:
-        """A text side that fills `conditioning`."""
-        return CopiedText(self, conditioning)
-
     def _encode(self, prompts: list[str]) -> Conditioning:
         answers = {t.encoder.engine: self._answer(t, prompts) for t in self._tokenizers}
         result = empty_conditioning(self._device, self._manifest, len(prompts))
@@ -175,23 +169,6 @@ class TextOnDemand:
             bound.encode(prompts)
             self._device.synchronize()  # an engine must not be closed while it runs
             return bound.outputs
-
-
-class CopiedText:
-    """Copies into one loop's conditioning what `TextOnDemand` keeps."""
-
-    def __init__(self, text: TextOnDemand, into: Conditioning) -> None:
-        self._text = text
-        self._into = into
-
-    def encode(self, prompts: list[str]) -> None:
-        """Fills the conditioning's rows from as many prompts."""
-        encoded = self._text.encoded(prompts)
-        for name, tensor in self._into.items():
-            tensor.copy_from(encoded[name])
-
-    def close(self) -> None:
-        """Holds nothing of its own."""
 
 
 def _rows(conditioning: Conditioning) -> int:

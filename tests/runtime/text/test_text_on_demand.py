@@ -137,7 +137,7 @@ def test_buffers_of_the_encoders_are_freed(tiny_bundle):
             gc.collect()
             taken[text_on_demand] = session._device.allocated_bytes
             if text_on_demand:
-                held = nbytes(executor._text._into.values())
+                held = nbytes(executor._conditioning.values())
             else:
                 encoders = nbytes(t for e in executor._text._encoders for t in (*e.outputs.values(), e._ids))
             device = session._device
