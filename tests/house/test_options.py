@@ -151,7 +151,7 @@ def test_triton_takes_each_option_as_an_input(tiny_bundle):
 C_TYPES: dict[str, Any] = {"string": ctypes.c_char_p, "integer": ctypes.c_int32, "number": ctypes.c_double}
 C_DIFFERS: dict[str, Any] = {"seed": ctypes.c_uint64}
 """Seeds need all their bits."""
-C_BESIDE = {"text", "pooled", "latents", "on_step", "user"}
+C_BESIDE = {"embeddings", "embedding_count", "latents", "on_step", "user"}
 """What `generate` takes beside options."""
 C_ABSENT = {"shapes_kept"}
 """A program that draws more shapes in turn than a session keeps by itself has not come up."""

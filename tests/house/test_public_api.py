@@ -12,7 +12,6 @@ PUBLIC = {
     "hsengines": [],
     "hsruntime": ["Result", "Session", "TextEmbeddings"],
     "hsexport": ["__version__"],
-    "hsexport.checkpoints": ["Pair", "PairError", "TransformerConfig", "load_pair"],
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
 SESSION = {"bundle", "close", "cuts", "encode", "generate", "manifest", "open", "run", "warm_up"}

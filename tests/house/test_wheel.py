@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 DEMO_FILES = ("large/model_index.json", "large/transformer/config.json", "small/transformer/config.json")
 OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Network is unreachable|ProxyError")
 LIBRARY_FILES = (
-    *("include/hsruntime.h", "include/hsruntime_dlpack.h", "lib/libhsruntime.so", "lib/libhsruntime.so.1"),
+    *("include/hsruntime.h", "include/hsruntime_dlpack.h", "lib/libhsruntime.so", "lib/libhsruntime.so.2"),
     *("lib/cmake/hsruntime/hsruntimeConfig.cmake", "lib/pkgconfig/hsruntime.pc", "source/CMakeLists.txt"),
 )
 OPEN_IN_C = """
