@@ -10,7 +10,7 @@ from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
 from hsexport.checkpoints.loading import load_tokenizer
 from hsexport.checkpoints.weights.adapter import Adapter, read_adapter
 from hsexport.families.pair import Member, Pair, load_pair
-from hsexport.networks.recipe import Recipe
+from hsexport.families.recipe import Recipe
 from hsruntime.facts import Defaults, Facts, Latent, Lora, Sizes, Transformer, size_text
 from hsruntime.schedule.presets import resolve_schedule
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from hsexport.checkpoints.shards import Place, TensorHeader
     from hsexport.families.pair import Member, Pair
+    from hsexport.families.recipe import Recipe
     from hsexport.networks.network import Network
-    from hsexport.networks.recipe import Recipe
 
 
 class Family(ABC):

@@ -19,8 +19,8 @@ from hsexport.measure.blocks import PATH, Measured, finish, json_option, measure
 from hsexport.measure.processes import in_new_process
 
 if TYPE_CHECKING:
+    from hsexport.families.recipe import Recipe
     from hsexport.networks.network import Network
-    from hsexport.networks.recipe import Recipe
 
 COLUMNS = ": `{name}` | peak memory, GB: {peak_gb:.2f} | time, s: {seconds:.0f} | nodes: {nodes}"
 Way = Callable[[tuple[str, str], Path], tuple[float, int]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hsengines.spec import Dim, EngineSpec, Profile, TensorSpec
+from hsengines.spec import Dim, DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.networks.network import Network
-from hsexport.networks.recipe import Recipe
+from hsruntime.facts import Facts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,18 +49,18 @@ NARROW = {"select_cache": ("everything", "selected"), "merge_cache": ("fresh", "
 transformer it is nothing."""
 
 
-def step_networks(recipe: Recipe) -> list[Network]:
+def step_networks(facts: Facts, ranges: Mapping[str, DimRange]) -> list[Network]:
     """All of them, for one pair."""
-    return [_network(name, *row, recipe) for name, row in STEP.items()]
+    return [_network(name, *row, facts, ranges) for name, row in STEP.items()]
 
 
-def _network(name: str, made: str, takes: str, gives: str, recipe: Recipe) -> Network:
-    latent, large = recipe.facts.latent, recipe.facts.large
+def _network(name: str, made: str, takes: str, gives: str, facts: Facts, ranges: Mapping[str, DimRange]) -> Network:
+    latent, large = facts.latent, facts.large
     numbers = {"P": latent.token_width, "C": latent.channels, "H": large.heads, "D": large.head_size}
     inputs, limits = _tensors(takes, numbers)
     outputs, _ = _tensors(gives, numbers)
     used = {dim for tensor in inputs for dim in tensor.shape if isinstance(dim, str)}
-    profile = Profile("all", {dim: extents for dim, extents in recipe.ranges().items() if dim in used})
+    profile = Profile("all", {dim: extents for dim, extents in ranges.items() if dim in used})
     module, *arguments = made.split()
 
     def skeleton() -> nn.Module:

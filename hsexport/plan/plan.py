@@ -10,9 +10,9 @@ from hsengines.traits import traits_of
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.previews import Previews
+from hsexport.families.recipe import Recipe
 from hsexport.families.registry import FAMILIES
 from hsexport.networks.network import Network
-from hsexport.networks.recipe import Recipe
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine, machine_at
 from hsexport.plan.memory import RunMemory, run_memory

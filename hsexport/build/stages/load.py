@@ -10,7 +10,7 @@ from hsexport.build.stages.stage import Run
 from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.previews import Previews
 from hsexport.families.agreement import check_same_weights
-from hsexport.networks.recipe import Recipe
+from hsexport.families.recipe import Recipe
 from hsexport.progress import Reporter, bytes_told
 
 AskRoom = Callable[[BuildRequest, Recipe, Previews], Iterable[str]]

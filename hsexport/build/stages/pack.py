@@ -14,7 +14,7 @@ from hsexport.build.stages.export import TOOLS
 from hsexport.build.stages.optimise import GraphReport
 from hsexport.build.stages.stage import Product, Run
 from hsexport.checkpoints.loading import load_tokenizer
-from hsexport.networks.recipe import Recipe
+from hsexport.families.recipe import Recipe
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
 from hsruntime.bundle.writer import write_bundle

@@ -22,9 +22,9 @@ from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import is_mark
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.adapter import AdapterRequest
+from hsexport.families.recipe import Recipe
 from hsexport.families.registry import left_out_of
 from hsexport.networks.network import Network, reference_outputs
-from hsexport.networks.recipe import Recipe
 from hsexport.progress import Reporter
 from hsruntime.bundle.golden import load_golden
 from hsruntime.bundle.reader import Bundle

@@ -21,8 +21,8 @@ from hsruntime.facts import Latent, Lora, Positions, Sigmas, Sizes, TextSide, Te
 if TYPE_CHECKING:
     from torch import nn
 
+    from hsexport.families.recipe import Recipe
     from hsexport.networks.network import Network
-    from hsexport.networks.recipe import Recipe
 
 TEXT = "text"
 """The one text side, which both members read."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.families.pair import Member
+from hsexport.families.recipe import Recipe
 from hsexport.families.sd3.counts import transformer_activations
 from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weights import transformer_weights
 from hsexport.networks.network import Network
-from hsexport.networks.recipe import Recipe
 from hsruntime.facts import Transformer
 
 if TYPE_CHECKING:

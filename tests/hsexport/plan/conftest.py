@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hsexport.build.request import BuildRequest
-from hsexport.networks.recipe import Recipe
+from hsexport.families.recipe import Recipe
 from hsexport.plan.machine import Machine
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange
+from hsexport.networks.step_networks import step_networks
 from hsruntime.facts import Facts
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ class Recipe:
 
     def networks(self) -> list[Network]:
         """Every network of a bundle, in the order they are built: the family's, then the step's own."""
-        from hsexport.networks.step_networks import step_networks
-
-        return [*self.pair.family.networks(self), *step_networks(self)]
+        return [*self.pair.family.networks(self), *step_networks(self.facts, self.ranges())]
 
     def ranges(self) -> dict[str, DimRange]:
         """Extents of every symbolic dimension. Minima are 1: `sizes` bounds what users may ask for."""
