@@ -60,7 +60,6 @@ def test_manifest_and_weights_are_the_same_from_every_layout(whole, tmp_path, la
     pairs = [load_pair(str(large), str(whole)) for large in (whole / "transformer", other)]
     recipes = [recipe_from_pair(pair, request_for("", "", tmp_path)) for pair in pairs]
     assert recipes[0].facts == recipes[1].facts
-    assert recipes[0].sizes == recipes[1].sizes
     assert digest_of(pairs[0].large.tensors) == digest_of(pairs[1].large.tensors)
 
 
