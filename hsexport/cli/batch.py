@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hsexport.cli import options
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
-from hsexport.cli.report import BuildReport
+from hsexport.report import BuildReport
 from hsruntime.options import PictureOptions, SessionOptions
 
 

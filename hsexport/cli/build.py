@@ -11,7 +11,7 @@ from rich.console import Console
 from hsexport.build.request import BuildRequest
 from hsexport.cli.build_options import build_request
 from hsexport.cli.command import FILE, command, json_option
-from hsexport.cli.report import BuildReport
+from hsexport.report import BuildReport
 from hsruntime.bundle.reader import Bundle
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hsengines.errors import HSError
-from hsexport.cli import interrupts
+from hsexport import interrupts
 
 COMMANDS = {
     "plan": "Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time.",

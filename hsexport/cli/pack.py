@@ -10,10 +10,10 @@ from rich.console import Console
 
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option, one_of
-from hsexport.cli.report import BuildReport
 from hsexport.deploy.archive.contents import Archive, RuntimeOptions, archive_bundle
 from hsexport.deploy.archive.pins import given_versions
 from hsexport.deploy.archive.target import PLATFORMS, Target
+from hsexport.report import BuildReport
 
 
 @command()

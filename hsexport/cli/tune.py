@@ -14,7 +14,7 @@ from rich.console import Console
 from hsengines.errors import HSError
 from hsexport.cli import options
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
-from hsexport.cli.report import BuildReport
+from hsexport.report import BuildReport
 
 if TYPE_CHECKING:
     from hsexport.measure.tune.goal import Goal

@@ -18,7 +18,7 @@ from hsexport.build.verify.compare import Comparison
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.build_options import lora
 from hsexport.cli.command import bundle_argument, command, json_option
-from hsexport.cli.report import BuildReport
+from hsexport.report import BuildReport
 from hsruntime.bundle.reader import open_bundle
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import click
 
 from hsengines.errors import HSError
-from hsexport.cli.report import BuildReport
 from hsexport.measure.blocks import PATH, Measured, finish, json_option, measured_on, table
 from hsexport.measure.processes import in_new_process
+from hsexport.report import BuildReport
 
 DELAYS = Path("/proc/sys/kernel/task_delayacct")
 BLOCK_DELAY = 42 - 3  # of /proc/self/stat behind the name: field 42 of proc(5), where the first there is 3

@@ -29,6 +29,9 @@ BACKEND_OF_LIBRARY = {
     "tensorrt_rtx": "hsengines.trt",
     "cuda": "hsengines.cuda",
 }
+FLOORS = ("cli", "measure", "plan", "deploy", "build", "onnx", "families", "networks", "checkpoints")
+"""Rooms of hsexport, the topmost first: each may import from those below. What stands in no room all may use (progress and
+its report, the version), and it uses no room."""
 IMPORT_LIMIT_SECONDS = 0.2
 
 
@@ -72,6 +75,31 @@ def test_imports_are_found_at_any_depth():
     source = "def f():\n    from .a import b\n    import onnx.helper\n    importlib.import_module('torch')\n"
     assert set(imported_names(source, "p.q.r", is_package=False)) == {"p.q.a.b", "onnx.helper", "torch"}
     assert "p.q.r.a.b" in set(imported_names(source, "p.q.r", is_package=True))
+
+
+def floor(name: str) -> int | None:
+    """How many rooms of hsexport stand above the one that `name` is in; None outside of them."""
+    _, room, *_ = (*name.split("."), "")
+    return FLOORS.index(room) if root(name) == "hsexport" and room in FLOORS else None
+
+
+def upward(module: str, name: str) -> bool:
+    """Whether `module`, by importing `name`, reaches a floor above its own."""
+    above = floor(name)
+    return above is not None and above < (len(FLOORS) if (own := floor(module)) is None else own)
+
+
+def test_a_way_up_is_found():
+    assert upward("hsexport.onnx.lint", "hsexport.build.request")
+    assert upward("hsexport.progress", "hsexport.networks.network")
+    assert not upward("hsexport.build.request", "hsexport.onnx.lint")
+    assert not upward("hsexport.build.request", "hsruntime.facts.Facts")
+
+
+def test_no_room_imports_from_a_room_above():
+    rooms = {file.parent.name for file in PACKAGES["hsexport"].glob("*/__init__.py")}
+    assert rooms == set(FLOORS)
+    assert not [f"{module} imports {name}" for module, name in imports_of("hsexport") if upward(module, name)]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

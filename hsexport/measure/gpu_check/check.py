@@ -14,7 +14,6 @@ import msgspec
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
-from hsexport.cli.options import size_from_text
 from hsexport.measure.blocks import PATH, show, today
 from hsexport.measure.gpu_check.results import BackendState, Plan, Report, Target
 from hsexport.measure.gpu_check.tables import block, write_files
@@ -109,7 +108,7 @@ def check_all(plan: Plan, targets: list[Target], report: Report) -> None:
 @click.option("--steps", type=click.IntRange(3), default=28, help="of every whole schedule")
 @click.option("--ratio", default=0.3, help="of the region")
 @click.option("--layers", type=click.IntRange(1), help="cut sd35's transformers down to so many")
-@click.option("--size", metavar="WxH", type=size_from_text, help="default: what large was trained at")
+@click.option("--size", nargs=2, type=int, metavar="WIDTH HEIGHT", help="default: what large was trained at")
 @click.option("--threads", default=0, help="CPU threads, 0 for all")
 @click.option("--cache", type=PATH, help="where finished products are kept; default: OUT/cache")
 def main(

@@ -19,13 +19,13 @@ from hsengines.backend import get_backend
 from hsengines.build import BuildOptions, build_options
 from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
-from hsexport.cli.report import BuildReport
 from hsexport.measure.gpu_check.checks import CHECKS
 from hsexport.measure.gpu_check.results import Build, Plan, Problem, Target, TargetResult, TorchTime
 from hsexport.measure.machine import gpu_facts
 from hsexport.measure.processes import told_by_process
 from hsexport.measure.prompts import PROMPT
 from hsexport.measure.turns import column, in_turns, seconds_of
+from hsexport.report import BuildReport
 from hsruntime.bundle.reader import Bundle
 
 GOES_ON = "what is finished is kept, the same command goes on from there"

@@ -8,7 +8,7 @@ from interruptible import listen_to_ctrl_c
 
 SWALLOWED = """
 import os, signal
-from hsexport.cli import interrupts
+from hsexport import interrupts
 interrupts.listen()
 try:
     os.kill(os.getpid(), signal.SIGINT)
@@ -20,7 +20,7 @@ interrupts.check()
 
 EXECUTED = """
 import os, signal, sys
-from hsexport.cli import interrupts
+from hsexport import interrupts
 interrupts.listen()
 try:
     exec("os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**6): pass")
@@ -35,7 +35,7 @@ def run(code):
 
 def test_an_interrupt_that_a_library_swallowed_is_raised_again():
     done = run(SWALLOWED.format(wait="[None for _ in range(10**6)]"))
-    assert done.stderr.endswith("hsexport.cli.interrupts.Interrupted\n")
+    assert done.stderr.endswith("hsexport.interrupts.Interrupted\n")
 
 
 def test_an_interrupt_inside_exec_leaves_the_exit_code_to_the_command():
@@ -43,14 +43,14 @@ def test_an_interrupt_inside_exec_leaves_the_exit_code_to_the_command():
 
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it():
-    code = "import signal; signal.signal(2, signal.SIG_IGN)\nfrom hsexport.cli import interrupts; interrupts.listen()\n"
+    code = "import signal; signal.signal(2, signal.SIG_IGN)\nfrom hsexport import interrupts; interrupts.listen()\n"
     assert run(code + "import os; os.kill(os.getpid(), 2); print('on')").stdout == "on\n"
 
 
 @pytest.mark.parametrize("item", ["begin", "advance"])
 def test_reports_are_where_commands_stop(monkeypatch, item):
-    from hsexport.cli import interrupts
-    from hsexport.cli.report import BuildReport
+    from hsexport import interrupts
+    from hsexport.report import BuildReport
 
     monkeypatch.setattr(interrupts, "_asked", True)
     with pytest.raises(KeyboardInterrupt), BuildReport("kept") as report:

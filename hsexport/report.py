@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from hsexport.cli.interrupts import check
+from hsexport.interrupts import check
 
 PACE_AFTER_SECONDS = 2
 LINE_EVERY_SECONDS = 10
