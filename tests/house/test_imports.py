@@ -30,8 +30,8 @@ BACKEND_OF_LIBRARY = {
     "cuda": "hsengines.cuda",
 }
 FLOORS = ("cli", "measure", "plan", "deploy", "build", "onnx", "families", "networks", "checkpoints")
-"""Rooms of hsexport, the topmost first: each may import from those below. What stands in no room all may use (progress and
-its report, the version), and it uses no room."""
+"""Rooms of hsexport, the topmost first: each may import from those below. What stands in no room all may use
+(progress and its report, the version), and it uses no room."""
 IMPORT_LIMIT_SECONDS = 0.2
 
 
