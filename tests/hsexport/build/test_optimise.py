@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
 from hsengines.build import BuildOptions
-from hsengines.spec import EngineSpec
+from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
 from hsexport.build.stages.export import export_all
@@ -215,6 +216,26 @@ def test_advice_is_a_warning_and_stays_one_when_the_graph_is_kept(optimised, fau
     (told,) = optimised(fault, backend, precision)
     assert re.search(f"^network 'tested', node .*{words}", told)
     assert optimised(fault, backend, precision) == [told]
+
+
+class Branches(torch.nn.Module):
+    """A module that decides while it runs."""
+
+    def forward(self, x):
+        return (torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x - 3, (x,)),)
+
+
+def test_branch_goes_through_the_export_and_is_found_by_lint(tmp_path):
+    x, y = TensorSpec("x", "float32", ("B", 4)), TensorSpec("y", "float32", ("B", 4))
+    network = Network(EngineSpec("branches", (x,), (y,)), Branches, {"B": 3})
+    heard, request = Heard(), BuildRequest("demo", "demo", tmp_path, tmp_path / "cache")
+    run, half = Run(request, heard), replace(request, backend="tensorrt-rtx", options=BuildOptions(precision="fp16"))
+    products = run.products([network])
+    export_all(products, run)
+    optimise_all(products, run)
+    assert [text for text in heard.warnings if "If decides while the network runs" in text] == heard.warnings != []
+    with pytest.raises(GraphError, match="If decides while the network runs"):
+        optimise_all(products, Run(half, heard))
 
 
 def test_sound_graph_warns_of_nothing(optimised):
