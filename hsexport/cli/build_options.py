@@ -46,8 +46,18 @@ def lora(help: str) -> Callable[..., Any]:
 
 
 OPTIONS: tuple[Callable[..., Any], ...] = (
-    click.option("--large", required=True, help="diffusers directory, single-file checkpoint, hub id, or 'demo'"),
-    click.option("--small", required=True, help="the same; a transformer alone is enough if the other is whole"),
+    click.option(
+        "--large",
+        required=True,
+        shell_complete=FILE.shell_complete,
+        help="diffusers directory, single-file checkpoint, hub id, or 'demo'",
+    ),
+    click.option(
+        "--small",
+        required=True,
+        shell_complete=FILE.shell_complete,
+        help="the same; a transformer alone is enough if the other is whole",
+    ),
     click.option(
         "--backend",
         default=DEFAULT_BACKEND,

@@ -1,8 +1,10 @@
 """What `hsexport` tells of itself: help, usage, and what a shell may complete."""
 
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -10,6 +12,7 @@ from click.shell_completion import ShellComplete
 
 from hsexport.cli.main import COMMANDS, app
 
+DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
 OF_PLAN_ALONE, OF_BUILD_ALONE = {"gpu"}, set()
 TOLD_APART = {"out", "as_json"}
 """Options of both `plan` and `build` that need not be the same: where a bundle goes, and what --json prints."""
@@ -74,9 +77,15 @@ def test_shells_complete_commands_options_and_values(words, begun, found):
     assert [each.value for each in completions] == found
 
 
-def test_completion_is_switched_on_as_the_docs_say(hsexport):
-    done = hsexport(env={"_HSEXPORT_COMPLETE": "bash_source"})
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_switched_on_as_the_docs_say(hsexport, shell):
+    assert f"_HSEXPORT_COMPLETE={shell}_source hsexport" in DOCS
+    done = hsexport(env={"_HSEXPORT_COMPLETE": f"{shell}_source"})
     assert done.returncode == 0 and "_hsexport_completion" in done.stdout
+
+
+def test_docs_have_every_command_in_a_line():
+    assert re.findall(r"^\| `(\w+)` \| (.+?) \|.*\|$", DOCS, re.M) == list(COMMANDS.items())
 
 
 def test_option_of_a_section_stands_there():
