@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,12 @@ from hsexport.interrupts import check
 
 PACE_AFTER_SECONDS = 2
 LINE_EVERY_SECONDS = 10
+LOG_WIDTH = 180
+
+
+def tables_console() -> Console:
+    """Stdout, for tables: as wide as the terminal or, in a log, as wide as they need."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 class BuildReport:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from hsexport.cli import options
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
@@ -41,13 +40,11 @@ def batch(bundle: Path, prompts: Path, out: Path, picture: PictureOptions, as_js
 
     with BuildReport("what is drawn is kept; the same command goes on from there") as report:
         summary = run_batch(bundle, prompts, out, BatchOptions(picture, **spread), report)
-    console = Console(stderr=True, highlight=False)
     for line in summary.failed:
-        console.print(f"failed: {line}", soft_wrap=True, markup=False)
+        click.echo(f"failed: {line}", err=True)
     if as_json:
         click.echo(json.dumps(asdict(summary)))
     else:
-        told = f"{out}: {summary.done} done, {summary.kept} kept, {len(summary.failed)} failed"
-        console.print(told, soft_wrap=True, markup=False)
+        click.echo(f"{out}: {summary.done} done, {summary.kept} kept, {len(summary.failed)} failed", err=True)
     if summary.failed:
         raise SystemExit(1)

@@ -7,18 +7,15 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.progress import TimeRemainingColumn
 from rich.table import Column, Table
 
-from hsengines.errors import HSError
 from hsexport.cli import options
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
-from hsexport.report import BuildReport
+from hsexport.report import BuildReport, tables_console
 
 if TYPE_CHECKING:
     from hsexport.measure.bench.report import Report
@@ -63,12 +60,12 @@ def bench(
     from hsexport.build.quiet import hush_libraries
     from hsexport.measure.bench.bench import BenchRequest
     from hsexport.measure.bench.bench import bench as run_bench
-    from hsexport.measure.bench.page import PLOT, write_report
+    from hsexport.measure.bench.page import PLOT, check_folder, write_report
     from hsexport.measure.bench.report import report_json
     from hsexport.measure.bench.table import check_readme, splice
     from hsexport.measure.prompts import lines_of
 
-    _check_folder(out)
+    check_folder(out)
     if readme:
         check_readme(readme)
     listed = lines_of(schedules, "schedule") if schedules else []
@@ -89,21 +86,10 @@ def bench(
         _print(report, files)
 
 
-def _check_folder(out: Path) -> None:
-    """Before the work, not after it."""
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise HSError(f"--out: {nearest} is not a directory", "name another folder")
-    try:
-        TemporaryDirectory(dir=nearest).cleanup()
-    except OSError as err:
-        raise HSError(f"--out: {nearest} cannot be written: {err.strerror}", "name another folder") from err
-
-
 def _print(report: Report, files: list[Path]) -> None:
     from hsexport.measure.bench.report import few_columns_of, headline, rows_of
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    console = tables_console()
     columns = few_columns_of(report)
     headings = [Column(c.heading, justify="right") for c in columns]
     table = Table(Column("schedule", overflow="fold", max_width=44), *headings, box=None)

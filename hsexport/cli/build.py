@@ -6,7 +6,6 @@ import json
 from time import perf_counter
 
 import click
-from rich.console import Console
 
 from hsexport.build.request import BuildRequest
 from hsexport.cli.build_options import build_request
@@ -36,7 +35,7 @@ def build(request: BuildRequest, as_json: bool) -> None:
         stopped = {"stopped_after": request.stop_after, "cache": str(request.cache), "seconds": seconds}
         click.echo(json.dumps(_summary(bundle, seconds) if bundle else stopped))
     else:
-        Console(stderr=True, highlight=False).print(f"{_done(bundle, request)} in {seconds:.0f} s", soft_wrap=True)
+        click.echo(f"{_done(bundle, request)} in {seconds:.0f} s", err=True)
 
 
 def _done(bundle: Bundle | None, request: BuildRequest) -> str:

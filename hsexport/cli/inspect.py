@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from hsengines.spec import FLOATS
 from hsexport.cli.command import bundle_argument, command, json_option
+from hsexport.report import tables_console
 from hsruntime.bundle.manifest import EngineRecord, Manifest, manifest_bytes
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.facts import Transformer, size_text
@@ -19,8 +19,6 @@ from hsruntime.loop.buffers import Layout, LoopShape
 from hsruntime.loop.program import BUFFERS, PROGRAM, listed
 from hsruntime.schedule.arithmetic import predicted_speedup
 from hsruntime.schedule.presets import resolve_schedule
-
-LOG_WIDTH = 150  # where no terminal tells its own
 
 
 @command()
@@ -33,7 +31,7 @@ def inspect(bundle: Path, as_json: bool, steps: bool) -> None:
     if as_json:
         click.echo(_steps_json(opened.manifest) if steps else manifest_bytes(opened.manifest).decode(), nl=False)
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = tables_console()
     if steps:
         _print_steps(console, opened.manifest)
         return

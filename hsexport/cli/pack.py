@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option, one_of
@@ -56,9 +55,7 @@ def pack(
     if as_json:
         click.echo(json.dumps(_record(done)))
     else:
-        Console(stderr=True, highlight=False).print(
-            f"{out}: {done.size_bytes / 1e6:.1f} MB", soft_wrap=True, markup=False
-        )
+        click.echo(f"{out}: {done.size_bytes / 1e6:.1f} MB", err=True)
 
 
 def _record(done: Archive) -> dict[str, object]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hsexport.build.request import BuildRequest
 from hsexport.cli.build_options import build_request
 from hsexport.cli.command import FILE, command, json_option, one_of
-
-LOG_WIDTH = 150  # where no terminal tells its own
+from hsexport.report import tables_console
 
 
 def gpu_names() -> Iterable[str]:
@@ -46,4 +43,4 @@ def plan(request: BuildRequest, gpu: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(told(made), indent=2))
         return
-    print_plan(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH), made)
+    print_plan(tables_console(), made)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hsexport.cli.command import Option, bundle_argument, command
 from hsexport.cli.options import session_options
@@ -83,9 +82,7 @@ def serve(
         )
         name, bound = sock.getsockname()[:2]
         where = f"http://{f'[{name}]' if ':' in name else name}:{bound}"
-        Console(stderr=True, highlight=False).print(
-            f"hsexport: {bundle} is served at {where}", soft_wrap=True, markup=False
-        )
+        click.echo(f"hsexport: {bundle} is served at {where}", err=True)
         options = HttpOptions(
             api_key=api_key,
             most_body_bytes=max_body_kb * 1024,

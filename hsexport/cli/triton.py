@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.options import option_of
@@ -51,10 +50,9 @@ def triton(
         click.echo(json.dumps(_summary(written, options)))
         return
     rows, how = written.bundle.manifest.facts.sizes.max_batch, _placement(written) if link else "copied"
-    Console(stderr=True, highlight=False).print(
+    click.echo(
         f"{written.model}: batches of up to {rows}, bundle {how}; serve it: tritonserver --model-repository {out}",
-        soft_wrap=True,
-        markup=False,
+        err=True,
     )
 
 

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
 
-from hsengines.errors import HSError
 from hsexport.cli import options
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
-from hsexport.report import BuildReport
-
-if TYPE_CHECKING:
-    from hsexport.measure.tune.goal import Goal
-
-LOG_WIDTH = 160  # where no terminal tells its own
+from hsexport.report import BuildReport, tables_console
 
 
 @command()
@@ -63,6 +55,7 @@ def tune(
 
     Give --min-speedup or --max-distance. Killed anywhere, the same command goes on where it was.
     """
+    from hsexport.measure.tune.goal import goal_from
     from hsexport.measure.tune.tune import TuneRequest
     from hsexport.measure.tune.tune import tune as tune_bundle
     from hsruntime.text.tokenize import PromptCutWarning
@@ -82,28 +75,10 @@ def tune(
         _print(outcome, bundle)
 
 
-def goal_from(min_speedup: float | None, max_distance: float | None, metric: Any) -> Goal:
-    """The one constraint. Raises HSError for none, both, or a number that means nothing."""
-    from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast
-
-    if (min_speedup is None) == (max_distance is None):
-        found = "both --min-speedup and --max-distance" if min_speedup is not None else "no constraint"
-        raise HSError(f"{found} given, tune works under one", "for example --min-speedup 1.8")
-    if min_speedup is not None:
-        if not 1 < min_speedup < float("inf"):
-            raise HSError(f"--min-speedup {min_speedup:g} asks for no speedup", "for example --min-speedup 1.8")
-        return AtLeastAsFast(min_speedup)
-    assert max_distance is not None
-    if not 0 < max_distance < (58.9 if metric == "psnr" else 1):
-        expected = "between 0 and the 58.9 dB of equal pictures" if metric == "psnr" else "between 0 and 1"
-        raise HSError(f"--max-distance {max_distance:g} is no {metric}", f"{metric} lies {expected}")
-    return AtLeastAsClose(max_distance)
-
-
 def _print(outcome: Any, bundle: Path) -> None:
     from hsexport.measure.tune.tune import measured_table, unmeasured_table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    console = tables_console()
     console.print(measured_table(outcome))
     console.print()
     console.print(unmeasured_table(outcome.found))

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from hsengines.errors import HSError
 from hsengines.files import replace_file
 from hsexport.measure.bench import plot
 from hsexport.measure.bench.report import Report, columns_of, front, headline, points_by, report_json, rows_of
@@ -20,6 +21,17 @@ from hsruntime.facts import size_text
 
 PLOT, SHEET, PAGE = "pareto", "sheet.png", "report.html"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+
+def check_folder(out: Path) -> None:
+    """That a report can be written there, before the work and not after it. Raises HSError."""
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise HSError(f"--out: {nearest} is not a directory", "name another folder")
+    try:
+        TemporaryDirectory(dir=nearest).cleanup()
+    except OSError as err:
+        raise HSError(f"--out: {nearest} cannot be written: {err.strerror}", "name another folder") from err
 
 
 def write_report(out: Path, report: Report, rounds: Sequence[Round]) -> list[Path]:

@@ -78,6 +78,22 @@ class AtLeastAsClose:
 Goal = AtLeastAsFast | AtLeastAsClose
 
 
+def goal_from(min_speedup: float | None, max_distance: float | None, metric: str) -> Goal:
+    """The one constraint. Raises TuneError for none, both, or a number that means nothing."""
+    if (min_speedup is None) == (max_distance is None):
+        found = "both --min-speedup and --max-distance" if min_speedup is not None else "no constraint"
+        raise TuneError(f"{found} given, tune works under one", "for example --min-speedup 1.8")
+    if min_speedup is not None:
+        if not 1 < min_speedup < float("inf"):
+            raise TuneError(f"--min-speedup {min_speedup:g} asks for no speedup", "for example --min-speedup 1.8")
+        return AtLeastAsFast(min_speedup)
+    assert max_distance is not None
+    if not 0 < max_distance < (58.9 if metric == "psnr" else 1):
+        expected = "between 0 and the 58.9 dB of equal pictures" if metric == "psnr" else "between 0 and 1"
+        raise TuneError(f"--max-distance {max_distance:g} is no {metric}", f"{metric} lies {expected}")
+    return AtLeastAsClose(max_distance)
+
+
 def metric_called(name: str) -> Metric:
     """The metric of that name. Raises TuneError where there is none, or where the library it needs is missing."""
     metric = next((m for m in METRICS if m.name == name), None)
