@@ -14,7 +14,7 @@ SHAPING = {
     # The rooms of the weights too: they are computed and written in this stage.
     "optimise": (
         *("build/stages/optimise.py", "onnx/passes/*.py", "onnx/lint/*.py", "onnx/graph_files.py", "onnx/weights.py"),
-        *("checkpoints/weights/*.py", "families/**/*weights.py", "families/**/fp32_blocks.py"),
+        *("networks/network.py", "checkpoints/weights/*.py", "families/**/*weights.py", "families/**/fp32_blocks.py"),
     ),
     "verify": ("onnx/passes/*.py", "onnx/graph_files.py", "build/verify/*.py", "build/stages/verify.py"),
 }

@@ -18,7 +18,8 @@ from hsengines.errors import HSError
 from hsengines.files import left_behind, replace_file
 from hsruntime.bundle.reader import sha256_of
 
-KEY_SCHEMA = 1
+KEY_SCHEMA = 2
+"""Of keys, and of the files that stages write of their own into an entry."""
 FACTS = "key.json"
 CONTENTS = "contents.json"
 _UNFINISHED = ".unfinished-"

@@ -36,7 +36,7 @@ def test_schema_version_decides(monkeypatch):
 def test_digest_is_pinned():
     """A change of what the digest covers must come with a new KEY_SCHEMA, or stale products would be found."""
     assert BuildKey("k", "n", {"a": "1"}).digest == (
-        hashlib.sha256(b'{"facts": {"a": "1"}, "kind": "k", "name": "n", "schema": 1}').hexdigest()
+        hashlib.sha256(b'{"facts": {"a": "1"}, "kind": "k", "name": "n", "schema": 2}').hexdigest()
     )
 
 
