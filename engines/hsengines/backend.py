@@ -120,9 +120,10 @@ class Backend(ABC, Generic[Options]):
         """Loads a built engine. Raises EngineLoadError."""
 
 
-def get_backend(name: str, cache: Path | None = None) -> Backend:
-    """The backend called `name`, which keeps things in `cache`; its library is imported here and nowhere earlier.
+def get_backend(name: str, cache: str | Path | None = None) -> Backend:
+    """The backend called `name`; its library is imported here and nowhere earlier.
 
+    It keeps things in the folder `cache`: None for the user's own, an empty name for none at all.
     Raises BackendUnavailable if there is no such backend, or its library is missing or cannot be loaded.
     """
     traits = traits_of(name)
@@ -133,5 +134,9 @@ def get_backend(name: str, cache: Path | None = None) -> Backend:
         raise BackendUnavailable(told, traits.install) from err
     except ImportError as err:
         raise BackendUnavailable(f"backend '{name}' does not work here: {err}", traits.install) from err
-    backend.cache = cache
+    backend.cache = _user_cache() if cache is None else Path(cache) if cache else None
     return backend
+
+
+def _user_cache() -> Path | None:
+    return Path.home() / ".cache" / "hsexport"

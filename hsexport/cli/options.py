@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -31,9 +32,12 @@ def preset_names() -> Iterable[str]:
 
 
 presets = one_of(preset_names)
+KERNEL_CACHE = "HSEXPORT_RUNTIME_CACHE"
+"""Names the folder where no option does; set but empty, nothing is kept. click itself takes empty for unset."""
 AS_FLAGS: dict[str, dict[str, Any]] = {
     "schedule": {"shell_complete": presets},
     "memory_cap_mb": {"flag": "--memory-cap"},
+    "kernel_cache": {"callback": lambda *given: os.environ.get(KERNEL_CACHE) if given[-1] is None else given[-1]},
     "vae_tile": {"metavar": "PIXELS", "callback": lambda *given: given[-1] or None},
 }
 """What a field of the records cannot say of its option."""

@@ -5,8 +5,6 @@ It explains why a schedule falls short of what counting operations promises: onl
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,18 +62,9 @@ def _inputs(spec: EngineSpec, dims: dict[str, int]) -> dict[str, np.ndarray]:
 
 def _profiled(engine: Path, inputs: dict[str, np.ndarray], rounds: int) -> tuple[list[float], dict[str, float]]:
     """Seconds of each round after the first, and the share of nodes' time by kind of work."""
-    import onnxruntime as ort
+    from hsengines.ort.cpu import profile_graph
 
-    from hsengines.ort.session import shared_options
-
-    options = shared_options()
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "step")
-        session = ort.InferenceSession(engine, options, providers=["CPUExecutionProvider"])
-        for _ in range(rounds + 1):
-            session.run(None, inputs)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    events = profile_graph(engine, inputs, rounds + 1)
     runs = [e["dur"] / 1e6 for e in events if e.get("name") == "model_run"][1:]
     spent = dict.fromkeys((*KINDS, MOVING), 0)
     for event in events:

@@ -115,6 +115,9 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Count | None, Meta(description="decode larger pictures in tiles of this side, in pixels; 0 decodes whole")
     ] = None
     text_on_demand: Annotated[bool, Meta(description="close the text encoders before the loop, to save memory")] = False
+    kernel_cache: Annotated[
+        str | None, Meta(description="folder for kernels that are compiled when a bundle is opened; '' keeps none")
+    ] = None
     shapes_kept: Annotated[Side, Meta(description="for how many shapes and step counts loops stay bound")] = 4
 
 

@@ -49,7 +49,7 @@ class Session:
         cap_mb = options.memory_cap_mb
         self._cap_bytes = None if cap_mb is None else int(cap_mb * 2**20)
         self._shapes_kept = options.shapes_kept
-        self._backend = backend or get_backend(self.manifest.backend)
+        self._backend = backend or get_backend(self.manifest.backend, options.kernel_cache)
         self._device = self._backend.device(options.threads, graphs=options.graphs)
         self._device.two_streams = options.two_streams
         self._engines: dict[str, Engine] = {}
@@ -77,6 +77,7 @@ class Session:
         memory_cap_mb: float | None = None,
         vae_tile: int | None = None,
         text_on_demand: bool = False,
+        kernel_cache: str | None = None,
         shapes_kept: int = 4,
     ) -> Session:
         """Opens a bundle; SessionOptions says what each option means.
@@ -91,6 +92,7 @@ class Session:
             memory_cap_mb=memory_cap_mb,
             vae_tile=vae_tile,
             text_on_demand=text_on_demand,
+            kernel_cache=kernel_cache,
             shapes_kept=shapes_kept,
         )
         return cls(open_bundle(Path(path), hashes=options.hashes), options)

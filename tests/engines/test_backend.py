@@ -20,6 +20,13 @@ def test_unknown_backend_is_told_with_the_choices():
         get_backend("ort-gpu")
 
 
+def test_things_are_kept_where_the_caller_says_or_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert get_backend("null").cache == tmp_path / ".cache" / "hsexport"
+    assert get_backend("null", tmp_path / "kept").cache == tmp_path / "kept"
+    assert get_backend("null", "").cache is None
+
+
 def test_null_backend_is_not_offered():
     assert "null" not in backend_names()
     assert get_backend("null").name == "null"

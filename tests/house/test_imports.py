@@ -142,6 +142,17 @@ def is_inside(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
+@pytest.mark.parametrize("package", ["hsengines", "hsruntime"])
+def test_environment_variables_are_read_by_the_command_line_alone(package):
+    found = [
+        f"{module}: {ast.unparse(node)}"
+        for module, file in module_names(package).items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
+    ]
+    assert not found
+
+
 BLOCKING_IMPORT = """
 import sys
 from importlib import import_module

@@ -153,8 +153,8 @@ C_DIFFERS: dict[str, Any] = {"seed": ctypes.c_uint64}
 """Seeds need all their bits."""
 C_BESIDE = {"embeddings", "embedding_count", "latents", "on_step", "user"}
 """What `generate` takes beside options."""
-C_ABSENT = {"shapes_kept"}
-"""A program that draws more shapes in turn than a session keeps by itself has not come up."""
+C_ABSENT = {"shapes_kept", "kernel_cache"}
+"""No program has come up that draws more shapes in turn than a session keeps by itself, or keeps kernels elsewhere."""
 
 
 def test_c_request_has_each_option_of_a_picture():

@@ -379,7 +379,7 @@ def simulated_gpu(monkeypatch, classic=False, **cudart):
     """
     simulated_cudart = install(monkeypatch, SimulatedCudart(**cudart))
     library = SimulatedTensorRT(simulated_cudart, classic=classic)
-    monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", "")
+    monkeypatch.setattr("hsengines.backend._user_cache", lambda: None)
     name = "tensorrt" if classic else "tensorrt-rtx"
     monkeypatch.setattr(f"{__name__}._installed", library)
     monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], backend=f"{__name__}:installed_backend"))

@@ -12,7 +12,7 @@ from hsengines.build import Layer
 from hsengines.errors import EngineBuildError
 from hsengines.trt.base import TrtBackend
 from hsengines.trt.options import RtxOptions
-from hsengines.trt.run.contexts import CompilingContexts, Contexts, runtime_cache_path
+from hsengines.trt.run.contexts import CompilingContexts, Contexts, kernels_path
 
 
 class TensorRtRtxBackend(TrtBackend[RtxOptions]):
@@ -55,7 +55,8 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         return ()
 
     def _contexts(self, plan: Path, engine: Any) -> Contexts:
-        return CompilingContexts(self.library, engine, runtime_cache_path(self.library, plan))
+        kept = kernels_path(self.library, plan, self.cache) if self.cache else None
+        return CompilingContexts(self.library, engine, kept)
 
 
 OLDEST = 80

@@ -12,7 +12,7 @@ from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.trt.base import why_no_gpu
 from hsengines.trt.build.log import listening, logger_of
 from hsengines.trt.options import RtxOptions
-from hsengines.trt.run.contexts import runtime_cache_path
+from hsengines.trt.run.contexts import kernels_path
 from hsengines.trt.run.loading import open_plan
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
@@ -73,8 +73,7 @@ def test_one_logger_serves_all_and_hears_only_while_listened_to():
 def run_once(monkeypatch, folder, spec, plan, cached):
     """Opens, runs and closes on a simulated GPU that keeps compiled kernels in `folder`."""
     cuda, _ = simulated_gpu(monkeypatch)
-    monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", str(folder))
-    backend = get_backend("tensorrt-rtx")
+    backend = get_backend("tensorrt-rtx", folder)
     device = backend.device()
     engine = backend.load(plan, spec, device)
     x, z = device.upload(np.ones((1, 8), np.float32)), device.upload(np.ones((1, cached), np.float32))
@@ -123,18 +122,13 @@ def test_kernels_are_not_kept_where_nobody_wants_or_can(monkeypatch, tmp_path, c
     plan, spec = counted
     (tmp_path / "file").write_text("in the way")
     run_once(monkeypatch, tmp_path / "file", spec, plan, 0)
-    monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", "")
-    assert runtime_cache_path(tensorrt_rtx, plan) is None
+    assert get_backend("tensorrt-rtx", "").cache is None
 
 
-def test_kernels_have_a_place_by_version_and_plan(monkeypatch, tmp_path, built):
+def test_kernels_have_a_place_by_version_and_plan(tmp_path, built):
     plan, _ = built
-    monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", str(tmp_path))
-    place = runtime_cache_path(tensorrt_rtx, plan)
-    assert place.parent == tmp_path / tensorrt_rtx.__version__
+    place = kernels_path(tensorrt_rtx, plan, tmp_path)
+    assert place.parent == tmp_path / "runtime-cache" / tensorrt_rtx.__version__
     other = tmp_path / plan.name
     other.write_bytes(plan.read_bytes() + b"x")
-    assert runtime_cache_path(tensorrt_rtx, other) != place
-    monkeypatch.delenv("HSEXPORT_RUNTIME_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert runtime_cache_path(tensorrt_rtx, plan).is_relative_to(tmp_path / "home" / ".cache" / "hsexport")
+    assert kernels_path(tensorrt_rtx, other, tmp_path) != place

@@ -96,3 +96,16 @@ def test_a_flipped_byte_is_named(hsexport, tiny_bundle, tmp_path):
     file.write_bytes(data)
     told_in_one_line(hsexport("run", broken, "--prompt", "abc", "--out", tmp_path / "p.png"), "engines/large.onnx.data")
     assert not Path(tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "kept"),
+    [([], None, None), ([], "", ""), ([], "here", "here"), (["--kernel-cache", "there"], "here", "there")],
+)
+def test_compiled_kernels_are_kept_where_option_or_environment_says(monkeypatch, options, variable, kept):
+    from hsexport.cli.run import run
+
+    monkeypatch.delenv("HSEXPORT_RUNTIME_CACHE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("HSEXPORT_RUNTIME_CACHE", variable)
+    assert run.make_context("run", ["bundle", "--prompt", "red", *options]).params["kernel_cache"] == kept

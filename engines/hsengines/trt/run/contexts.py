@@ -11,9 +11,6 @@ from typing import Any
 from hsengines.files import replace_file
 from hsengines.trt.build.building import read_if_there
 
-CACHE_VARIABLE = "HSEXPORT_RUNTIME_CACHE"
-"""Names the folder of compiled kernels; set but empty, nothing is kept."""
-
 _PROBE_BYTES = 2**20
 
 
@@ -74,20 +71,16 @@ class CompilingContexts(Contexts):
         return cache if self._config.set_runtime_cache(cache) else None
 
 
-def runtime_cache_path(library: Any, plan: Path) -> Path | None:
-    """Where the compiled kernels of `plan` are kept, or None if they are not to be.
+def kernels_path(library: Any, plan: Path, cache: Path) -> Path:
+    """Where the compiled kernels of `plan` are kept in the folder `cache`.
 
     The name follows the plan's size and ends, for reading all of it would cost more than the kernels; two plans of one
     name would only lose time.
     """
-    named = os.environ.get(CACHE_VARIABLE)
-    if named == "":
-        return None
-    folder = Path(named) if named else Path.home() / ".cache" / "hsexport" / "runtime-cache"
     with plan.open("rb") as file:
         digest = hashlib.sha256(file.read(_PROBE_BYTES))
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _PROBE_BYTES))
         digest.update(file.read())
     digest.update(str(size).encode())
-    return folder / library.__version__ / f"{plan.stem}-{digest.hexdigest()[:16]}.kernels"
+    return cache / "runtime-cache" / library.__version__ / f"{plan.stem}-{digest.hexdigest()[:16]}.kernels"
