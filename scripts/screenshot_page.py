@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from playwright.sync_api import expect, sync_playwright
 
-from hsexport.measure.serve import serving
+from hsexport.measure.callers import serving
 
 
 @click.command(context_settings={"show_default": True})

@@ -7,28 +7,19 @@ import sys
 import click
 
 from hsengines.errors import HSError
-from hsexport.measure import (
-    blocks,
-    build,
-    capi,
-    contact_sheet,
-    export,
-    plan,
-    profile_engines,
-    serve,
-    slices,
-    speed,
-)
-from hsexport.measure.gpu_check import check
+from hsexport.measure import building, callers, graphs, speed  # noqa: F401
+from hsexport.measure.bench.table import block
+from hsexport.measure.blocks import BLOCKS, COMMANDS, blocks
+from hsexport.measure.gpu_check.check import gpu_check
 
-MODULES = (blocks, build, capi, contact_sheet, export, plan, profile_engines, serve, slices, speed)
+BLOCKS["bench"] = block
 
 
 def main() -> None:
     """Measures one thing and prints its table; an error that a user can mend is a line."""
-    commands = {module.__name__.rpartition(".")[2]: module.main for module in MODULES} | {"gpu_check": check.main}
+    group = click.Group(commands=[blocks, gpu_check, *COMMANDS.values()], help="Measure one thing and print its table.")
     try:
-        click.Group(commands=commands, help="Measure one thing and print its table.")(prog_name="measure")
+        group(prog_name="measure")
     except HSError as err:
         raise SystemExit(f"{sys.argv[1]}: {err}") from None
 

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from string import Formatter
@@ -33,8 +34,11 @@ Measured = Mapping[str, Any]
 """A report as its JSON holds it, or a row of one."""
 PIPE = "\\|"
 PATH = click.Path(path_type=Path)
-json_option = click.option("--json", "json_file", type=PATH, metavar="FILE", help="also write the numbers there")
 bundle_argument = click.argument("bundle", type=PATH)
+threads_option = click.option("--threads", default=0, type=click.IntRange(0), help="CPU threads, 0 for all")
+COMMANDS: dict[str, click.Command] = {}
+BLOCKS: dict[str, Callable[[Measured], str]] = {}
+"""What can be measured, by name, and the text that each report makes; every measurement adds itself."""
 
 
 class _Cells(Formatter):
@@ -81,13 +85,33 @@ def show(markdown: str, console: Console | None = None) -> None:
         click.echo(markdown, nl=False)
 
 
-def finish(block: Callable[[Measured], str], file: Path | None, threads: int = 0, **numbers: Any) -> None:
-    """Shows what was measured and, where a file is named, writes it as JSON."""
-    report = {"date": today(), "hardware": asdict(hardware(threads)), **numbers}
-    show(block(report))
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, f"{json.dumps(report, indent=2)}\n".encode())
+def measurement(block: str | Callable[[Measured], str]) -> Callable[[Callable[..., dict[str, Any]]], Any]:
+    """Makes a command of a function that answers with numbers: it shows their block and, where asked, writes them.
+
+    `block` makes a report's text, or is the columns of its one list.
+    """
+
+    def decorated(measure: Callable[..., dict[str, Any]]) -> Any:
+        name = measure.__name__
+        BLOCKS[name] = partial(_listed, block) if isinstance(block, str) else block
+
+        @click.option("--json", "json_file", type=PATH, metavar="FILE", help="also write the numbers there")
+        @wraps(measure)
+        def run(json_file: Path | None, **asked: Any) -> None:
+            machine = asdict(hardware(asked.get("threads", 0)))
+            report = {"date": today(), "hardware": machine, **measure(**asked)}
+            show(BLOCKS[name](report))
+            if json_file:
+                replace_file(json_file, f"{json.dumps(report, indent=2)}\n")
+
+        COMMANDS[name] = click.command(name)(run)
+        return measure
+
+    return decorated
+
+
+def _listed(columns: str, report: Measured) -> str:
+    return table(columns, next(rows for rows in report.values() if isinstance(rows, list))) + measured_on(report)
 
 
 def today() -> str:
@@ -103,14 +127,11 @@ def numbers_of(document: Path, file: str) -> Path:
 
 def body_of(document: Path, command: str, file: str) -> str:
     """A block's text: table, hardware and, where one lies beside the numbers, the plot of the same name."""
-    words, numbers = shlex.split(command), numbers_of(document, file)
-    if words[0] == "hsexport":
-        module = f"hsexport.measure.{words[1]}.table"
-    elif Path(words[0]).name == "measure":
-        module = f"hsexport.measure.{words[1]}"
-    else:
+    import_module("hsexport.measure.__main__")  # and with it all that can be measured
+    numbers, name = numbers_of(document, file), [*shlex.split(command), ""][1]
+    if name not in BLOCKS:
         raise HSError(f"{document}: '{command}' measures nothing", "hsexport bench does, and scripts/measure")
-    text = import_module(module).block(json.loads(numbers.read_bytes()))
+    text = BLOCKS[name](json.loads(numbers.read_bytes()))
     plot = numbers.with_suffix(".png")
     if plot.is_file():
         shown = Path(os.path.relpath(plot, document.absolute().parent)).as_posix()
@@ -130,10 +151,10 @@ def rendered(document: Path, text: str = "", only: str = "") -> str:
     return BLOCK.sub(block, text or document.read_text(encoding="utf-8"))
 
 
-@click.command()
+@click.command("blocks")
 @click.argument("documents", type=PATH, nargs=-1)
 @click.option("--write", is_flag=True, help="put the numbers in; else only tell where they differ")
-def main(documents: tuple[Path, ...], write: bool) -> None:
+def blocks(documents: tuple[Path, ...], write: bool) -> None:
     """Make every block of numbers of the documents (README.md and docs, if none is named) from its JSON file."""
     differing = 0
     for document in documents or (Path("README.md"), *sorted(Path("docs").rglob("*.md"))):

@@ -109,12 +109,12 @@ def status_bytes(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def random_pair(out: Path, *options: str) -> tuple[str, str]:
-    """Folders of large and small that scripts/random_pair wrote. Raises HSError where it cannot, or is not there."""
+def random_pair(out: Path, *options: str) -> Path:
+    """`out`, where scripts/random_pair wrote large and small. Raises HSError where it cannot, or is not there."""
     if not RANDOM_PAIR.exists():
         raise HSError("an installed package makes no random pairs", "run it in a checkout of the repository")
     command = [str(RANDOM_PAIR), "--out", str(out), *options]
     done = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, check=False)
     if done.returncode:
         raise HSError(f"scripts/random_pair ended with {done.returncode}", "what it said stands above")
-    return str(out / "large"), str(out / "small")
+    return out

@@ -1,7 +1,4 @@
-"""A bundle beside diffusers' own pipeline, and beside its own loop with the engines taken out.
-
-Needs the [build] extra for diffusers. Everything runs in one process with the same number of threads.
-"""
+"""What a bundle's pictures cost: by schedule, beside diffusers, outside its engines, and inside them."""
 
 from __future__ import annotations
 
@@ -13,64 +10,137 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
+from hsengines.spec import EngineSpec
 from hsexport.build.quiet import hush_libraries
-from hsexport.measure.blocks import Measured, bundle_argument, finish, json_option, measured_on, table
+from hsexport.measure.blocks import PATH, Measured, bundle_argument, measured_on, measurement, table, threads_option
 from hsexport.measure.machine import usable_cores
 from hsexport.measure.prompts import PROMPT
-from hsexport.measure.turns import column, in_turns, outside_engines, seconds_of, speedups
+from hsexport.measure.turns import column, in_turns, medians, outside_engines, schedule_times, seconds_of, speedups
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.facts import Facts, size_text
 from hsruntime.options import SessionOptions
+from hsruntime.picture.picture import contact_sheet as drawn_sheet
+from hsruntime.picture.picture import region_overlay
+from hsruntime.schedule.arithmetic import step_flops
+from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from hsexport.families.pair import Pair
 
-COLUMNS = (
-    "whole picture: {model} only | hsexport ms: {ours_ms:.0f} | diffusers eager ms: {diffusers_ms:.0f}"
-    " | speedup: {speedup:.2f}"
-)
+PROMPTS = ("red apple", "fox", "violin", "birthday cake", "octopus", "red paper lantern")
+KINDS = {
+    "products": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention"),
+    "norms and elementwise": (
+        *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "Gelu", "Sigmoid", "QuickGelu"),
+        *("Add", "Mul", "Sin", "Cos"),
+    ),
+}
+"""Operators by kind; every other one moves numbers about or bends their shape."""
+MOVING = "moving"
+ROWS = 2  # guidance's
+
+
+def schedules_for(facts: Facts) -> dict[str, Schedule]:
+    """The three columns' schedules: as many steps of large, as the bundle stitches by default, and of small."""
+    stitched = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
+    alone = {name: resolve_schedule(name, stitched.steps, stitched.steps) for name in ("large", "small")}
+    return {"large only": alone["large"], "stitched": stitched, "small only": alone["small"]}
+
+
+def draw_columns(session: Session, prompts: tuple[str, ...], seed: int) -> dict[str, list[np.ndarray]]:
+    """One column of pictures per schedule, and the region that the stitched one chose, if it has one."""
+    schedules = schedules_for(session.manifest.facts)
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in [*schedules, "region"]}
+    for prompt in track(prompts, "pictures", console=Console(stderr=True), transient=True):
+        for name, schedule in schedules.items():
+            result = session.generate(prompt, seed=seed, schedule=schedule)
+            columns[name].append(result.image)
+            if name == "stitched":
+                region = None if result.region is None else region_overlay(result.image, result.region[0], result.grid)
+                columns["region"].append(result.image if region is None else region)
+    return columns
+
+
+def schedules_block(report: Measured) -> str:
+    """Speeds of the three schedules."""
+    bundle = report["bundle"]
+    columns = "{name} | loop ms: {loop_ms:.0f} | speedup: {speedup:.2f} | by counting operations: {predicted:.2f}"
+    rows = [{"name": name, **row} for name, row in report["schedules"].items()]
+    told = table(f"{size_text(bundle['size'])} pixels: {columns} | schedule: `{{schedule}}`", rows)
+    return told + measured_on(report, f"{bundle['backend']}, {bundle['precision']}")
+
+
+@measurement(schedules_block)
+@bundle_argument
+@click.option("--out", type=PATH, default=Path("contact_sheet.png"), help="the sheet, a PNG")
+@click.option("--prompt", multiple=True, default=PROMPTS, help="a row; repeatable")
+@click.option("--seed", default=0, help="of every picture's first noise")
+@click.option("--rounds", default=5, type=click.IntRange(1), help="of timing after a warm-up")
+@threads_option
+def contact_sheet(
+    bundle: Path, out: Path, prompt: tuple[str, ...], seed: int, rounds: int, threads: int
+) -> dict[str, Any]:
+    """Draw large only, stitched, small only and the region for some prompts, and measure the speedup; without torch."""
+    with Session.open(bundle, threads=threads) as session:
+        manifest, facts = session.manifest, session.manifest.facts
+        columns = draw_columns(session, prompt, seed)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        drawn_sheet(columns, list(prompt)).save(out)
+        click.echo(f"contact sheet: {out}", err=True)
+        with Console(stderr=True).status(f"timing {rounds} rounds"):
+            times = schedule_times(session, schedules_for(facts), rounds)
+    return {
+        "bundle": {"backend": manifest.backend, "precision": manifest.precision, "size": facts.sizes.default},
+        "guidance_scale": facts.defaults.guidance_scale,
+        "rounds": rounds,
+        "schedules": {row.name: msgspec.to_builtins(row) for row in times},
+    }
 
 
 def compare(session: Session, pair: Pair, model: str, rounds: int) -> dict[str, Any]:
     """One model alone, whole pictures: text, loop, decoding; ours and theirs in turns."""
     from hsexport.measure.eager import PAUSE_SECONDS, pipeline_for, pipeline_options
 
-    steps, options = session.manifest.facts.defaults.steps, pipeline_options(session.manifest.facts)
-    pipeline = pipeline_for(pair, model)
+    facts = session.manifest.facts
+    steps, pipeline = facts.defaults.steps, pipeline_for(pair, model)
 
     def timed(call: Callable[[], Any]) -> float:
         time.sleep(PAUSE_SECONDS)
         return seconds_of(call)
 
     ours = partial(session.generate, PROMPT, schedule=f"{model}:{steps}")
-    theirs = partial(pipeline, PROMPT, num_inference_steps=steps, output_type="np", **options)
+    theirs = partial(pipeline, PROMPT, num_inference_steps=steps, output_type="np", **pipeline_options(facts))
     played = in_turns({"ours": partial(timed, ours), "theirs": partial(timed, theirs)}, rounds)
-    times = {name: column(played, name) for name in ("ours", "theirs")}
-    return {
-        "model": model,
-        "ours_ms": 1000 * float(np.median(times["ours"])),
-        "diffusers_ms": 1000 * float(np.median(times["theirs"])),
-        "speedup": float(np.median(speedups(times["theirs"], times["ours"]))),
-    }
+    found, ratios = medians(played), speedups(column(played, "theirs"), column(played, "ours"))
+    times = {"ours_ms": 1000 * found["ours"], "diffusers_ms": 1000 * found["theirs"]}
+    return {"model": model, **times, "speedup": float(np.median(ratios))}
 
 
-def block(report: Measured) -> str:
+def speed_block(report: Measured) -> str:
     """Both models, and the share of the stitched loop that is not the engines'."""
+    columns = (
+        "whole picture: {model} only | hsexport ms: {ours_ms:.0f} | diffusers eager ms: {diffusers_ms:.0f}"
+        " | speedup: {speedup:.2f}"
+    )
     outside = f"\nOf the stitched loop's time {report['outside_engines']:.2%} passes outside the engines.\n"
-    return table(COLUMNS, report["rows"]) + outside + measured_on(report)
+    return table(columns, report["rows"]) + outside + measured_on(report)
 
 
-@click.command()
+@measurement(speed_block)
 @bundle_argument
 @click.option("--large", help="what it was built from, if that was a local path")
 @click.option("--small", help="the same")
 @click.option("--rounds", default=7, help="in turns")
-@click.option("--threads", default=0, help="for both; 0 for all cores")
-@json_option
-def main(bundle: Path, large: str | None, small: str | None, rounds: int, threads: int, json_file: Path | None) -> None:
-    """Measure large alone and small alone, ours and diffusers', in one run."""
+@threads_option
+def speed(bundle: Path, large: str | None, small: str | None, rounds: int, threads: int) -> dict[str, Any]:
+    """Measure large alone and small alone, ours and diffusers' pipeline, in one process with the same threads."""
     import torch
 
     from hsexport.families.pair import load_pair
@@ -78,9 +148,61 @@ def main(bundle: Path, large: str | None, small: str | None, rounds: int, thread
     count = threads or usable_cores()
     torch.set_num_threads(count)
     opened = open_bundle(bundle)
-    pair = load_pair(large or opened.manifest.facts.large.source, small or opened.manifest.facts.small.source)
+    facts = opened.manifest.facts
+    pair = load_pair(large or facts.large.source, small or facts.small.source)
     with hush_libraries(), warnings.catch_warnings(), Session(opened, SessionOptions(threads=count)) as session:
         warnings.simplefilter("ignore")
         rows = [compare(session, pair, model, rounds) for model in ("large", "small")]
         empty, whole = outside_engines(session, rounds)
-    finish(block, json_file, threads, outside_engines=empty / whole, rows=rows)
+    return {"outside_engines": empty / whole, "rows": rows}
+
+
+def profiled(engine: Path, spec: EngineSpec, dims: dict[str, int], rounds: int) -> tuple[float, dict[str, float]]:
+    """Seconds of a run, the median after the first, and the share of nodes' time by kind of work."""
+    from hsengines.ort.cpu import profile_graph
+
+    rng = np.random.default_rng(0)
+    inputs = {t.name: rng.standard_normal(t.resolve(dims)).astype(t.dtype) % 1 for t in spec.inputs}
+    events = profile_graph(engine, inputs, rounds + 1)
+    runs = [e["dur"] / 1e6 for e in events if e.get("name") == "model_run"][1:]
+    spent = dict.fromkeys((*KINDS, MOVING), 0)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            operator = event["args"]["op_name"]
+            kind = next((kind for kind, operators in KINDS.items() if operator in operators), MOVING)
+            spent[kind] += event["dur"]
+    whole = sum(spent.values())
+    return float(np.median(runs)), {kind: duration / whole for kind, duration in spent.items()}
+
+
+@measurement(
+    "step: {step} | ms: {ms:.0f} | counted GFLOP a second: {gflops_per_second:.0f}"
+    " | share of products: {shares[products]:.2f} | of norms and elementwise: {shares[norms and elementwise]:.2f}"
+    " | of moving numbers: {shares[moving]:.2f}"
+)
+@bundle_argument
+@click.option("--rounds", default=20, type=click.IntRange(1), help="steps of each, after one that does not count")
+@threads_option
+def profile_engines(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
+    """Profile a step of large, of large on the region, and of small; BUNDLE is one for ort-cpu.
+
+    It explains why a schedule falls short of what counting operations promises: only matrix products are counted.
+    """
+    from hsengines.ort.session import use_shared_pool
+
+    use_shared_pool(threads)
+    opened, rows = open_bundle(bundle), []
+    facts = opened.manifest.facts
+    steps = {"large": ("large", "full"), "large on the region": ("large", "region"), "small": ("small", "full")}
+    for step, (name, profile) in steps.items():
+        record = opened.manifest.engines[name]
+        sizes = next(each for each in record.spec.profiles if each.name == profile).dims
+        dims = {dim: size.optimum for dim, size in sizes.items()} | {"G": ROWS}
+        active = dims.get("M", dims.get("N", 0))
+        flops = ROWS * step_flops(getattr(facts, name), active, active + dims.get("R", 0), facts.text_tokens)
+        seconds, shares = profiled(opened.file(record.file), record.spec, dims, rounds)
+        rate = flops / 1e9 / seconds
+        rows.append(
+            {"step": step, "ms": 1000 * seconds, "gflops": flops / 1e9, "gflops_per_second": rate, "shares": shares}
+        )
+    return {"rows": rows}

@@ -14,9 +14,9 @@ from hsexport.measure.bench.report import MEANINGS, SCHEMA_VERSION, Report, bund
 from hsexport.measure.bench.rounds import Contestant, Round, Work, contestant, play
 from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Opinions, score, taking_part
 from hsexport.measure.blocks import today
-from hsexport.measure.estimates import CONFIDENCE_PERCENT
 from hsexport.measure.machine import hardware, usable_cores, versions
 from hsexport.measure.prompts import Prompt, is_demo, prompts_for
+from hsexport.measure.turns import CONFIDENCE_PERCENT
 from hsexport.progress import Reporter
 from hsruntime import Session
 from hsruntime.bundle.reader import Bundle, open_bundle

@@ -11,9 +11,9 @@ import numpy as np
 from hsexport.measure.bench.contenders import CONVERGED
 from hsexport.measure.bench.rounds import Round
 from hsexport.measure.bench.scores import Score
-from hsexport.measure.estimates import Estimate
 from hsexport.measure.machine import Hardware
-from hsexport.measure.metrics import METRICS
+from hsexport.measure.pictures import METRICS
+from hsexport.measure.turns import Estimate
 from hsruntime.bundle.reader import Bundle, sha256_of
 
 SCHEMA_VERSION = 1

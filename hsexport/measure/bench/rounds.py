@@ -19,8 +19,7 @@ from hsengines.errors import HSError
 from hsengines.files import replaced
 from hsexport.measure import turns
 from hsexport.measure.bench.contenders import CONVERGED, LARGE, Contender
-from hsexport.measure.metrics import METRICS
-from hsexport.measure.pictures import pixels_of, png_of
+from hsexport.measure.pictures import METRICS, pixels_of, png_of
 from hsexport.measure.prompts import Prompt
 from hsruntime import Session
 from hsruntime.text.tokenize import PromptCutWarning

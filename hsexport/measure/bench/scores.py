@@ -11,9 +11,8 @@ import numpy as np
 from hsexport.measure.bench.contenders import CONVERGED, LARGE
 from hsexport.measure.bench.judge import Judge, Judged, feature_distances, frechet
 from hsexport.measure.bench.rounds import Round
-from hsexport.measure.estimates import Estimate, mean_of, median_of, middle_half, standard_error_interval
-from hsexport.measure.metrics import METRICS
-from hsexport.measure.turns import column, speedups
+from hsexport.measure.pictures import METRICS
+from hsexport.measure.turns import Estimate, column, mean_of, median_of, middle_half, speedups, standard_error_interval
 
 DIFFUSERS = "diffusers"
 NAMES = [metric.name for metric in METRICS]

@@ -78,7 +78,8 @@ def pair_for(scale: str, layers: int | None, targets: list[Target], out: Path) -
         return "demo", "demo"
     refuse_if_too_small(layers, targets, out)
     cut = ("--layers", str(layers)) if layers else ()
-    return random_pair(out / "pairs" / "-".join([scale, *cut[1:]]), "--text", "tiny", *cut)
+    pair = random_pair(out / "pairs" / "-".join([scale, *cut[1:]]), "--text", "tiny", *cut)
+    return str(pair / "large"), str(pair / "small")
 
 
 def check_all(plan: Plan, targets: list[Target], report: Report) -> None:
@@ -94,7 +95,7 @@ def check_all(plan: Plan, targets: list[Target], report: Report) -> None:
         write_files(report, plan.out)
 
 
-@click.command()
+@click.command("gpu_check")
 @click.option("--out", type=PATH, default=Path("build/gpu_check"), help="reports, bundles, pairs and the cache")
 @click.option(
     "--scale",
@@ -111,7 +112,7 @@ def check_all(plan: Plan, targets: list[Target], report: Report) -> None:
 @click.option("--size", nargs=2, type=int, metavar="WIDTH HEIGHT", help="default: what large was trained at")
 @click.option("--threads", default=0, help="CPU threads, 0 for all")
 @click.option("--cache", type=PATH, help="where finished products are kept; default: OUT/cache")
-def main(
+def gpu_check(
     out: Path,
     scale: str,
     backends: tuple[str, ...],

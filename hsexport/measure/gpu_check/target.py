@@ -19,37 +19,18 @@ from hsengines.backend import get_backend
 from hsengines.build import BuildOptions, build_options
 from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
+from hsexport.measure.building import Watched
 from hsexport.measure.gpu_check.checks import CHECKS
 from hsexport.measure.gpu_check.results import Build, Plan, Problem, Target, TargetResult, TorchTime
 from hsexport.measure.machine import gpu_facts
 from hsexport.measure.processes import told_by_process
 from hsexport.measure.prompts import PROMPT
 from hsexport.measure.turns import column, in_turns, seconds_of
-from hsexport.report import BuildReport
 from hsruntime.bundle.reader import Bundle
 
+PRODUCTS = ("export", "optimise", "compile")
+"""Stages whose items are kept for the next build."""
 GOES_ON = "what is finished is kept, the same command goes on from there"
-
-
-class CountingReport(BuildReport):
-    """Counts which products were made and which an earlier build had left."""
-
-    def __init__(self) -> None:
-        super().__init__(GOES_ON)
-        self.kept, self.made = 0, 0
-        self._counts = False
-
-    def stage(self, name: str, items: int) -> None:
-        """As the command line shows it."""
-        self._counts = name in ("export", "optimise", "compile")
-        super().stage(name, items)
-
-    def end(self, item: str, note: str = "") -> None:
-        """As the command line shows it."""
-        if self._counts:
-            was_kept = note.startswith("kept")
-            self.kept, self.made = self.kept + was_kept, self.made + (not was_kept)
-        super().end(item, note)
 
 
 def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, Build]:
@@ -62,12 +43,14 @@ def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, 
     drawn: dict[str, Any] = {"size": plan.size, "max_size": plan.size, "max_batch": plan.max_batch, "steps": plan.steps}
     out.parent.mkdir(parents=True, exist_ok=True)
     start = perf_counter()
-    with CountingReport() as report:
+    with Watched(GOES_ON) as report:
         bundle = build(BuildRequest(plan.large, plan.small, out, plan.cache, **built_for, **drawn), report)
     assert bundle is not None, "nothing here asks it to stop early"
     seconds, manifest = perf_counter() - start, bundle.manifest
     size_mb = sum(file.size_bytes for file in manifest.files) / 1e6
-    return bundle, Build(seconds, size_mb, manifest.tools["builder"], manifest.target, report.kept, report.made)
+    products = [item["note"].startswith("kept") for item in report.items if item["stage"] in PRODUCTS]
+    counts = products.count(True), products.count(False)
+    return bundle, Build(seconds, size_mb, manifest.tools["builder"], manifest.target, *counts)
 
 
 def options_for(target: Target, notes: list[str]) -> BuildOptions:

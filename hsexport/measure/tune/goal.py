@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hsengines.errors import HSError
-from hsexport.measure.estimates import Estimate, mean_of, median_of
-from hsexport.measure.metrics import METRICS, Metric
+from hsexport.measure.pictures import METRICS, Metric
 from hsexport.measure.tune.candidates import Ground
 from hsexport.measure.tune.measuring import Score, turned
+from hsexport.measure.turns import Estimate, mean_of, median_of
 
 Failure = tuple[Ground, str] | None
 """On what ground, and in which words, a measured candidate breaks a constraint."""

@@ -18,8 +18,7 @@ from msgspec import Struct
 from hsengines.errors import HSError
 from hsengines.files import replace_file
 from hsexport import __version__
-from hsexport.measure.metrics import Metric
-from hsexport.measure.pictures import pixels_of, png_of
+from hsexport.measure.pictures import Metric, pixels_of, png_of
 from hsexport.measure.prompts import Prompt
 from hsexport.measure.tune.candidates import Counted
 from hsexport.measure.turns import speedups

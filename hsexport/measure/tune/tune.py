@@ -13,7 +13,6 @@ import msgspec
 from rich.table import Column, Table
 
 from hsengines.errors import HSError
-from hsexport.measure.estimates import mean_of
 from hsexport.measure.prompts import prompts_for, shuffled
 from hsexport.measure.tune.candidates import Counted, count_all, family
 from hsexport.measure.tune.goal import (
@@ -28,6 +27,7 @@ from hsexport.measure.tune.goal import (
 )
 from hsexport.measure.tune.measuring import Conditions, Ledger, Measurer, Score, subject_of, turned
 from hsexport.measure.tune.search import Found, Row, Search
+from hsexport.measure.turns import mean_of
 from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hsexport.measure.estimates import mean_of, median_of, standard_error_interval
+from hsexport.measure.turns import mean_of, median_of, standard_error_interval
 
 
 def test_interval_of_a_mean_is_near_the_textbook_one():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hsengines.errors import ShapeError
-from hsexport.measure.metrics import METRICS, flip, psnr, ssim
+from hsexport.measure.pictures import METRICS, flip, psnr, ssim
 
 
 @pytest.fixture

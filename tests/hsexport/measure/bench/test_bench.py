@@ -12,7 +12,7 @@ from hsexport.measure.bench.bench import BenchRequest, bench
 from hsexport.measure.bench.page import write_report
 from hsexport.measure.bench.report import Point, columns_of, front, headline, report_from_json, report_json
 from hsexport.measure.bench.table import block, markdown, splice
-from hsexport.measure.estimates import Estimate
+from hsexport.measure.turns import Estimate
 from hsexport.progress import Silent
 
 SCHEDULES = ("large:2,hybrid:1,small:1", "large:2,hybrid:1,small:1;signal=random", "large:4", "small:4")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from hsexport.measure.estimates import mean_of
 from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError, metric_called, tells_apart
 from hsexport.measure.tune.measuring import Score
+from hsexport.measure.turns import mean_of
 
 
 def score(values, speedups, metric="psnr"):

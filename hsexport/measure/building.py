@@ -14,12 +14,13 @@ from typing import Any
 import click
 
 from hsengines.errors import HSError
-from hsexport.measure.blocks import PATH, Measured, finish, json_option, measured_on, table
+from hsexport.measure.blocks import PATH, Measured, measured_on, measurement, table
 from hsexport.measure.processes import in_new_process
 from hsexport.report import BuildReport
 
 DELAYS = Path("/proc/sys/kernel/task_delayacct")
-BLOCK_DELAY = 42 - 3  # of /proc/self/stat behind the name: field 42 of proc(5), where the first there is 3
+STAT = Path("/proc/self/stat")
+BLOCK_DELAY = 42 - 3  # of STAT behind the name: field 42 of proc(5), where the first there is 3
 TRANSFORMERS = ("large", "small")
 MB, GB = 1e6, 1e9
 FIGURES = (
@@ -31,11 +32,11 @@ FIGURES = (
 )
 
 
-class Timed(BuildReport):
-    """Progress as the command shows it, and how long each network took in each stage."""
+class Watched(BuildReport):
+    """Progress as the command shows it; `items`: how long each network took in each stage, and what was said of it."""
 
-    def __init__(self) -> None:
-        super().__init__("nothing is kept")
+    def __init__(self, on_stop: str) -> None:
+        super().__init__(on_stop)
         self.items: list[dict[str, Any]] = []
         self._at, self._start = "", (0.0, 0.0)
 
@@ -54,13 +55,13 @@ class Timed(BuildReport):
         super().end(item, note)
         begun, waited = self._start
         times = {"seconds": perf_counter() - begun, "disk_seconds": disk_wait() - waited}
-        self.items.append({"stage": self._at, "network": item, **times})
+        self.items.append({"stage": self._at, "network": item, **times, "note": note})
 
 
 def disk_wait() -> float:
-    """Seconds that this process has waited for blocks, by the kernel's count."""
-    fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
-    return int(fields[BLOCK_DELAY]) / os.sysconf("SC_CLK_TCK")
+    """Seconds that this process has waited for blocks, by the kernel's count; 0 where there is none."""
+    fields = STAT.read_text(encoding="ascii").rpartition(") ")[2].split() if STAT.exists() else []
+    return int(fields[BLOCK_DELAY]) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def request_for(pair: Path, cache: Path) -> Any:
@@ -78,25 +79,35 @@ def built(pair: Path, cache: Path) -> list[dict[str, Any]]:
     from hsexport.build.build import build
     from hsexport.build.quiet import hush_libraries
 
-    with Timed() as report, hush_libraries():
+    with Watched("nothing is kept") as report, hush_libraries():
         build(request_for(pair, cache), report)
     return report.items
 
 
-def added_bytes(cache: Path) -> int:
-    """Of the files in the cache, the checkpoint's own aside: those have a second name elsewhere."""
-    stats = [file.stat() for file in cache.rglob("*") if file.is_file()]
-    return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
+def block(report: Measured) -> str:
+    """What it took beside what was planned."""
+
+    def figure(name: str, unit: str) -> str:
+        return f"{report['figures'][name]:{'.2f' if unit == 'GB' else '.0f'}} {unit}" if name else ""
+
+    rows = [{"what": what, "own": figure(own, u), "said": figure(said, u)} for what, own, said, u in FIGURES]
+    return table(": {what} | measured: {own} | `plan` says: {said}", rows) + measured_on(report)
 
 
-def measured(pair: Path) -> dict[str, Any]:
-    """Figures in GB, MB and seconds, and every network's times; the cache lies on the pair's own disk and goes."""
+@measurement(block)
+@click.argument("pair", type=PATH)
+def build(pair: Path) -> dict[str, Any]:
+    """Build the graphs of PAIR, a folder of large and small, in a process of its own and print what it took."""
     from hsexport.plan.plan import plan_for
 
-    with tempfile.TemporaryDirectory(dir=pair) as folder:
+    if not DELAYS.exists() or DELAYS.read_text(encoding="ascii").strip() != "1":
+        raise HSError("the kernel does not count disk waits", "sysctl -w kernel.task_delayacct=1")
+    with tempfile.TemporaryDirectory(dir=pair) as folder:  # on the pair's own disk, as a user's cache would be
         stages = plan_for(request_for(pair, Path(folder))).stages
         items, peak = in_new_process(built, pair, Path(folder))
-        disk = added_bytes(Path(folder))
+        # The checkpoint's own files have a second name elsewhere.
+        files = [file.stat() for file in Path(folder).rglob("*") if file.is_file()]
+        disk = sum(file.st_size for file in files if file.st_nlink == 1)
     said_peak, said_disk = max(stage.host_bytes for stage in stages), sum(stage.disk_bytes for stage in stages)
     own = [item for item in items if item["network"] in TRANSFORMERS]
     whole, waited = (sum(item[name] for item in own) for name in ("seconds", "disk_seconds"))
@@ -113,27 +124,3 @@ def measured(pair: Path) -> dict[str, Any]:
         "transformer_seconds_without_disk": whole - waited,
     }
     return {"figures": figures, "items": items}
-
-
-def block(report: Measured) -> str:
-    """What it took beside what was planned."""
-    rows = [
-        {"what": what, "own": figure(report, own, unit), "said": figure(report, said, unit) if said else ""}
-        for what, own, said, unit in FIGURES
-    ]
-    return table(": {what} | measured: {own} | `plan` says: {said}", rows) + measured_on(report)
-
-
-def figure(report: Measured, name: str, unit: str) -> str:
-    """Gigabytes in two decimals, everything else whole."""
-    return f"{report['figures'][name]:{'.2f' if unit == 'GB' else '.0f'}} {unit}"
-
-
-@click.command()
-@click.argument("pair", type=PATH)
-@json_option
-def main(pair: Path, json_file: Path | None) -> None:
-    """Build the graphs of PAIR, a folder of large and small, in a process of its own and print what it took."""
-    if not DELAYS.exists() or DELAYS.read_text(encoding="ascii").strip() != "1":
-        raise HSError("the kernel does not count disk waits", "sysctl -w kernel.task_delayacct=1")
-    finish(block, json_file, **measured(pair))
