@@ -209,7 +209,7 @@ def cache_item_bytes(manifest: Manifest) -> int:
 
 def cache_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
     """What keys and values take: of the whole picture and the text, and with a region of cached and active tokens."""
-    return sum(prod(_extents(tensor)) for tensor in _needed(facts, shape) if tensor.dtype == "cache") * item_bytes
+    return _numbers(facts, shape)[0] * item_bytes
 
 
 def loop_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
@@ -217,15 +217,17 @@ def loop_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
 
     `item_bytes` is what a key's or value's number takes; the cache is nearly all of it.
     """
-    others = sum(prod(_extents(tensor)) for tensor in _needed(facts, shape) if tensor.dtype != "cache")
-    return cache_bytes(facts, shape, item_bytes) + 4 * others
+    cached, others = _numbers(facts, shape)
+    return cached * item_bytes + others * 4
 
 
-def _needed(facts: Facts, shape: LoopShape) -> set[TensorSpec]:
-    """What steps of every mode are bound to, of both rows of each picture."""
+def _numbers(facts: Facts, shape: LoopShape) -> tuple[int, int]:
+    """In keys and values, and in what else steps of every mode are bound to, of both rows of each picture."""
     layout = Layout(facts, shape, "cache", {})
     sequences = ["large", "small", *(["hybrid", "gather"] if shape.active else [])]
-    return {layout.tensor(buffer, shape.rows) for row in layout.rows(sequences) for buffer in buffers_of(row)}
+    needed = {layout.tensor(buffer, shape.rows) for row in layout.rows(sequences) for buffer in buffers_of(row)}
+    cached = sum(prod(_extents(tensor)) for tensor in needed if tensor.dtype == "cache")
+    return cached, sum(prod(_extents(tensor)) for tensor in needed) - cached
 
 
 def _extents(spec: TensorSpec) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ N image tokens, M active, R = N - M cached · T text tokens, U cached ones in a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -218,6 +219,7 @@ def reads(signal: str, buffer: str) -> bool:
     return any(buffer in row.inputs.values() for row in SIGNALS[signal])
 
 
+@cache
 def pattern_of(buffer: str) -> str:
     """The entry of BUFFERS that `buffer` falls under: its own, or the longest that fits."""
     if buffer in BUFFERS:
