@@ -42,7 +42,7 @@ def names(pins):
 def test_pins_are_the_runtime_and_its_backend_as_installed_and_never_torch(wheel):
     pins = pins_of(requirements_of(wheel), "cpu", Target(), {})
     assert {f"onnxruntime=={version('onnxruntime')}", f"numpy=={version('numpy')}"} <= set(pins)
-    assert {"msgspec", "pillow", "tokenizers", "typer", "flatbuffers"} <= names(pins)
+    assert {"msgspec", "pillow", "tokenizers", "click", "flatbuffers"} <= names(pins)
     assert not names(pins) & {"torch", "diffusers", "transformers", "onnx", "tensorrt-rtx-cu13", "pytest", "ray"}
 
 
