@@ -24,7 +24,8 @@ class Argument(click.Argument):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         """As it stands in the section of arguments."""
-        return self.make_metavar(ctx), self.help or ""
+        del ctx
+        return self.human_readable_name, self.help or ""
 
 
 class Option(click.Option):
