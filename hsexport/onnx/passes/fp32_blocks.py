@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from hsexport.networks.network import Fp32Rule, Network
-from hsexport.onnx.passes.graph_pass import PassError
 
 NORMS = Fp32Rule(
     "norms",
@@ -26,6 +25,9 @@ def fp32_rules(network: Network, precision: str, asked: Sequence[str] = ()) -> t
     for text in asked:
         prefix, colon, modules = text.rpartition(":")
         if not modules or (colon and not prefix):
+            # Not earlier: a plan is made without onnx_ir, whose import takes half of its time.
+            from hsexport.onnx.passes.graph_pass import PassError
+
             raise PassError(f"--fp32 '{text}' names no modules", "write it like large:transformer_blocks.35*")
         if not colon or fnmatchcase(network.name, prefix):
             rules.append(Fp32Rule(text, modules=(modules,), reason="asked for"))

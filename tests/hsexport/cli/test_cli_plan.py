@@ -13,7 +13,7 @@ from hsexport.cli.main import main
 try:
     main()
 finally:
-    print(*sorted({"torch", "diffusers", "transformers", "onnxruntime"} & set(sys.modules)), file=sys.stderr)
+    print(*sorted({"torch", "diffusers", "transformers", "onnxruntime", "onnx_ir"} & set(sys.modules)), file=sys.stderr)
 """
 
 
