@@ -2,7 +2,7 @@
 
 import pytest
 
-from hsexport.cli import report as reports
+from hsexport import report as reports
 
 
 @pytest.fixture
