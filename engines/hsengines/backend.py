@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from hsengines.device import Device, Tensor
+from hsengines.device import Device, Tensors
 from hsengines.errors import BackendUnavailable, ShapeError
 from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import named, traits_of
@@ -37,7 +38,7 @@ class Engine(ABC):
     spec: EngineSpec
 
     @abstractmethod
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> Binding:
+    def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> Binding:
         """Fixes shapes, addresses, and where it runs: `beside`, for the second sequence of a `Device.fork`.
 
         Raises ShapeError if they do not fit the spec or no profile admits them.
@@ -48,7 +49,7 @@ class Engine(ABC):
         """Frees what the engine holds; bindings made from it must not be enqueued again."""
 
 
-def check_binding(spec: EngineSpec, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> dict[str, int]:
+def check_binding(spec: EngineSpec, inputs: Tensors, outputs: Tensors) -> dict[str, int]:
     """The extents of a binding. Raises ShapeError where names, dtypes or shapes do not fit `spec`."""
     dims = spec.dims_of({name: tensor.shape for name, tensor in inputs.items()})
     spec.check_dims(dims)
@@ -57,9 +58,7 @@ def check_binding(spec: EngineSpec, inputs: Mapping[str, Tensor], outputs: Mappi
     return dims
 
 
-def _check_tensors(
-    engine: str, specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor], dims: Mapping[str, int]
-) -> None:
+def _check_tensors(engine: str, specs: tuple[TensorSpec, ...], tensors: Tensors, dims: Mapping[str, int]) -> None:
     unknown = set(tensors) - {s.name for s in specs}
     if unknown:
         raise ShapeError(f"engine '{engine}' has no tensor named {', '.join(sorted(unknown))}")
@@ -139,4 +138,6 @@ def get_backend(name: str, cache: str | Path | None = None) -> Backend:
 
 
 def _user_cache() -> Path | None:
-    return Path.home() / ".cache" / "hsexport"
+    with suppress(RuntimeError):  # nobody whose home is known
+        return Path.home() / ".cache" / "hsexport"
+    return None

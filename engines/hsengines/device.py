@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,8 @@ class Tensor(ABC):
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    address: int
+    """Where its first element lies."""
 
     @abstractmethod
     def write(self, array: np.ndarray) -> None:
@@ -31,6 +33,10 @@ class Tensor(ABC):
     @abstractmethod
     def copy_from(self, other: Tensor) -> None:
         """Copies another tensor of the same shape and dtype on the device."""
+
+
+Tensors = Mapping[str, Tensor]
+"""An engine's inputs or outputs by name."""
 
 
 class Replay(ABC):
@@ -109,11 +115,7 @@ class HostTensor(Tensor):
         self.shape = shape
         self.dtype = numpy_dtype(dtype)
         self.array = np.empty(shape, self.dtype)
-
-    @property
-    def address(self) -> int:
-        """Where the first element lies."""
-        return self.array.ctypes.data
+        self.address = self.array.ctypes.data
 
     def write(self, array: np.ndarray) -> None:
         """Copies a host array in."""

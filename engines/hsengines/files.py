@@ -57,6 +57,12 @@ def link_or_copy(source: Path, target: Path) -> Path:
     return target
 
 
+def link_graph(onnx: Path, folder: Path) -> list[Path]:
+    """An ONNX file and its weights, if they have a file of their own, in `folder` by `link_or_copy`."""
+    sources = (onnx, onnx.with_name(f"{onnx.name}.data"))
+    return [link_or_copy(source, folder / source.name) for source in sources if source == onnx or source.exists()]
+
+
 def is_other_process(pid: int) -> bool:
     """Whether a living process other than this one has that id; in a container a dead writer's id is ours again."""
     if pid == os.getpid():

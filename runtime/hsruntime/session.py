@@ -12,6 +12,7 @@ import numpy as np
 
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
+from hsengines.traits import traits_of
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.denoise import denoise
@@ -51,7 +52,7 @@ class Session:
         self._shapes_kept = options.shapes_kept
         self._backend = backend or get_backend(self.manifest.backend, options.kernel_cache)
         self._device = self._backend.device(options.threads, graphs=options.graphs)
-        self._device.two_streams = options.two_streams
+        self._device.two_streams = options.two_streams and traits_of(self._backend.name).streams
         self._engines: dict[str, Engine] = {}
         self._executors: Executors | None = None
         self._on_demand: TextOnDemand | None = None

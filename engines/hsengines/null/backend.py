@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from hsengines.backend import Backend, Binding, Engine, check_binding
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
-from hsengines.device import Device, HostDevice, Tensor
+from hsengines.device import Device, HostDevice, Tensors
 from hsengines.spec import EngineSpec
 
 
@@ -54,7 +53,7 @@ class NullEngine(Engine):
         self.spec = spec
         self._log = log
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> NullBinding:
+    def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> NullBinding:
         """Checks shapes and dtypes."""
         del beside
         check_binding(self.spec, inputs, outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from hsengines.cuda.device import CudaDevice
 from hsengines.cuda.replay import WITHOUT
-from hsengines.device import Enqueue, PlainReplay, Replay, Tensor
+from hsengines.device import Enqueue, PlainReplay, Replay, Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError
 from hsengines.ort.session import OrtBinding, OrtEngine
 from hsengines.spec import EngineSpec
@@ -58,9 +58,7 @@ class OrtCudaEngine(OrtEngine):
         self._device = device
         self._graphs = count(1)
 
-    def bind(
-        self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False
-    ) -> OrtCudaBinding:
+    def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> OrtCudaBinding:
         """Binds device memory by address; the binding keeps the tensors alive."""
         del beside
         name, session, io, kept = self._bound(inputs, outputs)

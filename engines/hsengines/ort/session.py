@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from hsengines.backend import Binding, Engine, check_binding
 from hsengines.build import EngineFiles
-from hsengines.device import Tensor
+from hsengines.device import Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
-from hsengines.files import link_or_copy
+from hsengines.files import link_graph
 from hsengines.spec import EngineSpec, TensorSpec
 
 NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
@@ -26,20 +25,9 @@ NO_ROOM = re.compile(r"allocate memory for requested buffer of size (\d+)")
 Provider = str | tuple[str, dict[str, str]]
 
 
-@runtime_checkable
-class Addressed(Protocol):
-    """A tensor that is one block of memory."""
-
-    @property
-    def address(self) -> int:
-        """Where the first element lies."""
-
-
 def take_graph(onnx: Path, out: Path) -> EngineFiles:
     """The ONNX file and its weights as an engine in the folder `out`, both possibly under a second name only."""
-    data = onnx.with_name(onnx.name + ".data")
-    sources = [onnx, data] if data.exists() else [onnx]
-    engine, *weights = (link_or_copy(source, out / source.name) for source in sources)
+    engine, *weights = link_graph(onnx, out)
     return EngineFiles(engine, tuple(weights))
 
 
@@ -109,7 +97,7 @@ class OrtEngine(Engine):
         self.spec = spec
         self._session: ort.InferenceSession | None = session
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> OrtBinding:
+    def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> OrtBinding:
         """Binds by address; the binding keeps the tensors alive. A session has the one stream it was opened with."""
         del beside
         return OrtBinding(*self._bound(inputs, outputs))
@@ -119,7 +107,7 @@ class OrtEngine(Engine):
         self._session = None
 
     def _bound(
-        self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+        self, inputs: Tensors, outputs: Tensors
     ) -> tuple[str, ort.InferenceSession, ort.IOBinding, list[Tensor]]:
         if self._session is None:
             raise EngineLoadError(f"engine '{self.spec.name}' is closed")
@@ -134,12 +122,8 @@ class OrtEngine(Engine):
 
 def _memory(tensor: Tensor) -> tuple[Any, tuple[int, ...], int]:
     """Element type, shape and address, as a binding wants them."""
-    assert isinstance(tensor, Addressed)
-    return _element_type(tensor.dtype), tensor.shape, tensor.address
-
-
-def _element_type(dtype: np.dtype) -> Any:
-    return ONNX_BFLOAT16 if dtype.name == "bfloat16" else dtype.type
+    kind = ONNX_BFLOAT16 if tensor.dtype.name == "bfloat16" else tensor.dtype.type
+    return kind, tensor.shape, tensor.address
 
 
 class OrtBinding(Binding):

@@ -14,7 +14,6 @@ from hsengines.trt.build.building import attach_timing_cache, save_timing_cache
 from hsengines.trt.build.log import listening, logger_of
 from hsengines.trt.inspection import engine_layers
 from hsengines.trt.options import TensorRtOptions
-from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.loading import keep_graph, put_weights_back
 
 # The option's word, TensorRT's, and which GPUs the engine then serves.
@@ -59,7 +58,6 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
         return {
             "target": self.target(options),
             "tuned on": f"{gpu.name} (sm_{gpu.capability})",
-            "weight streaming": str(options.weight_streaming),
             "version compatible": str(options.version_compatible),
             "stripped": str(options.stripped),
             **options.limits,
@@ -102,7 +100,3 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
     def _prepare(self, plan: Path, engine: Any) -> None:
         if engine.refittable:
             put_weights_back(self.library, plan, engine)
-
-    def _contexts(self, plan: Path, engine: Any) -> Contexts:
-        del plan
-        return Contexts(self.library, engine)

@@ -40,9 +40,12 @@ class RtxOptions(BuildOptions, frozen=True, kw_only=True):
 
     @property
     def limits(self) -> dict[str, str]:
-        """The limits among them, as facts of the build key."""
-        workspace = "none" if self.workspace_mb is None else f"{self.workspace_mb} MiB"
-        return {"workspace": workspace, "auxiliary streams": str(self.aux_streams)}
+        """What memory and streams engines may take, as facts of the build key."""
+        return {
+            "weight streaming": str(self.weight_streaming),
+            "workspace": "none" if self.workspace_mb is None else f"{self.workspace_mb} MiB",
+            "auxiliary streams": str(self.aux_streams),
+        }
 
 
 class TensorRtOptions(RtxOptions, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorrt_rtx
 
-from hsengines.build import Layer
 from hsengines.errors import EngineBuildError
 from hsengines.trt.base import TrtBackend
 from hsengines.trt.options import RtxOptions
@@ -33,7 +32,6 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         """Architectures, weight streaming and limits."""
         return {
             "architectures": ", ".join(map(str, chosen_architectures(self.library, options))),
-            "weight streaming": str(options.weight_streaming),
             **options.limits,
         }
 
@@ -48,11 +46,6 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         for index, each in enumerate(chosen):
             if not config.set_compute_capability(getattr(self.library.ComputeCapability, f"SM{each}"), index):
                 raise EngineBuildError(f"{self.title} does not take architecture {each}", "leave it out of --arch")
-
-    def _layers_of(self, plan: Path) -> tuple[Layer, ...]:
-        # The whole graph is one layer of the engine, compiled elsewhere and later: its inspector has nothing to tell.
-        del plan
-        return ()
 
     def _contexts(self, plan: Path, engine: Any) -> Contexts:
         kept = kernels_path(self.library, plan, self.cache) if self.cache else None

@@ -31,18 +31,10 @@ class Job:
     spec: EngineSpec
 
 
-@dataclass(frozen=True)
-class Built:
-    """What came of it: the network's layers as parsed, and all that TensorRT said."""
-
-    layers: tuple[Layer, ...]
-    log: str
-
-
 def build_plan(
     job: Job, plan: Path, configure: Configure, done: Configure, progress: BuildProgress | None = None
-) -> Built:
-    """Writes the plan of `job` to `plan`.
+) -> tuple[tuple[Layer, ...], str]:
+    """Writes the plan of `job` to `plan`; the network's layers as parsed, and all that TensorRT said.
 
     `configure` sets the builder's config up, `done` sees it again after a success. Raises EngineBuildError, and
     KeyboardInterrupt after Ctrl-C; nothing is written then.
@@ -62,7 +54,7 @@ def build_plan(
         with plan.open("wb") as file:
             file.write(memory)
         done(config)
-        return Built(network_layers(network), log.text())
+        return network_layers(network), log.text()
 
 
 def _serialize(builder: Any, network: Any, config: Any, *kept: Any) -> Any:

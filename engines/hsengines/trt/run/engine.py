@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from hsengines.backend import Binding, Engine, check_binding
-from hsengines.device import Tensor
+from hsengines.device import Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError
 from hsengines.spec import EngineSpec
 from hsengines.trt.build.log import Log, last_error, listening
@@ -54,7 +54,7 @@ class TrtEngine(Engine):
         self._contexts = contexts
         self._bindings: WeakSet[TrtBinding] = WeakSet()
 
-    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, beside: bool = False) -> TrtBinding:
+    def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> TrtBinding:
         """Fixes profile, shapes, addresses and scratch of a new context; the binding keeps the tensors alive.
 
         Raises ShapeError, DeviceMemoryError, and DeviceError where TensorRT refuses.
@@ -79,9 +79,7 @@ class TrtEngine(Engine):
             self._opened.close()
             self._opened = None
 
-    def _complete_context(
-        self, stream: Stream, profile: int, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
-    ) -> tuple[Any, Scratch]:
+    def _complete_context(self, stream: Stream, profile: int, inputs: Tensors, outputs: Tensors) -> tuple[Any, Scratch]:
         """A new context for these tensors, and the device's memory that it works in, which must be kept with it.
 
         Raises DeviceMemoryError, and DeviceError where TensorRT refuses.
@@ -97,8 +95,8 @@ class TrtEngine(Engine):
                 accepted = context.set_input_shape(tensor_name, tensor.shape)
                 _check(accepted, name, f"{tensor.shape} as the shape of '{tensor_name}'", log)
             for tensor_name, tensor in [*inputs.items(), *outputs.items()]:
-                address: int = tensor.address  # type: ignore[attr-defined]
-                _check(context.set_tensor_address(tensor_name, address), name, f"the address of '{tensor_name}'", log)
+                accepted = context.set_tensor_address(tensor_name, tensor.address)
+                _check(accepted, name, f"the address of '{tensor_name}'", log)
             _infer_shapes(context, name)
             scratch = self._device.scratch(context.update_device_memory_size_for_shapes(), stream)
             context.set_device_memory(scratch.address, scratch.size)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsengines.errors import DeviceMemoryError, EngineLoadError, HSError
-from hsengines.files import link_or_copy
+from hsengines.files import link_graph
 from hsengines.spec import EngineSpec
 from hsengines.trt.build.log import Log, is_noise, last_error, listening, logger_of
 from hsengines.trt.build.refusals import in_short, is_out_of_memory
@@ -124,9 +124,7 @@ def keep_graph(onnx: Path, plan: Path) -> tuple[Path, ...]:
     """
     if graph_beside(plan).name != onnx.name:
         raise EngineLoadError(f"{onnx.name} cannot serve {plan.name}", f"call it {graph_beside(plan).name}")
-    data = onnx.with_name(f"{onnx.name}.data")
-    sources = [onnx, data] if data.exists() else [onnx]
-    return tuple(link_or_copy(source, plan.with_name(source.name)) for source in sources)
+    return tuple(link_graph(onnx, plan.parent))
 
 
 def put_weights_back(library: Any, plan: Path, engine: Any) -> None:
