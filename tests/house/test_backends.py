@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hsengines.build import options_kind
 from hsengines.traits import BACKENDS
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,17 @@ def test_a_decision_by_name_is_found(line):
 @pytest.mark.parametrize("line", ["get_backend('ort-cpu')", "build(backend='tensorrt-rtx')", "name = 'null'"])
 def test_naming_a_backend_is_no_decision(line):
     assert not list(decisions(line))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_row_names_what_there_is(name):
+    from hsexport.onnx.lint.rules import BACKEND_RULES
+    from hsexport.onnx.passes.prepare import PASSES
+
+    traits = BACKENDS[name]
+    assert options_kind(name)().precision
+    assert set(traits.rules) <= {*BACKEND_RULES, "float64"}
+    assert set(traits.passes) <= set(PASSES)
 
 
 MADE_UP = """
