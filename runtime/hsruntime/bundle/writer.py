@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hsengines.errors import HSError
-from hsengines.files import flush, left_behind, link_or_copy
+from hsengines.files import flush, left_behind, link_or_copy, workplace
 from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
 from hsruntime.facts import Defaults
@@ -69,17 +69,13 @@ def write_defaults(out: Path, defaults: Defaults) -> Bundle:
     out = out.resolve()
     bundle = open_bundle(out, hashes=False)
     manifest = bundle.manifest.with_defaults(defaults)
-    partial = _sibling(out, "partial", os.getpid())
     with _os_errors_told(out / MANIFEST_NAME, out.parent, len(manifest_bytes(manifest))):
         _clear_leftovers(out)
-        partial.mkdir()
-        try:
+        with workplace(out.parent, out.name) as partial:
             _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
             manifest_from_bytes((partial / MANIFEST_NAME).read_bytes())  # whoever made `defaults` may have erred
             (partial / MANIFEST_NAME).replace(out / MANIFEST_NAME)
             flush(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return Bundle(out, manifest)
 
 
