@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.measure.blocks import PATH, show, today
-from hsexport.measure.gpu_check.results import BackendState, Plan, Report, Target
+from hsexport.measure.gpu_check.results import Asked, BackendState, Report, Target
 from hsexport.measure.gpu_check.tables import block, write_files
 from hsexport.measure.gpu_check.target import checked_in_child, torch_in_child
 from hsexport.measure.machine import gpu_facts, hardware
@@ -30,18 +30,14 @@ SD35 = {"large": (8_056_627_520, 38), "small": (2_243_171_520, 24)}
 """Numbers in the transformers of that scale, position tables aside, and their layers."""
 
 
-def backend_states(names: Iterable[str]) -> list[BackendState]:
+def backend_states(names: Iterable[str]) -> Iterator[BackendState]:
     """Whether each backend works here; its library's own words where it does not."""
-    return [backend_state(name) for name in names]
-
-
-def backend_state(name: str) -> BackendState:
-    """One backend's."""
-    try:
-        backend = get_backend(name)
-    except BackendUnavailable as err:
-        return BackendState(name, "", str(err))
-    return BackendState(name, backend.version(), backend.why_not_here())
+    for name in names:
+        try:
+            backend = get_backend(name)
+            yield BackendState(name, backend.version(), backend.why_not_here())
+        except BackendUnavailable as err:
+            yield BackendState(name, "", str(err))
 
 
 def targets_for(states: list[BackendState], precisions: tuple[str, ...]) -> list[Target]:
@@ -82,17 +78,17 @@ def pair_for(scale: str, layers: int | None, targets: list[Target], out: Path) -
     return str(pair / "large"), str(pair / "small")
 
 
-def check_all(plan: Plan, targets: list[Target], report: Report) -> None:
+def check_all(asked: Asked, targets: list[Target], report: Report) -> None:
     """Checks target after target, then torch; the report's files are written after each."""
     for target in targets:
         click.echo(f"== {target}")
-        report.targets.append(checked_in_child(plan, target))
-        write_files(report, plan.out)
+        report.targets.append(checked_in_child(asked, target))
+        write_files(report, asked.out)
     for precision in dict.fromkeys(result.precision for result in report.targets if result.schedules):
         on_cpu = all(traits_of(r.backend).on_cpu for r in report.targets if r.precision == precision)
         click.echo(f"== torch {precision}")
-        report.torch += torch_in_child(plan, precision, "cpu" if on_cpu else "cuda")
-        write_files(report, plan.out)
+        report.torch += torch_in_child(asked, precision, "cpu" if on_cpu else "cuda")
+        write_files(report, asked.out)
 
 
 @click.command("gpu_check")
@@ -129,13 +125,13 @@ def gpu_check(
         date=today(),
         hardware=asdict(hardware(measured["threads"])) | gpu_facts(),
         plan={"scale": scale, "layers": layers or "all", **{n: measured[n] for n in ("steps", "ratio", "rounds")}},
-        backends=backend_states(backends or GPU_BACKENDS),
+        backends=list(backend_states(backends or GPU_BACKENDS)),
     )
     targets = targets_for(report.backends, precisions)
     if targets:
         pair = pair_for(scale, layers, targets, out)
         max_batch = 4 if scale == "demo" else 1
-        check_all(Plan(*pair, out, cache or out / "cache", max_batch=max_batch, **measured), targets, report)
+        check_all(Asked(*pair, out, cache or out / "cache", max_batch=max_batch, **measured), targets, report)
     files = write_files(report, out)
     show(block(msgspec.to_builtins(report)))
     click.echo(f"written: {', '.join(map(str, files))}")

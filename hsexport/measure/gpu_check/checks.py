@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -13,26 +14,17 @@ from time import perf_counter
 import msgspec
 import numpy as np
 
-from hsengines.backend import Engine, get_backend
+from hsengines.backend import get_backend
 from hsengines.device import Device, Replay
 from hsengines.errors import HSError
-from hsexport.build.verify.compare import Comparison, compare
+from hsexport.build.verify.compare import compare
 from hsexport.build.verify.oracle import check_oracle
-from hsexport.measure.gpu_check.results import (
-    EngineParity,
-    FirstPicture,
-    Gap,
-    GraphEquality,
-    Memory,
-    Plan,
-    StepTime,
-    TargetResult,
-)
+from hsexport.measure.gpu_check import results as r
+from hsexport.measure.gpu_check.results import Asked, Gap, TargetResult
 from hsexport.measure.prompts import PROMPT
-from hsexport.measure.turns import outside_engines, schedule_times, seconds_of
+from hsexport.measure.turns import column, medians, outside_engines, schedule_times, seconds_of
 from hsruntime.bundle.golden import load_golden
 from hsruntime.bundle.reader import Bundle
-from hsruntime.facts import Facts
 from hsruntime.loop.region import active_count
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.request import Request
@@ -76,14 +68,14 @@ class WatchedSession(Session):
         return loop._replays[mode]
 
 
-def open_watched(plan: Plan, bundle: Bundle, *, graphs: bool = True, two_streams: bool = False) -> WatchedSession:
+def open_watched(asked: Asked, bundle: Bundle, *, graphs: bool = True, two_streams: bool = False) -> WatchedSession:
     """A session over an opened bundle, whose checksums are not read again."""
-    return WatchedSession(bundle, SessionOptions(threads=plan.threads, graphs=graphs, two_streams=two_streams))
+    return WatchedSession(bundle, SessionOptions(threads=asked.threads, graphs=graphs, two_streams=two_streams))
 
 
-def check_parity(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+def check_parity(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     """Goldens of all engines, one loaded at a time, then large's regions beside its own full pass."""
-    del plan
+    del asked
     sizes = {file.path: file.size_bytes for file in bundle.manifest.files}
     backend = get_backend(bundle.manifest.backend)
     device = backend.device()
@@ -92,62 +84,57 @@ def check_parity(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
             size_mb = sum(sizes[path] for path in (record.file, *record.weights)) / 1e6
             engine = backend.load(bundle.file(record.file), record.spec, device)
             try:
-                for found in _comparisons(bundle, name, engine, device):
-                    errors = found.reference, found.max_relative, found.tolerance, found.passed
-                    result.parity.append(EngineParity(found.engine, record.precision, size_mb, *errors))
+                found = check_oracle(engine, device, bundle.manifest) if name == "large" else []
+                if record.golden is not None:
+                    golden, reference = load_golden(bundle.file(record.golden)), "torch, fp32 on the CPU"
+                    found = [compare(engine, device, *golden, reference, record.precision), *found]
+                for c in found:
+                    errors = c.reference, c.max_relative, c.tolerance, c.passed
+                    result.parity.append(r.EngineParity(c.engine, record.precision, size_mb, *errors))
             finally:
                 engine.close()
     finally:
         device.close()
 
 
-def _comparisons(bundle: Bundle, name: str, engine: Engine, device: Device) -> Iterator[Comparison]:
-    record = bundle.manifest.engines[name]
-    if record.golden is not None:
-        inputs, expected = load_golden(bundle.file(record.golden))
-        yield compare(engine, device, inputs, expected, "torch, fp32 on the CPU", record.precision)
-    if name == "large":
-        yield from check_oracle(engine, device, bundle.manifest)
-
-
-def check_graphs(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+def check_graphs(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     """CUDA graphs change nothing: schedules of large, of hybrid and of small steps, with them and without."""
-    schedules = ("large:3", f"large:1,hybrid:2;{plan.region}", "small:3")
+    schedules = ("large:3", f"large:1,hybrid:2;{asked.region}", "small:3")
     made = []
     for graphs in (True, False):
-        with open_watched(plan, bundle, graphs=graphs) as session:
+        with open_watched(asked, bundle, graphs=graphs) as session:
             made.append([session.generate(PROMPT, schedule=schedule) for schedule in schedules])
     for schedule, first, second in zip(schedules, *made, strict=True):
         difference = float(np.abs(first.latents.astype(np.float64) - second.latents).max())
         equal = first.latents.tobytes() == second.latents.tobytes(), bool((first.images == second.images).all())
-        result.equality.append(GraphEquality(schedule, *equal, difference))
+        result.equality.append(r.GraphEquality(schedule, *equal, difference))
 
 
-def whole_schedules(plan: Plan) -> dict[str, Schedule]:
+def whole_schedules(asked: Asked) -> dict[str, Schedule]:
     """All of the same length, the reference first; the two orders give each model half of the steps."""
-    steps = plan.steps
+    steps = asked.steps
     stitched = resolve_schedule("hybridstitch", steps, steps)
     first, second = steps // 2, steps - steps // 2
     return {
         "large": resolve_schedule("large", steps, steps),
-        "hybridstitch": msgspec.structs.replace(stitched, region=RegionPolicy(ratio=plan.ratio)),
+        "hybridstitch": msgspec.structs.replace(stitched, region=RegionPolicy(ratio=asked.ratio)),
         "T-Stitch order": resolve_schedule(f"small:{first},large:{second}", None, steps),
         "SRDiffusion order": resolve_schedule(f"large:{second},small:{first}", None, steps),
         "small": resolve_schedule("small", steps, steps),
     }
 
 
-def check_schedules(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+def check_schedules(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     """Whole pictures; memory is taken here, after everything that a session may be asked for."""
-    device = get_backend(result.backend).device(plan.threads)
+    device = get_backend(result.backend).device(asked.threads)
     used_before = _used_bytes(device)
     device.close()
-    with open_watched(plan, bundle) as session:
+    with open_watched(asked, bundle) as session:
         device = session.device
-        result.schedules = schedule_times(session, whole_schedules(plan), plan.rounds)
+        result.schedules = schedule_times(session, whole_schedules(asked), asked.rounds)
         used, total = _used_bytes(device), getattr(device, "total_bytes", None)
         result.device = device.name
-        result.memory = Memory(
+        result.memory = r.Memory(
             device=device.name,
             total_mb=None if total is None else total / MIB,
             used_mb=None if used is None or used_before is None else (used - used_before) / MIB,
@@ -161,112 +148,99 @@ def _used_bytes(device: Device) -> int | None:
     return None if free is None or total is None else total - free
 
 
-def check_steps(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
-    """Full, region, small and hybrid steps in the loop and on the device alone.
+def check_steps(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
+    """Full, region, small and hybrid steps in the loop and on the device alone, and what of the loop the device idled.
 
-    A GPU's are also taken without CUDA graphs, and the hybrid one with large and small on two streams; and what of the
-    loop's time the device idled.
+    A GPU's are also taken without CUDA graphs, and the hybrid one with large and small on two streams.
     """
-    with open_watched(plan, bundle) as session:
-        loop, device = _step_rounds(plan, session)
+    with open_watched(asked, bundle) as session:
+        loop, device = _step_rounds(asked, session)
         has_graphs = hasattr(session.device, "graphs")
     plain: list[Times] = []
     if has_graphs:
-        with open_watched(plan, bundle, graphs=False) as session:
-            plain, _ = _step_rounds(plan, session)
-    flops = step_costs(bundle.manifest.facts, plan.ratio)
+        with open_watched(asked, bundle, graphs=False) as session:
+            plain, _ = _step_rounds(asked, session)
+    facts = bundle.manifest.facts
+    tokens, text = prod(facts.sizes.default) // facts.latent.pixels_per_token**2, facts.text_tokens
+    flops = {role: step_flops(getattr(facts, role), tokens, tokens, text) for role in ("large", "small")}
+    region = step_flops(facts.large, active_count(asked.ratio, tokens), tokens, text)
+    flops |= {"full": flops["large"], "region": region, "hybrid": region + flops["small"]}
 
-    def row(step: str, loop: list[Times], device: list[Times], called: str = "") -> StepTime:
-        plain_ms = _median(plain, step) if plain and not called else None
-        measured = float(np.median([each[step] / each["full"] for each in device]))
+    def row(step: str, loop: list[Times], device: list[Times], called: str = "") -> r.StepTime:
+        plain_ms = medians(plain)[step] if plain and not called else None
+        measured = float(np.median(column(device, step) / column(device, "full")))
         counted = flops[step] / flops["full"]
-        times = _median(loop, step), plain_ms, _median(device, step)
-        return StepTime(called or step, *times, measured, counted, measured / counted)
+        times = medians(loop)[step], plain_ms, medians(device)[step]
+        return r.StepTime(called or step, *times, measured, counted, measured / counted)
 
     def gap(step: str) -> Gap:
-        idle = [1 - busy[step] / whole[step] for busy, whole in zip(device, loop, strict=True)]
-        return Gap(step, float(np.median(idle)), 1 - _median(device, step) / _median(plain, step))
+        idle = 1 - column(device, step) / column(loop, step)
+        return Gap(step, float(np.median(idle)), 1 - medians(device)[step] / medians(plain)[step])
 
     result.steps = [row(step, loop, device) for step in STEPS]
     result.gaps = [gap(step) for step in STEPS if plain and step != "region"]
     if has_graphs:
-        with open_watched(plan, bundle, two_streams=True) as session:
-            result.steps.append(row("hybrid", *_step_rounds(plan, session), called="hybrid, two streams"))
+        with open_watched(asked, bundle, two_streams=True) as session:
+            result.steps.append(row("hybrid", *_step_rounds(asked, session), called="hybrid, two streams"))
 
 
-def _step_rounds(plan: Plan, session: WatchedSession) -> tuple[list[Times], list[Times]]:
+def _step_rounds(asked: Asked, session: WatchedSession) -> tuple[list[Times], list[Times]]:
     """Times in the loop and on the device, round by round: both are taken in every round, the first one warms up.
 
     A single large step stands before the hybrid ones, for the choice of the region is counted with it. On the device
     steps are launched one behind the other, so that it never waits for the host; the region is the last picture's.
     """
-    steps = min(LOOP_STEPS, plan.steps)
-    schedule = f"large:{steps},large:1,hybrid:{steps},small:{steps};{plan.region}"
+    steps = min(LOOP_STEPS, asked.steps)
+    schedule = f"large:{steps},large:1,hybrid:{steps},small:{steps};{asked.region}"
     request = PictureOptions(prompt=PROMPT, schedule=schedule).completed(session.manifest)
 
     def launched(mode: str) -> float:
         step = session.replay_from_noise(request, mode)
 
-        def launch(count: int) -> None:
-            for _ in range(count):
+        def launch() -> None:
+            for _ in range(steps):
                 step.launch()
             session.device.synchronize()
 
-        launch(1)
-        return 1000 * seconds_of(lambda: launch(steps)) / steps
+        launch()
+        return 1000 * seconds_of(launch) / steps
 
     loop, device = [], []
-    for _ in range(plan.rounds + 1):
+    for _ in range(asked.rounds + 1):
         segments = session.generate(PROMPT, schedule=schedule).segments
         large, _, hybrid, small = (1000 * segment.seconds / segment.steps for segment in segments)
-        loop.append(_by_step(large, hybrid, small))
-        device.append(_by_step(*map(launched, ("large", "hybrid", "small"))))
+        loop.append({"full": large, "small": small, "hybrid": hybrid})
+        device.append({"full": launched("large"), "small": launched("small"), "hybrid": launched("hybrid")})
+    for times in (*loop, *device):
+        times["region"] = times["hybrid"] - times["small"]
     return loop[1:], device[1:]
 
 
-def _by_step(large: float, hybrid: float, small: float) -> Times:
-    """A region step is what a hybrid one takes beyond a small one."""
-    return {"full": large, "region": hybrid - small, "small": small, "hybrid": hybrid}
-
-
-def _median(rounds: list[Times], step: str) -> float:
-    return float(np.median([each[step] for each in rounds]))
-
-
-def step_costs(facts: Facts, ratio: float) -> dict[str, int]:
-    """Operations of each kind of step, by counting."""
-    width, height = facts.sizes.default
-    tokens, text = width * height // facts.latent.pixels_per_token**2, facts.text_tokens
-    full, small = (step_flops(model, tokens, tokens, text) for model in (facts.large, facts.small))
-    region = step_flops(facts.large, active_count(ratio, tokens), tokens, text)
-    return {"full": full, "region": region, "small": small, "hybrid": region + small}
-
-
-def check_outside(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+def check_outside(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     """The stitched loop with engines that compute nothing, over the loop as it is."""
-    with open_watched(plan, bundle) as session:
-        empty, whole = outside_engines(session, plan.rounds)
+    with open_watched(asked, bundle) as session:
+        empty, whole = outside_engines(session, asked.rounds)
     result.outside = Gap("stitched, engines taken out", empty / whole, None)
 
 
-def check_first(plan: Plan, bundle: Bundle, result: TargetResult) -> None:
+def check_first(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     """In a fresh process, its second start so that files are in the system's cache; then step by step in this one."""
-    process_s, process_mib = [_one_picture(plan, bundle.path) for _ in range(2)][-1]
+    process_s, process_mib = [_one_picture(asked, bundle.path) for _ in range(2)][-1]
     start = perf_counter()
-    with Session.open(bundle.path, threads=plan.threads) as session:
+    with Session.open(bundle.path, threads=asked.threads) as session:
         opened = perf_counter()
         session.warm_up()
         warm = perf_counter()
         first, following = (session.generate(PROMPT).seconds for _ in range(2))
-    result.first = FirstPicture(process_s, process_mib, opened - start, warm - opened, first, following)
+    result.first = r.FirstPicture(process_s, process_mib, opened - start, warm - opened, first, following)
 
 
-def _one_picture(plan: Plan, bundle: Path) -> tuple[float, float | None]:
+def _one_picture(asked: Asked, bundle: Path) -> tuple[float, float | None]:
     """Seconds and the most MiB of one `hsexport run`. Raises HSError with its last word if it fails."""
     with TemporaryDirectory() as folder:
-        asked = ["--prompt", PROMPT, "--threads", str(plan.threads), "--out", f"{folder}/picture.png"]
-        command = [sys.executable, "-c", ONE_PICTURE, "run", str(bundle), *asked]
+        drawn = ["--prompt", PROMPT, "--threads", str(asked.threads), "--out", f"{folder}/picture.png"]
         start = perf_counter()
+        command = [sys.executable, "-c", ONE_PICTURE, "run", str(bundle), *drawn]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         spent = perf_counter() - start
     if done.returncode:
@@ -275,7 +249,7 @@ def _one_picture(plan: Plan, bundle: Path) -> tuple[float, float | None]:
     return spent, int(peak[1]) / 1024 if peak else None
 
 
-CHECKS: dict[str, Callable[[Plan, Bundle, TargetResult], None]] = {
+CHECKS: dict[str, Callable[[Asked, Bundle, TargetResult], None]] = {
     "parity": check_parity,
     "graphs": check_graphs,
     "schedules": check_schedules,

@@ -23,21 +23,19 @@ class Target(Struct, frozen=True):
         return f"{self.backend} {self.precision}"
 
 
-class Plan(Struct, frozen=True):
+class Asked(Struct, frozen=True):
     """The same for every target."""
 
     large: str
     small: str
     out: Path
     cache: Path
-    size: tuple[int, int] | None = None
-    """In pixels; None is what large was trained at."""
+    size: tuple[int, int] | None = None  # in pixels; None is what large was trained at
     max_batch: int = 1
     steps: int = 28
     ratio: float = 0.3
     rounds: int = 5
-    threads: int = 0
-    """CPU threads, 0 for all."""
+    threads: int = 0  # of the CPU, 0 for all
 
     @property
     def region(self) -> str:
@@ -67,8 +65,7 @@ class Build(Struct):
     size_mb: float
     builder: str
     target: str
-    kept: int
-    """Products that an earlier build had left."""
+    kept: int  # products that an earlier build had left
     made: int
 
 
@@ -79,8 +76,7 @@ class EngineParity(Struct):
     precision: str
     size_mb: float
     reference: str
-    max_relative: float | None
-    """Largest error over the output's largest value."""
+    max_relative: float | None  # largest error over the output's largest value
     tolerance: float
     passed: bool
 
@@ -89,11 +85,9 @@ class GraphEquality(Struct):
     """The same picture with and without CUDA graphs."""
 
     schedule: str
-    latents_equal: bool
-    """Bit by bit."""
+    latents_equal: bool  # bit by bit
     pictures_equal: bool
-    max_difference: float | None
-    """Of the latents."""
+    max_difference: float | None  # of the latents
 
 
 class StepTime(Struct):
@@ -101,13 +95,11 @@ class StepTime(Struct):
 
     step: str
     loop_ms: float
-    plain_ms: float | None
-    """In the loop without CUDA graphs; None on a CPU, which has none."""
+    plain_ms: float | None  # in the loop without CUDA graphs; None on a CPU, which has none
     device_ms: float
     device_over_full: float
     flops_over_full: float
-    over_arithmetic: float
-    """Measured ratio to a full step over the one that counting operations gives."""
+    over_arithmetic: float  # measured ratio to a full step over the one that counting operations gives
 
 
 class Gap(Struct):
@@ -122,24 +114,19 @@ class Memory(Struct):
     """Peaks after every schedule has run, in MiB."""
 
     device: str
-    total_mb: float | None
-    """The device's own."""
-    used_mb: float | None
-    """What the session took of it, engines included."""
+    total_mb: float | None  # the device's own
+    used_mb: float | None  # what the session took of it, engines included
     tensors_mb: float
 
 
 class FirstPicture(Struct):
     """Seconds; the process starts with files in the system's cache."""
 
-    process_s: float
-    """`hsexport run` from its start to its end: one picture by the default schedule."""
-    process_mib: float | None
-    """The most host memory that this process held, a CPU's engines included; None where the system does not tell."""
+    process_s: float  # `hsexport run` from its start to its end: one picture by the default schedule
+    process_mib: float | None  # the most host memory that this process held; None where the system does not tell
     open_s: float
     warm_up_s: float
-    first_s: float
-    """The first picture after the warm-up."""
+    first_s: float  # the first picture after the warm-up
     next_s: float
 
 
@@ -156,18 +143,16 @@ class TargetResult(Struct):
     equality: list[GraphEquality] = field(default_factory=list)
     steps: list[StepTime] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
-    outside: Gap | None = None
-    """The stitched loop with engines that do nothing, over the loop."""
+    outside: Gap | None = None  # the stitched loop with engines that do nothing, over the loop
     schedules: list[ScheduleTime] = field(default_factory=list)
     memory: Memory | None = None
     first: FirstPicture | None = None
 
 
 class TorchTime(Struct):
-    """Large alone in torch: whole pictures over the same steps."""
+    """Large alone in torch, eager or compiled: whole pictures over the same steps."""
 
     way: str
-    """eager or compiled."""
     precision: str
     device: str
     seconds: float | None = None

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from hsengines.backend import get_backend
 from hsengines.build import BuildOptions, build_options
@@ -21,11 +18,11 @@ from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
 from hsexport.measure.building import Watched
 from hsexport.measure.gpu_check.checks import CHECKS
-from hsexport.measure.gpu_check.results import Build, Plan, Problem, Target, TargetResult, TorchTime
+from hsexport.measure.gpu_check.results import Asked, Build, Problem, Target, TargetResult, TorchTime
 from hsexport.measure.machine import gpu_facts
 from hsexport.measure.processes import told_by_process
 from hsexport.measure.prompts import PROMPT
-from hsexport.measure.turns import column, in_turns, seconds_of
+from hsexport.measure.turns import in_turns, medians, seconds_of
 from hsruntime.bundle.reader import Bundle
 
 PRODUCTS = ("export", "optimise", "compile")
@@ -33,18 +30,18 @@ PRODUCTS = ("export", "optimise", "compile")
 GOES_ON = "what is finished is kept, the same command goes on from there"
 
 
-def build_target(plan: Plan, target: Target, notes: list[str]) -> tuple[Bundle, Build]:
+def build_target(asked: Asked, target: Target, notes: list[str]) -> tuple[Bundle, Build]:
     """The target's bundle, and how it was built. Raises HSError."""
     from hsexport.build.build import build
     from hsexport.build.request import BuildRequest
 
-    out = plan.out / "bundles" / f"{target.backend}-{target.precision}"
-    built_for: dict[str, Any] = {"backend": target.backend, "options": options_for(target, notes)}
-    drawn: dict[str, Any] = {"size": plan.size, "max_size": plan.size, "max_batch": plan.max_batch, "steps": plan.steps}
+    out = asked.out / "bundles" / f"{target.backend}-{target.precision}"
+    built_for: Any = {"backend": target.backend, "options": options_for(target, notes), "steps": asked.steps}
+    drawn: Any = {"size": asked.size, "max_size": asked.size, "max_batch": asked.max_batch}
     out.parent.mkdir(parents=True, exist_ok=True)
     start = perf_counter()
     with Watched(GOES_ON) as report:
-        bundle = build(BuildRequest(plan.large, plan.small, out, plan.cache, **built_for, **drawn), report)
+        bundle = build(BuildRequest(asked.large, asked.small, out, asked.cache, **built_for, **drawn), report)
     assert bundle is not None, "nothing here asks it to stop early"
     seconds, manifest = perf_counter() - start, bundle.manifest
     size_mb = sum(file.size_bytes for file in manifest.files) / 1e6
@@ -67,7 +64,7 @@ def options_for(target: Target, notes: list[str]) -> BuildOptions:
     return options
 
 
-def check_target(plan: Plan, target: Target, parts: tuple[str, ...] = tuple(CHECKS)) -> Iterator[TargetResult]:
+def check_target(asked: Asked, target: Target, parts: tuple[str, ...] = tuple(CHECKS)) -> Iterator[TargetResult]:
     """Builds the bundle and runs the checks named in `parts`; the result so far, before each part and at the end.
 
     The part that comes next stands among its problems: should it end the process, this is what is left to tell.
@@ -75,11 +72,11 @@ def check_target(plan: Plan, target: Target, parts: tuple[str, ...] = tuple(CHEC
     result, bundles = TargetResult(target.backend, target.precision), list[Bundle]()
 
     def build() -> None:
-        bundle, result.build = build_target(plan, target, result.notes)
+        bundle, result.build = build_target(asked, target, result.notes)
         bundles.append(bundle)
 
     checks: dict[str, Callable[[], None]] = {"build": build}
-    checks |= {name: lambda name=name: CHECKS[name](plan, bundles[0], result) for name in parts}  # type: ignore[misc]
+    checks |= {name: lambda name=name: CHECKS[name](asked, bundles[0], result) for name in parts}  # type: ignore[misc]
     for name, check in checks.items():
         ended = Problem(name, "the process ended here")
         result.problems.append(ended)
@@ -94,48 +91,29 @@ def check_target(plan: Plan, target: Target, parts: tuple[str, ...] = tuple(CHEC
     yield result
 
 
-def torch_times(plan: Plan, precision: str, device: str) -> Iterator[TorchTime]:
+def torch_times(asked: Asked, precision: str, device: str) -> Iterator[TorchTime]:
     """Diffusers' own pipeline of large alone, eager, then compiled; a way that does not work here is told."""
-    row = partial(TorchTime, precision=precision, device=device)
-    if missing := [name for name in ("torch", "diffusers", "transformers") if find_spec(name) is None]:
-        yield row("eager", problem=f"{missing[0]} is not installed")
-        return
+    way = "eager"
     try:
         import torch
 
-        pipeline, run = _pipeline(plan, precision, device)
-    except Exception as err:
-        yield row("eager", problem=told(err))
-        return
-    for way in ("eager", "compiled"):
-        try:
+        from hsexport.build.recipe import recipe_for
+        from hsexport.build.request import BuildRequest
+        from hsexport.measure.eager import pipeline_for, pipeline_options
+
+        torch.set_num_threads(asked.threads or torch.get_num_threads())
+        recipe = recipe_for(BuildRequest(asked.large, asked.small, Path(), Path(), size=asked.size))
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        pipeline = pipeline_for(recipe.pair, "large", dtype).to(device)
+        options: Any = {**pipeline_options(recipe.facts), "num_inference_steps": asked.steps}
+        run = partial(seconds_of, lambda: pipeline(PROMPT, output_type="np", **options))  # numpy waits for the device
+        for way in ("eager", "compiled"):
             if way == "compiled":
                 pipeline.transformer = torch.compile(pipeline.transformer)
-            played = in_turns({way: partial(seconds_of, run)}, plan.rounds)  # what warms up compiles
-            yield row(way, seconds=float(np.median(column(played, way))))
-        except Exception as err:  # a compiler is missing, or memory
-            yield row(way, problem=told(err))
-
-
-def _pipeline(plan: Plan, precision: str, device: str) -> tuple[Any, Callable[[], None]]:
-    """The pipeline, and what draws one picture with it."""
-    import torch
-
-    from hsexport.build.recipe import recipe_for
-    from hsexport.build.request import BuildRequest
-    from hsexport.measure.eager import pipeline_for, pipeline_options
-
-    if plan.threads:
-        torch.set_num_threads(plan.threads)
-    recipe = recipe_for(BuildRequest(plan.large, plan.small, Path(), Path(), size=plan.size))
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    pipeline = pipeline_for(recipe.pair, "large", dtype).to(device)
-    options = pipeline_options(recipe.facts)
-
-    def run() -> None:
-        pipeline(PROMPT, num_inference_steps=plan.steps, output_type="np", **options)  # numpy waits for the device
-
-    return pipeline, run
+            times = medians(in_turns({way: run}, asked.rounds))  # what warms up compiles
+            yield TorchTime(way, precision, device, times[way])
+    except Exception as err:  # a library is missing, a compiler, or memory
+        yield TorchTime(way, precision, device, problem=told(err))
 
 
 def told(err: BaseException) -> str:
@@ -144,9 +122,9 @@ def told(err: BaseException) -> str:
     return str(err) if isinstance(err, HSError) else f"{type(err).__name__}: {first}"
 
 
-def checked_in_child(plan: Plan, target: Target) -> TargetResult:
+def checked_in_child(asked: Asked, target: Target) -> TargetResult:
     """The target's result, with the process's end among its problems if that was not its own."""
-    answers, ended = _in_child(check_target, plan, target)
+    answers, ended = _in_child(check_target, asked, target)
     result: TargetResult = answers[-1] if answers else TargetResult(target.backend, target.precision)
     if ended:
         at = result.problems.pop() if result.problems else Problem("start", "")
@@ -154,9 +132,9 @@ def checked_in_child(plan: Plan, target: Target) -> TargetResult:
     return result
 
 
-def torch_in_child(plan: Plan, precision: str, device: str) -> list[TorchTime]:
+def torch_in_child(asked: Asked, precision: str, device: str) -> list[TorchTime]:
     """Torch's times; a row that tells of the process's end if that was not its own."""
-    answers, ended = _in_child(torch_times, plan, precision, device)
+    answers, ended = _in_child(torch_times, asked, precision, device)
     return answers + ([TorchTime("torch", precision, device, problem=ended)] if ended else [])
 
 

@@ -17,7 +17,7 @@ from hsexport.measure.blocks import show, table
 from hsexport.measure.gpu_check import target
 from hsexport.measure.gpu_check.check import backend_states
 from hsexport.measure.gpu_check.checks import CHECKS, whole_schedules
-from hsexport.measure.gpu_check.results import BackendState, Plan, Problem, Report, Target, TargetResult
+from hsexport.measure.gpu_check.results import Asked, BackendState, Problem, Report, Target, TargetResult
 from hsexport.measure.gpu_check.tables import write_files
 from hsexport.measure.gpu_check.target import check_target, checked_in_child, torch_times
 from hsruntime.schedule.schedule import check_schedule
@@ -31,7 +31,7 @@ def plan(tiny_pair_dirs, tiny_cache, tmp_path_factory):
     """The tiny pair, with everything that its bundle needs in the cache."""
     large, small = map(str, tiny_pair_dirs)
     out = tmp_path_factory.mktemp("gpu_check")
-    return Plan(large, small, out, tiny_cache, max_batch=4, rounds=1, threads=1)
+    return Asked(large, small, out, tiny_cache, max_batch=4, rounds=1, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_every_part_gives_finite_numbers(checked):
     assert {row.engine for row in checked.parity} > {"large", "small", "vae_decoder", "text_encoder_3"}
     assert all(row.passed and row.max_relative < 1e-4 for row in checked.parity)
     assert [row.step for row in checked.steps] == ["full", "region", "small", "hybrid"]
-    assert [row.name for row in checked.schedules] == list(whole_schedules(Plan("", "", Path(), Path())))
+    assert [row.name for row in checked.schedules] == list(whole_schedules(Asked("", "", Path(), Path())))
     numbers = numbers_in(msgspec.to_builtins(checked))
     assert len(numbers) > 60
     assert all(map(isfinite, numbers))
@@ -77,7 +77,9 @@ def test_ratios_are_measured_over_the_same_full_step(checked):
 
 
 def test_files_hold_every_table(checked, plan, tmp_path):
-    report = Report("2026-01-01", {"processor": "a|b"}, {"scale": "tiny"}, backend_states(["ort-cpu", "ort-cuda"]))
+    report = Report(
+        "2026-01-01", {"processor": "a|b"}, {"scale": "tiny"}, list(backend_states(["ort-cpu", "ort-cuda"]))
+    )
     report.targets.append(checked)
     report.torch.append(next(torch_times(plan, "fp32", "cpu")))
     numbers, words = write_files(report, tmp_path)
@@ -109,7 +111,7 @@ def test_torch_runs_the_pipeline(plan):
 
 def test_whole_schedules_have_one_length_and_can_run():
     for steps in (3, 7, 28):
-        schedules = whole_schedules(Plan("", "", Path(), Path(), steps=steps, ratio=0.2))
+        schedules = whole_schedules(Asked("", "", Path(), Path(), steps=steps, ratio=0.2))
         assert {check_schedule(schedule).steps for schedule in schedules.values()} == {steps}
         assert schedules["hybridstitch"].region.ratio == 0.2
 
@@ -119,7 +121,7 @@ def test_a_backend_that_does_not_work_is_a_row_with_its_reason(monkeypatch):
     (state,) = backend_states(["ort-cuda"])
     assert "ort-cuda" in state.why_not
     assert "\n" not in state.why_not
-    assert backend_states(["ort-cpu"])[0] == BackendState("ort-cpu", backend_states(["ort-cpu"])[0].version, "")
+    assert next(backend_states(["ort-cpu"])) == BackendState("ort-cpu", next(backend_states(["ort-cpu"])).version, "")
 
 
 def test_a_terminal_shows_brackets_as_they_are():
