@@ -30,8 +30,7 @@ from hsexport.measure.machine import hardware
 BLOCK = re.compile(
     r"<!-- numbers: (?P<command>[^\n]+?) -> (?P<file>\S+) -->\n(?P<body>.*?)<!-- end of numbers -->", re.S
 )
-Measured = Mapping[str, Any]
-"""A report as its JSON holds it, or a row of one."""
+Measured = Mapping[str, Any]  # a report as its JSON holds it, or a row of one
 PIPE = "\\|"
 PATH = click.Path(path_type=Path)
 bundle_argument = click.argument("bundle", type=PATH)

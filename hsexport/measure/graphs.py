@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 WORK = Path("build")
 GB = 1e9
-SERIES = (2, 6, 12, 20, 38)
-"""Layers; SD3.5-Large has 38."""
+SERIES = (2, 6, 12, 20, 38)  # layers; SD3.5-Large has 38
 FEW, MANY = 2, 12  # layers of a narrow pair
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from hsengines.errors import HSError
 from hsruntime.bundle.manifest import Manifest
 
-PROMPT = "red apple"
-"""Of measurements that look at no picture."""
+PROMPT = "red apple"  # of measurements that look at no picture
 DEMO_CAPTIONS = Path(__file__).parents[1] / "demo" / "captions.json"
 
 

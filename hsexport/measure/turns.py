@@ -24,8 +24,7 @@ from hsruntime.schedule.schedule import Schedule
 Answer = TypeVar("Answer")
 CONFIDENCE_PERCENT = 95
 RESAMPLES = 2000
-FEW_RESAMPLES = 200
-"""For statistics that take milliseconds each."""
+FEW_RESAMPLES = 200  # for statistics that take milliseconds each
 NORMAL_97_5 = 1.959964  # standard deviations to the normal distribution's 97.5th percentile
 
 
@@ -74,13 +73,10 @@ class ScheduleTime(Struct, frozen=True):
 
     name: str
     schedule: str
-    picture_ms: float
-    """From the prompt to the picture."""
+    picture_ms: float  # from the prompt to the picture
     loop_ms: float
-    speedup: float
-    """Of the denoising loop over the first schedule's."""
-    predicted: float
-    """The same by counting operations."""
+    speedup: float  # of the denoising loop over the first schedule's
+    predicted: float  # the same by counting operations
 
 
 def schedule_times(session: Session, schedules: Mapping[str, Schedule], rounds: int) -> list[ScheduleTime]:

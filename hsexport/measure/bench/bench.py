@@ -30,15 +30,12 @@ class BenchRequest:
     """What to measure."""
 
     bundle: Path
-    work: Path
-    """Where finished rounds are kept."""
-    schedules: tuple[str, ...] = ()
-    """None: the default choice."""
+    work: Path  # where finished rounds are kept
+    schedules: tuple[str, ...] = ()  # empty: the default choice
     prompts: int = 200
     prompt_file: Path | None = None
     judge: Path | None = None
-    diffusers: str | None = None
-    """The pipeline to set the bundle beside: a directory, a hub id or `demo`."""
+    diffusers: str | None = None  # the pipeline to set the bundle beside: a directory, a hub id or `demo`
     diffusers_every: int = 10
     threads: int = 0
 

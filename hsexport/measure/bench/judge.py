@@ -31,11 +31,6 @@ class Reference:
     mean: np.ndarray
     covariance: np.ndarray
 
-    @property
-    def typical_distance(self) -> float:
-        """Root mean square distance of two real pictures' features."""
-        return float(np.sqrt(2 * np.trace(self.covariance)))
-
     @cached_property
     def root(self) -> np.ndarray:
         """The covariance's symmetric square root; rounding may have left it slightly negative somewhere."""
@@ -61,8 +56,7 @@ class Judge:
 
     def __init__(self, engine: Engine, device: Device, reference: Reference, names: list[str]) -> None:
         self._engine, self._device = engine, device
-        self.reference = reference
-        self.names = names
+        self.reference, self.names = reference, names
 
     @classmethod
     def open(cls, folder: Path, *, threads: int = 0) -> Judge:
@@ -75,29 +69,31 @@ class Judge:
         device = backend.device(threads)
         if not (folder / "judge.onnx").is_file():
             raise JudgeError(f"{folder} holds no judge.onnx", "name a folder with judge.onnx and reference.npz")
+        pictures = TensorSpec("pictures", "uint8", ("B", "H", "W", 3))
+        sizes = {"features": len(reference.mean), "logits": len(names)}
+        spec = EngineSpec("judge", (pictures,), tuple(TensorSpec(n, "float32", ("B", s)) for n, s in sizes.items()))
         try:
-            engine = backend.load(folder / "judge.onnx", _spec(len(reference.mean), len(names)), device)
+            return cls(backend.load(folder / "judge.onnx", spec, device), device, reference, names)
         except EngineLoadError as err:
             raise JudgeError(err.message, "a judge takes pictures and gives features and logits") from err
-        return cls(engine, device, reference, names)
 
     def judge(self, pictures: np.ndarray) -> Judged:
         """Features and logits of pictures (count, H, W, 3) uint8. Raises ShapeError or DeviceError."""
-        parts = [self._judge_batch(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
-        return Judged(np.concatenate([p.features for p in parts]), np.concatenate([p.logits for p in parts]))
+        parts = []
+        for start in range(0, len(pictures), BATCH):
+            batch = np.ascontiguousarray(pictures[start : start + BATCH])
+            outputs = self._engine.spec.outputs
+            answers = {t.name: self._device.empty(t.resolve({"B": len(batch)}), t.dtype) for t in outputs}
+            binding = self._engine.bind({"pictures": self._device.upload(batch)}, answers)
+            binding.enqueue()
+            self._device.synchronize()
+            binding.close()
+            parts.append([answers[name].read() for name in ("features", "logits")])
+        return Judged(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def close(self) -> None:
         """Frees the network."""
         self._engine.close()
-
-    def _judge_batch(self, pictures: np.ndarray) -> Judged:
-        spec, dims = self._engine.spec, {"B": len(pictures)}
-        outputs = {t.name: self._device.empty(t.resolve(dims), t.dtype) for t in spec.outputs}
-        binding = self._engine.bind({"pictures": self._device.upload(np.ascontiguousarray(pictures))}, outputs)
-        binding.enqueue()
-        self._device.synchronize()
-        binding.close()
-        return Judged(outputs["features"].read(), outputs["logits"].read())
 
 
 def frechet(features: np.ndarray, reference: Reference) -> float:
@@ -115,15 +111,12 @@ def frechet(features: np.ndarray, reference: Reference) -> float:
 
 
 def feature_distances(first: np.ndarray, second: np.ndarray, reference: Reference) -> np.ndarray:
-    """Euclidean distance of features (count, F), in units of two real pictures' typical distance: (count,) float64."""
+    """Euclidean distance of features (count, F): (count,) float64, in units of what is typical of two real pictures.
+
+    That is the root mean square distance of their features.
+    """
     difference = first.astype(np.float64) - second.astype(np.float64)
-    return np.linalg.norm(difference, axis=1) / reference.typical_distance
-
-
-def _spec(features: int, names: int) -> EngineSpec:
-    pictures = TensorSpec("pictures", "uint8", ("B", "H", "W", 3))
-    outputs = TensorSpec("features", "float32", ("B", features)), TensorSpec("logits", "float32", ("B", names))
-    return EngineSpec("judge", (pictures,), outputs)
+    return np.linalg.norm(difference, axis=1) / np.sqrt(2 * np.trace(reference.covariance))
 
 
 def _reference_from(file: Path) -> Reference:
@@ -132,9 +125,9 @@ def _reference_from(file: Path) -> Reference:
             reference = Reference(arrays["mean"], arrays["covariance"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
         raise JudgeError(f"{file} is no judge's reference: {err}", "it holds the arrays mean and covariance") from err
-    width = len(reference.mean)
-    if reference.covariance.shape != (width, width):
-        raise JudgeError(f"{file}: covariance is {reference.covariance.shape}, expected {(width, width)}")
+    shape = (len(reference.mean),) * 2
+    if reference.covariance.shape != shape:
+        raise JudgeError(f"{file}: covariance is {reference.covariance.shape}, expected {shape}")
     return reference
 
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+from PIL import Image, ImageFont
+
 from hsengines.errors import HSError
 from hsengines.files import replace_file
 from hsexport.measure.bench import plot
+from hsexport.measure.bench.contenders import CONVERGED, LARGE
 from hsexport.measure.bench.report import Report, columns_of, front, headline, points_by, report_json, rows_of
 from hsexport.measure.bench.rounds import Round
-from hsexport.measure.bench.sheet import sheet
 from hsexport.measure.bench.table import markdown
 from hsexport.measure.pictures import png_of
 from hsruntime.facts import size_text
+from hsruntime.picture.picture import contact_sheet, region_overlay
 
 PLOT, SHEET, PAGE = "pareto", "sheet.png", "report.html"
+ROWS, MIXTURES = 8, 4
+LEAST_SIDE = 96  # smaller pictures are enlarged, or no heading would fit above them
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
@@ -76,3 +82,45 @@ def page(report: Report, plot_svg: str, sheet_png: bytes) -> str:
         ahead={p.name for quality in ("flip", "frechet") for p in front(points_by(report, quality))},
         sheet=base64.b64encode(sheet_png).decode(),
     )
+
+
+def sheet(report: Report, rounds: Sequence[Round]) -> Image.Image:
+    """Rows: prompts, evenly spread. Columns: large, mixtures, a region, fewer steps at that speed, small, converged."""
+    picks = np.linspace(0, len(rounds) - 1, min(ROWS, len(rounds))).round().astype(int)
+    chosen = [rounds[i] for i in picks]
+    columns: dict[str, list[np.ndarray]] = {}
+    for name in _shown(report):
+        shots = [r.shots[name] for r in chosen]
+        columns[_heading(name, _enlarged(shots[0].picture).shape[1], columns)] = [_enlarged(s.picture) for s in shots]
+        overlays = [region_overlay(s.picture, s.region.ravel(), s.region.shape) for s in shots if s.region is not None]
+        if len(overlays) == len(shots) and "its region" not in columns:
+            columns["its region"] = [_enlarged(overlay) for overlay in overlays]
+    return contact_sheet(columns, [r.prompt.text[:32] for r in chosen])
+
+
+def _shown(report: Report) -> list[str]:
+    others = report.scores[2:]
+    mixtures = [s for s in others if s.kind in ("mixture", "random", "center")][:MIXTURES]
+    small = [s.name for s in others if s.kind == "small"][:1]
+    fewer = {s.name: s.speed.speedup.value for s in others if s.kind == "large" and s.speed}
+    cost = mixtures[0].speed.speedup.value if mixtures and mixtures[0].speed else None
+    equal = [min(fewer, key=lambda name: abs(fewer[name] - cost))] if fewer and cost else []
+    return [LARGE, *(s.name for s in mixtures), *equal, *small, CONVERGED]
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """By a whole factor."""
+    factor = max(1, -(-LEAST_SIDE // min(picture.shape[:2])))
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def _heading(name: str, width: int, taken: Iterable[str]) -> str:
+    """The name, cut to the width of the picture below it, and unlike the headings before it."""
+    font = ImageFont.load_default(14)
+    for start in ("", *(f"{n}. " for n in range(2, 100))):
+        cut = start + name
+        while font.getlength(cut) > width:
+            cut = cut.removesuffix("..")[:-1] + ".."
+        if cut not in taken:
+            break
+    return cut

@@ -21,8 +21,7 @@ PANELS = {"flip": "FLIP to large at 100 steps", "frechet": "Frechet distance to 
 LONGEST_LABEL = 30
 OFFSETS = [(6, 5), (6, -12), (-6, 5), (-6, -12), (8, 14), (8, -22), (-8, 14), (-8, -22), (14, 24), (-14, 24)]
 """Where a label may stand from its point, in points: the first place where it covers nothing."""
-BELOW_FIRST = [OFFSETS[1], OFFSETS[2], *OFFSETS]
-"""On a line that rises to the right."""
+BELOW_FIRST = [OFFSETS[1], OFFSETS[2], *OFFSETS]  # on a line that rises to the right
 
 
 def draw(report: Report, files: Sequence[Path]) -> None:

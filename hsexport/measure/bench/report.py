@@ -31,8 +31,7 @@ MEANINGS = {
     "shrinks with more prompts: compare it within one report only.",
     "over diffusers": "Whole pictures against diffusers' own pipeline: large alone, eager, with as many threads.",
 }
-KINDS = ("mixture", "random", "center", "solver", "large", "small")
-"""In the order of tables."""
+KINDS = ("mixture", "random", "center", "solver", "large", "small")  # in the order of tables
 
 
 @dataclass(frozen=True)

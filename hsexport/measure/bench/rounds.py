@@ -24,8 +24,7 @@ from hsexport.measure.prompts import Prompt
 from hsruntime import Session
 from hsruntime.text.tokenize import PromptCutWarning
 
-VERSION = 2
-"""Of the files that rounds are kept in."""
+VERSION = 2  # of the files that rounds are kept in
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,10 @@ class Shot:
 
     picture: np.ndarray  # (H, W, 3) uint8
     region: np.ndarray | None  # (h, w) bool
-    seconds: float
-    """From the prompt to the picture."""
-    loop_seconds: float
-    """The denoising loop alone; of diffusers' pipeline this is not measured, and 0."""
-    schedule: str
-    """As it ran."""
-    predicted: float
-    """Speedup over large at the bundle's default steps by counting operations; 0 if not counted."""
+    seconds: float  # from the prompt to the picture
+    loop_seconds: float  # the denoising loop alone; of diffusers' pipeline this is not measured, and 0
+    schedule: str  # as it ran
+    predicted: float  # speedup over large at the bundle's default steps by counting operations; 0 if not counted
 
 
 Contestant = Callable[[Prompt], Shot]
@@ -54,8 +49,7 @@ class Round:
     prompt: Prompt
     shots: Mapping[str, Shot]
     distances: Mapping[str, Mapping[str, Mapping[str, float]]]
-    cut: bool
-    """Whether the text encoders saw only the prompt's beginning."""
+    cut: bool  # whether the text encoders saw only the prompt's beginning
 
 
 def contestant(session: Session, contender: Contender) -> Contestant:

@@ -35,8 +35,7 @@ class Quality:
 
     to_large: Distances | None
     to_converged: Distances | None
-    top_1: Estimate | None = None
-    """Share of pictures whose prompt is the judge's first guess."""
+    top_1: Estimate | None = None  # share of pictures whose prompt is the judge's first guess
     top_5: Estimate | None = None
     frechet: Estimate | None = None
 
@@ -46,10 +45,8 @@ class Speed:
     """The denoising loop against that of large alone at the bundle's default steps."""
 
     loop_ms: float
-    speedup: Estimate
-    """Median over prompts of large's loop time over this one's."""
-    quartiles: tuple[float, float]
-    """Of the same ratios."""
+    speedup: Estimate  # median over prompts of large's loop time over this one's
+    quartiles: tuple[float, float]  # of the same ratios
     predicted: float
     measured_over_predicted: float
 
@@ -61,15 +58,12 @@ class Score:
     name: str
     schedule: str
     kind: str
-    ran: dict[str, int]
-    """Schedules as they ran, with how often: more than one if it adapts."""
+    ran: dict[str, int]  # schedules as they ran, with how often: more than one if it adapts
     prompts: int
     picture_ms: float
-    speed: Speed | None
-    """Of diffusers' pipeline the loop is not timed."""
+    speed: Speed | None  # of diffusers' pipeline the loop is not timed
     quality: Quality
-    over_diffusers: Estimate | None
-    """Median over prompts of diffusers' whole-picture time over this one's."""
+    over_diffusers: Estimate | None  # median over prompts of diffusers' whole-picture time over this one's
 
 
 class Opinions:

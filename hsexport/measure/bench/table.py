@@ -42,15 +42,12 @@ def splice(readme: Path, report: Report, plot: bytes) -> list[Path]:
     """
     text, file = check_readme(readme)
     numbers = numbers_of(readme, file)
-    picture = numbers.with_suffix(".png")
-    numbers.parent.mkdir(parents=True, exist_ok=True)
     replace_file(numbers, report_json(report.summary()))
-    replace_file(picture, plot)
-    for found in BLOCK.finditer(text):
-        if found["file"] == file:
-            text = text.replace(found["command"], report.command)
-    replace_file(readme, rendered(readme, text, only=file).encode())
-    return [numbers, picture]
+    replace_file(numbers.with_suffix(".png"), plot)
+    found = next(found for found in BLOCK.finditer(text) if found["file"] == file)
+    text = text[: found.start("command")] + report.command + text[found.end("command") :]
+    replace_file(readme, rendered(readme, text, only=file))
+    return [numbers, numbers.with_suffix(".png")]
 
 
 def check_readme(readme: Path) -> tuple[str, str]:

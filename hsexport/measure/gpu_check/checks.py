@@ -45,8 +45,7 @@ status = Path("/proc/self/status")
 atexit.register(lambda: print(status.read_text() if status.exists() else ""))
 main()
 """
-Times = dict[str, float]
-"""Milliseconds by kind of step."""
+Times = dict[str, float]  # milliseconds by kind of step
 
 
 class WatchedSession(Session):

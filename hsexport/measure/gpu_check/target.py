@@ -25,8 +25,7 @@ from hsexport.measure.prompts import PROMPT
 from hsexport.measure.turns import in_turns, medians, seconds_of
 from hsruntime.bundle.reader import Bundle
 
-PRODUCTS = ("export", "optimise", "compile")
-"""Stages whose items are kept for the next build."""
+PRODUCTS = ("export", "optimise", "compile")  # stages whose items are kept for the next build
 GOES_ON = "what is finished is kept, the same command goes on from there"
 
 

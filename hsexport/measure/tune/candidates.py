@@ -35,8 +35,7 @@ TEXTS = ("live", "cached")
 
 STEP_SHARES = (1, 5 / 7, 4 / 7, 1 / 2, 3 / 7, 5 / 14, 2 / 7)
 """Numbers of steps as shares of large's own: 28, 20, 16, 14, 12, 10 and 8 of 28."""
-SWITCHES = tuple(n / 10 for n in range(1, 10))
-"""Where one model hands over to the other, as a share of the steps."""
+SWITCHES = tuple(n / 10 for n in range(1, 10))  # where one model hands over to the other, as a share of the steps
 LARGE_SHARES = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 HYBRID_SHARES = (0.15, 0.25, 0.35, 0.5)
 
@@ -147,8 +146,7 @@ def _with_region(total: int, solver: str) -> Iterator[Candidate]:
                 yield Candidate(("large", "hybrid", "small"), (first, middle, last), solver, Policy(signal, ratio))
 
 
-MARGIN = 1.02
-"""How much faster than asked for a candidate must be expected, so that it survives being measured."""
+MARGIN = 1.02  # how much faster than asked for a candidate must be expected, so that it survives being measured
 
 Ground = Literal["refused", "too slow", "dominated", "left out", "too far", "worse"]
 
@@ -172,8 +170,7 @@ class Rejection:
     reason: str
 
 
-Parted = tuple[list[Counted], list[Rejection]]
-"""What goes on, and what does not."""
+Parted = tuple[list[Counted], list[Rejection]]  # what goes on, and what does not
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from hsexport.measure.tune.candidates import Ground
 from hsexport.measure.tune.measuring import Score, turned
 from hsexport.measure.turns import Estimate, mean_of, median_of
 
-Failure = tuple[Ground, str] | None
-"""On what ground, and in which words, a measured candidate breaks a constraint."""
+Failure = tuple[Ground, str] | None  # on what ground, and in which words, a measured candidate breaks a constraint
 
 
 class TuneError(HSError):

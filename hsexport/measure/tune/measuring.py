@@ -37,13 +37,10 @@ LEDGER_NAME = "ledger.jsonl"
 class Conditions(Struct, frozen=True, forbid_unknown_fields=True):
     """What measurements must share to be comparable."""
 
-    subject: str
-    """`subject_of` the bundle."""
+    subject: str  # `subject_of` the bundle
     threads: int
-    large: str
-    """What speed 1 is."""
-    reference: str
-    """What distance 0 is."""
+    large: str  # what speed 1 is
+    reference: str  # what distance 0 is
     metric: str
 
 
@@ -56,8 +53,7 @@ class Measurement(Struct, frozen=True, forbid_unknown_fields=True, tag="measured
     seed: int
     seconds: float
     large_seconds: float
-    value: float
-    """Of the conditions' metric."""
+    value: float  # of the conditions' metric
 
 
 class FirstDefaults(Struct, frozen=True, forbid_unknown_fields=True, tag="defaults"):
@@ -201,12 +197,10 @@ class Measurer:
     reference: Schedule
     conditions: Conditions
     metric: Metric
-    folder: Path
-    """Where the reference's pictures are kept."""
+    folder: Path  # where the reference's pictures are kept
     ledger: Ledger
     reporter: Reporter
-    made: int = 0
-    """Measurements that were made rather than found."""
+    made: int = 0  # measurements that were made rather than found
 
     def measure(self, stage: str, candidates: Sequence[Counted], prompts: int) -> None:
         """Measures candidates on the first `prompts` prompts.

@@ -24,15 +24,11 @@ from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, Goal, Tune
 from hsexport.measure.tune.measuring import Measurer, Score
 
 PROBE_PROMPTS = 3
-FIELD = 24
-"""Candidates in the first round."""
-NEIGHBOURS = 12
-"""Candidates that join beside those that do well."""
+FIELD = 24  # candidates in the first round
+NEIGHBOURS = 12  # candidates that join beside those that do well
 FINALISTS = 3
-MOST_CONTROLS = 4
-"""Numbers of steps of large alone that are tried before it is said that none keeps the constraint."""
-LEVELS = 6
-"""Halvings of the range of speedups when the greatest is looked for: to within 7 % of it, from 1 to 100."""
+MOST_CONTROLS = 4  # numbers of steps of large alone that are tried before it is said that none keeps the constraint
+LEVELS = 6  # halvings of the range of speedups when the greatest is looked for: to within 7 % of it, from 1 to 100
 SLOWEST_LEVEL = 1.05
 
 
@@ -51,8 +47,7 @@ class Found:
 
     rows: list[Row]
     finalists: int
-    rejected: list[Rejection]
-    """What was never measured, or only measured to be dropped."""
+    rejected: list[Rejection]  # what was never measured, or only measured to be dropped
 
 
 class Search:

@@ -53,12 +53,10 @@ class TuneRequest:
 
     bundle: Path
     goal: Goal
-    work: Path
-    """Where the ledger and the reference's pictures are kept."""
+    work: Path  # where the ledger and the reference's pictures are kept
     metric: str = "psnr"
     reference: Literal["converged", "same-steps"] = "converged"
-    prompts: int = 48
-    """That the finalists are measured on; a shorter list gives what it has."""
+    prompts: int = 48  # that the finalists are measured on; a shorter list gives what it has
     prompt_file: Path | None = None
     large_steps: int | None = None
     """What speed 1 is: large in so many steps; None: the bundle's default before it was first tuned."""
@@ -74,10 +72,8 @@ class Outcome:
     goal: Goal
     large: str
     reference: str
-    before: Defaults
-    """The bundle's own defaults before it was ever tuned."""
-    measured: int
-    """Pictures measured by this search; the ledger had the others."""
+    before: Defaults  # the bundle's own defaults before it was ever tuned
+    measured: int  # pictures measured by this search; the ledger had the others
     written: bool
 
     @property
