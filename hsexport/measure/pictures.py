@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from hsengines.errors import ShapeError
 
+Number = TypeVar("Number", float, np.ndarray)
 ROUNDING_ERROR = 1 / 12
 """Mean squared error of rounding to whole grey levels: two uint8 pictures cannot be told apart below it."""
 
@@ -54,6 +55,19 @@ class Metric:
     higher_is_closer: bool
     measure: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+    def turned(self, value: Number) -> Number:
+        """A value as a distance: less is closer."""
+        return -value if self.higher_is_closer else value
+
+    def shown(self, value: float) -> str:
+        """A value with the metric's name and unit."""
+        name, _, unit = self.title.partition(", ")
+        return f"{name} {value:.{self.decimals}f} {unit}".rstrip()
+
+    def shown_difference(self, value: float) -> str:
+        """A difference of two values with its unit, one digit finer than the values."""
+        return f"{value:.{self.decimals + 1}f} {self.title.partition(', ')[2]}".rstrip()
+
 
 METRICS = (
     Metric("psnr", "PSNR, dB", 1, True, psnr),
@@ -74,8 +88,7 @@ def _check_pictures(pictures: np.ndarray, references: np.ndarray) -> None:
 def png_of(picture: np.ndarray | Image.Image, **options: Any) -> bytes:
     """A picture (H, W, 3) or mask (h, w) uint8 as a PNG."""
     stream = io.BytesIO()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(stream, format="PNG", **options)
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(stream, format="PNG", **options)
     return stream.getvalue()
 
 

@@ -11,10 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hsengines.errors import HSError
 
@@ -27,9 +26,8 @@ class ProcessEnded(HSError):
     """A process that was killed, as for want of memory, or that crashed."""
 
 
-@dataclass
-class Told:
-    """What a process told before it ended: its last answer, the most bytes it held, and its end, if not its own."""
+class Told(NamedTuple):
+    """What a process told last: its answer, the most bytes it held, an error, and how it was ended, if it was."""
 
     answer: Any = None
     peak_bytes: int = 0
@@ -60,26 +58,24 @@ def told_by_process(call: Callable[..., Any], *arguments: object) -> Told:
     told = Told()
     try:
         while True:
-            told.answer, told.peak_bytes, told.error = receiver.recv()
+            told = receiver.recv()
     except EOFError:
         process.join()
     code = process.exitcode or 0
-    told.ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" if code else ""
-    return told
+    return told._replace(
+        ended=f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" if code else ""
+    )
 
 
 def _run(sender: Connection, call: Callable[..., Any], arguments: tuple[object, ...]) -> None:
-    answer: Any = None
-
-    def send(error: BaseException | None = None) -> None:
-        sender.send((answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, error))
-
+    told = Told()
     try:
         answers = call(*arguments)
-        for answer in answers if isinstance(answers, Iterator) else [answers]:  # noqa: B007
-            send()
+        for answer in answers if isinstance(answers, Iterator) else [answers]:
+            told = Told(answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            sender.send(told)
     except Exception as err:
-        send(err)
+        sender.send(told._replace(error=err))
 
 
 @contextmanager
@@ -92,7 +88,8 @@ def private_peak() -> Iterator[list[int]]:
 
     def sample() -> None:
         while not stop.wait(EVERY_SECONDS):
-            peak[0] = max(peak[0], status_bytes("RssAnon"))
+            private = next(line for line in STATUS.read_text(encoding="ascii").splitlines() if "RssAnon" in line)
+            peak[0] = max(peak[0], int(private.split()[1]) * 1024)
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -101,12 +98,6 @@ def private_peak() -> Iterator[list[int]]:
     finally:
         stop.set()
         sampler.join()
-
-
-def status_bytes(name: str) -> int:
-    """One of the kernel's counts of this process."""
-    line = next(line for line in STATUS.read_text(encoding="ascii").splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
 
 
 def random_pair(out: Path, *options: str) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from hsengines.errors import HSError
 from hsexport.measure.pictures import METRICS, Metric
 from hsexport.measure.tune.candidates import Ground
-from hsexport.measure.tune.measuring import Score, turned
+from hsexport.measure.tune.measuring import Score
 from hsexport.measure.turns import Estimate, mean_of, median_of
 
 Failure = tuple[Ground, str] | None  # on what ground, and in which words, a measured candidate breaks a constraint
@@ -53,8 +53,8 @@ class AtLeastAsClose:
 
     def failure(self, score: Score) -> Failure:
         """Too far, by the mean over the prompts; no faster than large itself is a failure, too."""
-        if float(score.errors.mean()) > turned(score.metric, self.limit):
-            found, wanted = (shown(score.metric, v) for v in (score.value, self.limit))
+        if float(score.errors.mean()) > score.metric.turned(self.limit):
+            found, wanted = (score.metric.shown(v) for v in (score.value, self.limit))
             return "too far", f"{found} on {score.prompts} prompts; {wanted} wanted"
         if score.speedup <= 1:
             return "too slow", f"measured {score.speedup:.2f} on {score.prompts} prompts, no faster than large alone"
@@ -62,7 +62,7 @@ class AtLeastAsClose:
 
     def is_hopeless(self, score: Score) -> bool:
         """The same by the distance."""
-        return mean_of(score.errors).low > turned(score.metric, self.limit)
+        return mean_of(score.errors).low > score.metric.turned(self.limit)
 
     def loss(self, score: Score) -> float:
         """The inverse of the measured speedup."""
@@ -104,17 +104,6 @@ def metric_called(name: str) -> Metric:
     except ModuleNotFoundError as err:
         raise TuneError(f"metric '{name}' needs the module '{err.name}'", "pip install 'hsexport[bench]'") from err
     return metric
-
-
-def shown(metric: Metric, value: float) -> str:
-    """A value of the metric with its name and unit."""
-    name, _, unit = metric.title.partition(", ")
-    return f"{name} {value:.{metric.decimals}f} {unit}".rstrip()
-
-
-def shown_difference(metric: Metric, value: float) -> str:
-    """A difference of two values with its unit, one digit finer than the values."""
-    return f"{value:.{metric.decimals + 1}f} {metric.title.partition(', ')[2]}".rstrip()
 
 
 def tells_apart(difference: Estimate) -> bool:

@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -30,7 +30,6 @@ from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.session import Result, Session
 
-Number = TypeVar("Number", float, np.ndarray)
 LEDGER_NAME = "ledger.jsonl"
 
 
@@ -155,12 +154,6 @@ class Score:
     values: np.ndarray  # (prompts,), in the metric's own direction
     speedups: np.ndarray  # (prompts,), over large alone in the same round
 
-    @classmethod
-    def of(cls, metric: Metric, measured: list[Measurement]) -> Score:
-        """From its measurements, in the order of the prompts."""
-        large, own = (np.array([getattr(m, name) for m in measured]) for name in ("large_seconds", "seconds"))
-        return cls(metric, np.array([m.value for m in measured]), speedups(large, own))
-
     @property
     def prompts(self) -> int:
         """How many it was measured on."""
@@ -179,12 +172,7 @@ class Score:
     @property
     def errors(self) -> np.ndarray:
         """(prompts,) the values turned so that less is closer."""
-        return turned(self.metric, self.values)
-
-
-def turned(metric: Metric, value: Number) -> Number:
-    """A value of the metric as a distance: less is closer."""
-    return -value if metric.higher_is_closer else value
+        return self.metric.turned(self.values)
 
 
 @dataclass
@@ -226,13 +214,10 @@ class Measurer:
 
     def score(self, counted: Counted, prompts: int | None = None) -> Score:
         """What is known of a candidate: its leading prompts, at most `prompts`."""
-        found = []
-        for prompt in self.prompts[:prompts]:
-            measurement = self._find(counted, prompt)
-            if measurement is None:
-                break
-            found.append(measurement)
-        return Score.of(self.metric, found)
+        found = (self._find(counted, prompt) for prompt in self.prompts[:prompts])
+        known = [(m.large_seconds, m.seconds, m.value) for m in takewhile(bool, found) if m]
+        large, own, values = np.array(known).reshape(-1, 3).T
+        return Score(self.metric, values, speedups(large, own))
 
     def _make_references(self, prompts: Sequence[Prompt]) -> None:
         """The reference's pictures that are not kept yet, in one go: they want a loop of their own."""

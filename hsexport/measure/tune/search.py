@@ -20,7 +20,7 @@ from hsexport.measure.tune.candidates import (
     rejection,
     spread,
 )
-from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, Goal, TuneError, shown, shown_difference
+from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, Goal, TuneError
 from hsexport.measure.tune.measuring import Measurer, Score
 
 PROBE_PROMPTS = 3
@@ -145,7 +145,7 @@ class Search:
             if isinstance(self._goal, AtLeastAsClose):
                 told = f"{own.speedup:.2f} times as fast on {prompts} prompts, the fastest {other.speedup:.2f}"
             else:
-                gap = shown_difference(own.metric, self._goal.lead(other, own).value)
+                gap = own.metric.shown_difference(self._goal.lead(other, own).value)
                 told = f"behind the best by {gap} on {prompts} prompts"
             self._reject(c, "worse", told)
 
@@ -178,20 +178,15 @@ class Search:
         """Large alone, where none is among the finalists: the next fewer steps that do keep the constraint."""
         if any(c.candidate.is_control for c in finalists):
             return []
-        controls = [c for c in self._counted if c.candidate.is_control and self._may_keep(c)]
+        scores = {c.candidate: self._measurer.score(c) for c in self._counted if c.candidate.is_control}
+        failed = {candidate for candidate, s in scores.items() if s.prompts and self._goal.failure(s)}
+        fewer = sorted((c for c in self._counted if c.candidate in scores.keys() - failed), key=lambda c: -c.speedup)
         if isinstance(self._goal, AtLeastAsFast):
-            fewer = sorted((c for c in controls if c.speedup >= self._goal.speedup), key=lambda c: c.speedup)
-        else:
-            fewer = sorted(controls, key=lambda c: -c.speedup)
+            fewer = [c for c in reversed(fewer) if c.speedup >= self._goal.speedup]
         for c in fewer[:MOST_CONTROLS]:
             if standing := self._measured_and_standing("control", [c], self._prompts):
                 return self._readmitted(standing)
         return []
-
-    def _may_keep(self, counted: Counted) -> bool:
-        """Whether no measurement has said otherwise."""
-        score = self._measurer.score(counted)
-        return score.prompts == 0 or self._goal.failure(score) is None
 
     def _found(self, finalists: list[Counted]) -> Found:
         others = sorted((c for c in self._met.values() if c not in finalists), key=self._loss_on(None))
@@ -205,7 +200,7 @@ class Search:
         scores = [self._measurer.score(c) for c in self._met.values()]
         if isinstance(self._goal, AtLeastAsClose) and scores:
             best = min(scores, key=lambda s: float(s.errors.mean()))
-            nearest = shown(best.metric, best.value)
+            nearest = best.metric.shown(best.value)
             return f"nothing faster than large alone was found close enough; the nearest has {nearest}", "allow more"
         fastest = max((s.speedup for s in scores), default=0.0)
         return f"nothing measured was fast enough; the fastest reached {fastest:.2f}", "ask for less"

@@ -14,18 +14,16 @@ from rich.table import Column, Table
 
 from hsengines.errors import HSError
 from hsexport.measure.prompts import prompts_for, shuffled
-from hsexport.measure.tune.candidates import Counted, count_all, family
+from hsexport.measure.tune.candidates import count_all, family
 from hsexport.measure.tune.goal import (
     AtLeastAsClose,
     AtLeastAsFast,
     Goal,
     TuneError,
     metric_called,
-    shown,
-    shown_difference,
     tells_apart,
 )
-from hsexport.measure.tune.measuring import Conditions, Ledger, Measurer, Score, subject_of, turned
+from hsexport.measure.tune.measuring import Conditions, Ledger, Measurer, subject_of
 from hsexport.measure.tune.search import Found, Row, Search
 from hsexport.measure.turns import mean_of
 from hsexport.progress import Reporter
@@ -87,10 +85,14 @@ class Outcome:
         score, goal = self.winner.score, self.goal
         told = [
             f"{_name(self.winner)} is {score.speedup:.2f} times as fast as {self.large}, measured; "
-            f"{shown(score.metric, score.value)} to {self.reference}, mean of {score.prompts} prompts."
+            f"{score.metric.shown(score.value)} to {self.reference}, mean of {score.prompts} prompts."
         ]
         if isinstance(goal, AtLeastAsClose):
-            told += _near_the_limit(score, goal)
+            within = mean_of(score.values)
+            far = within.low if score.metric.higher_is_closer else within.high
+            if score.metric.turned(far) > score.metric.turned(goal.limit):
+                reach = f"reaches to {score.metric.shown(far)}, beyond the {goal.limit:g} allowed"
+                told.append(f"The mean's 95 % interval {reach}.")
         return told + list(_against_others(self.found.rows[: self.found.finalists], goal))
 
 
@@ -100,8 +102,9 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
     Raises TuneError where the constraint cannot be kept, BundleError for a bundle that cannot be trusted. What was
     measured before an interrupt is kept: the same request goes on from there.
     """
-    if request.write:
-        _check_writable(request.bundle)
+    path = request.bundle
+    if request.write and path.is_dir() and not all(os.access(p, os.W_OK) for p in (path, path.resolve().parent)):
+        raise HSError(f"bundle '{path}' cannot be written", "tune a copy, or look without writing: --dry-run")
     bundle, metric = open_bundle(request.bundle), metric_called(request.metric)
     manifest, facts = bundle.manifest, bundle.manifest.facts
     prompts = shuffled(prompts_for(manifest, request.prompt_file, request.prompts))
@@ -109,30 +112,19 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
         before = ledger.first_defaults(manifest)
         steps, converged = request.large_steps or before.steps, min(CONVERGED_STEPS, facts.sigmas.levels)
         counted, refused = count_all(family(steps), facts, steps)
-        _check_possible(request.goal, counted)
+        fastest = max(counted, key=lambda c: c.speedup)
+        if isinstance(request.goal, AtLeastAsFast) and fastest.speedup < request.goal.speedup:
+            found = f"the fastest, {fastest.candidate.schedule}, has {fastest.speedup:.2f} by counting operations"
+            raise TuneError(f"a speedup of {request.goal.speedup:g} is out of reach: {found}", "ask for less")
         large = resolve_schedule("large", steps, steps)
         reference = large if request.reference == "same-steps" else resolve_schedule("large", converged, converged)
         conditions = Conditions(subject_of(manifest), request.threads, str(large), str(reference), metric.name)
         folder = request.work / "references"
         measurer = Measurer(session, prompts, large, reference, conditions, metric, folder, ledger, reporter)
-        found = Search(counted, refused, request.goal, len(prompts), measurer).run()
+        result = Search(counted, refused, request.goal, len(prompts), measurer).run()
     if request.write:
-        _write(request.bundle, manifest, found.rows[0])
-    return Outcome(found, request.goal, str(large), str(reference), before, measurer.made, request.write)
-
-
-def _check_possible(goal: Goal, counted: list[Counted]) -> None:
-    """Raises TuneError for a speedup that nothing reaches even by counting."""
-    fastest = max(counted, key=lambda c: c.speedup)
-    if isinstance(goal, AtLeastAsFast) and fastest.speedup < goal.speedup:
-        found = f"the fastest, {fastest.candidate.schedule}, has {fastest.speedup:.2f} by counting operations"
-        raise TuneError(f"a speedup of {goal.speedup:g} is out of reach: {found}", "ask for less")
-
-
-def _check_writable(bundle: Path) -> None:
-    """Raises HSError before the work rather than after it."""
-    if bundle.is_dir() and not (os.access(bundle, os.W_OK) and os.access(bundle.resolve().parent, os.W_OK)):
-        raise HSError(f"bundle '{bundle}' cannot be written", "tune a copy, or look without writing: --dry-run")
+        _write(request.bundle, manifest, result.rows[0])
+    return Outcome(result, request.goal, str(large), str(reference), before, measurer.made, request.write)
 
 
 def _write(path: Path, measured: Manifest, winner: Row) -> None:
@@ -171,16 +163,9 @@ def _beside(winner: Row, other: Row, goal: Goal) -> str:
     """The other, and by how much the winner leads it."""
     lead, metric = goal.lead(winner.score, other.score), winner.score.metric
     if isinstance(goal, AtLeastAsFast):
-        low, value, high = (shown_difference(metric, v) for v in (lead.low, lead.value, lead.high))
+        low, value, high = (metric.shown_difference(v) for v in (lead.low, lead.value, lead.high))
         return f"{_name(other)} (by {value}, 95 % interval {low} to {high})"
     return f"{_name(other)} (by {lead.value:.2f} in speedup, 95 % interval {lead.low:.2f} to {lead.high:.2f})"
-
-
-def _near_the_limit(score: Score, goal: AtLeastAsClose) -> Iterator[str]:
-    within = mean_of(score.values)
-    far = within.low if score.metric.higher_is_closer else within.high
-    if turned(score.metric, far) > turned(score.metric, goal.limit):
-        yield f"The mean's 95 % interval reaches to {shown(score.metric, far)}, beyond the {goal.limit:g} allowed."
 
 
 def _name(row: Row) -> str:
