@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from hsengines.spec import EngineSpec
 from hsexport.build.quiet import hush_libraries
+from hsexport.measure.bench.rounds import Contestant, Shot
 from hsexport.measure.blocks import PATH, Measured, bundle_argument, measured_on, measurement, table, threads_option
 from hsexport.measure.machine import usable_cores
-from hsexport.measure.prompts import PROMPT
+from hsexport.measure.prompts import PROMPT, Prompt
 from hsexport.measure.turns import column, in_turns, medians, outside_engines, schedule_times, seconds_of, speedups
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.facts import Facts, size_text
+from hsruntime.loop.flow import seeded_noise
 from hsruntime.options import SessionOptions
+from hsruntime.picture.decode import picture_bytes
 from hsruntime.picture.picture import contact_sheet as drawn_sheet
 from hsruntime.picture.picture import region_overlay
 from hsruntime.schedule.arithmetic import step_flops
@@ -33,6 +35,10 @@ from hsruntime.schedule.schedule import Schedule
 
 if TYPE_CHECKING:
     from hsexport.families.pair import Pair
+
+DEFAULT_STEPS = 28  # the pipeline's own
+PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
+
 
 PROMPTS = ("red apple", "fox", "violin", "birthday cake", "octopus", "red paper lantern")
 KINDS = {
@@ -72,7 +78,7 @@ def schedules_block(report: Measured) -> str:
     """Speeds of the three schedules."""
     bundle = report["bundle"]
     columns = "{name} | loop ms: {loop_ms:.0f} | speedup: {speedup:.2f} | by counting operations: {predicted:.2f}"
-    rows = [{"name": name, **row} for name, row in report["schedules"].items()]
+    rows = [row | {"name": name} for name, row in report["schedules"].items()]
     told = table(f"{size_text(bundle['size'])} pixels: {columns} | schedule: `{{schedule}}`", rows)
     return told + measured_on(report, f"{bundle['backend']}, {bundle['precision']}")
 
@@ -100,14 +106,68 @@ def contact_sheet(
         "bundle": {"backend": manifest.backend, "precision": manifest.precision, "size": facts.sizes.default},
         "guidance_scale": facts.defaults.guidance_scale,
         "rounds": rounds,
-        "schedules": {row.name: msgspec.to_builtins(row) for row in times},
+        "schedules": {row["name"]: row for row in times},
     }
+
+
+def pipeline_for(pair: Pair, model: str, precision: str = "fp32") -> Any:
+    """Diffusers' own pipeline, eager, of the pair's shared parts and one of its transformers."""
+    import torch
+
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    transformer = pair.family.original(getattr(pair, model), dtype)
+    return _quiet(pair.shared["vae"].parent, torch_dtype=dtype, transformer=transformer)
+
+
+def pipeline_options(facts: Facts) -> dict[str, Any]:
+    """What makes the pipeline draw the bundle's default picture, but for prompt, steps and noise."""
+    width, height = facts.sizes.default
+    length = facts.text_tokens - facts.slots[0].length
+    guidance = facts.defaults.guidance_scale
+    return {"width": width, "height": height, "guidance_scale": guidance, "max_sequence_length": length}
+
+
+def diffusers_contestant(source: str, facts: Facts, threads: int) -> Contestant:
+    """Draws with the pipeline of a directory, a hub id or `demo`, at its default steps and from the bundle's noise.
+
+    Raises PairError.
+    """
+    import torch
+
+    from hsexport.checkpoints.documents import PairError
+    from hsexport.checkpoints.source import resolve_source
+    from hsexport.families.registry import known_parts
+
+    torch.set_num_threads(threads)
+    folder = resolve_source(source, "large", known_parts())
+    if not (folder / "model_index.json").is_file():
+        raise PairError(f"'{source}' is no whole pipeline: no model_index.json", "name the pipeline that large is from")
+    pipeline, options = _quiet(folder, torch_dtype=torch.float32), pipeline_options(facts)
+    shape = (facts.latent.channels, *(side // facts.latent.vae_scale for side in reversed(facts.sizes.default)))
+
+    def draw(prompt: Prompt) -> Shot:
+        noise = torch.from_numpy(seeded_noise(shape, [prompt.seed]))
+        time.sleep(PAUSE_SECONDS)
+        start = time.perf_counter()
+        made = pipeline(prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options)
+        picture = picture_bytes(np.asarray(made.images))[0]
+        seconds = time.perf_counter() - start
+        time.sleep(PAUSE_SECONDS)
+        return Shot(picture, None, seconds, 0.0, f"{DEFAULT_STEPS} Euler steps", 0.0)
+
+    return draw
+
+
+def _quiet(folder: Path, **parts: Any) -> Any:
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def compare(session: Session, pair: Pair, model: str, rounds: int) -> dict[str, Any]:
     """One model alone, whole pictures: text, loop, decoding; ours and theirs in turns."""
-    from hsexport.measure.eager import PAUSE_SECONDS, pipeline_for, pipeline_options
-
     facts = session.manifest.facts
     steps, pipeline = facts.defaults.steps, pipeline_for(pair, model)
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from msgspec import Struct
 
 from hsengines.null.backend import NullBackend
 from hsexport.measure.prompts import PROMPT
@@ -68,34 +67,24 @@ def counted_speedup(facts: Facts, schedule: Schedule, large_steps: int) -> float
     return predicted_speedup(schedule, facts) * large_steps / schedule.steps
 
 
-class ScheduleTime(Struct, frozen=True):
-    """One schedule's medians over rounds, beside the first schedule of the same rounds."""
+def schedule_times(session: Session, schedules: Mapping[str, Schedule], rounds: int) -> list[dict[str, Any]]:
+    """Of each schedule the median of whole pictures and of loops, and the loop's speedup over the first schedule's.
 
-    name: str
-    schedule: str
-    picture_ms: float  # from the prompt to the picture
-    loop_ms: float
-    speedup: float  # of the denoising loop over the first schedule's
-    predicted: float  # the same by counting operations
-
-
-def schedule_times(session: Session, schedules: Mapping[str, Schedule], rounds: int) -> list[ScheduleTime]:
-    """Times of whole pictures; the first schedule is large alone, the reference."""
+    That is large alone, the reference; `predicted` is the same by counting operations.
+    """
     calls = {name: partial(session.generate, PROMPT, seed=0, schedule=s) for name, s in schedules.items()}
-    played = in_turns(calls, rounds)
-    first = next(iter(schedules))
-    loops = {name: column(played, name, "loop_seconds") for name in schedules}
-    return [
-        ScheduleTime(
-            name=name,
-            schedule=str(schedule),
-            picture_ms=1000 * float(np.median(column(played, name, "seconds"))),
-            loop_ms=1000 * float(np.median(loops[name])),
-            speedup=float(np.median(speedups(loops[first], loops[name]))),
-            predicted=counted_speedup(session.manifest.facts, schedule, schedules[first].steps),
-        )
-        for name, schedule in schedules.items()
-    ]
+    played, rows = in_turns(calls, rounds), []
+    first, facts = next(iter(schedules)), session.manifest.facts
+    for name, schedule in schedules.items():
+        loop = column(played, name, "loop_seconds")
+        row = {
+            "picture_ms": 1000 * np.median(column(played, name, "seconds")),
+            "loop_ms": 1000 * np.median(loop),
+            "speedup": np.median(speedups(column(played, first, "loop_seconds"), loop)),
+            "predicted": counted_speedup(facts, schedule, schedules[first].steps),
+        }
+        rows.append({"name": name, "schedule": str(schedule), **{key: float(value) for key, value in row.items()}})
+    return rows
 
 
 def outside_engines(session: Session, rounds: int) -> tuple[float, float]:

@@ -8,10 +8,9 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsexport.measure.bench.contenders import Contender, contenders_for
 from hsexport.measure.bench.judge import DEMO_JUDGE, Judge
 from hsexport.measure.bench.report import MEANINGS, SCHEMA_VERSION, Report, bundle_facts, times_of
-from hsexport.measure.bench.rounds import Contestant, Round, Work, contestant, play
+from hsexport.measure.bench.rounds import Contender, Contestant, Round, Work, contenders_for, contestant, play
 from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Opinions, score, taking_part
 from hsexport.measure.blocks import today
 from hsexport.measure.machine import hardware, usable_cores, versions
@@ -130,9 +129,9 @@ class Drawing:
     def _contestants(self, session: Session, missing: Sequence[int]) -> dict[str, Contestant]:
         contestants = {c.name: contestant(session, c) for c in self.contenders}
         if self.request.diffusers and any(DIFFUSERS in self._entrants(n) for n in missing):
-            from hsexport.measure.eager import diffusers_contestant
+            from hsexport.measure.speed import diffusers_contestant
 
-            contestants[DIFFUSERS] = diffusers_contestant(self.request.diffusers, session.manifest, self.threads)
+            contestants[DIFFUSERS] = diffusers_contestant(self.request.diffusers, session.manifest.facts, self.threads)
         return contestants
 
     def _told(self, missing: Sequence[int], reporter: Reporter) -> Iterator[int]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from hsexport.measure.bench.contenders import CONVERGED
-from hsexport.measure.bench.rounds import Round
+from hsexport.measure.bench.rounds import CONVERGED, Round
 from hsexport.measure.bench.scores import Score
 from hsexport.measure.machine import Hardware
 from hsexport.measure.pictures import METRICS

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hsexport.measure.bench.contenders import CONVERGED, LARGE
 from hsexport.measure.bench.judge import Judge, Judged, feature_distances, frechet
-from hsexport.measure.bench.rounds import Round
+from hsexport.measure.bench.rounds import CONVERGED, LARGE, Round
 from hsexport.measure.pictures import METRICS
 from hsexport.measure.turns import Estimate, column, mean_of, median_of, middle_half, speedups, standard_error_interval
 

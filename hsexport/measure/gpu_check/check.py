@@ -15,8 +15,7 @@ from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.measure.blocks import PATH, show, today
-from hsexport.measure.gpu_check.results import Asked, BackendState, Report, Target
-from hsexport.measure.gpu_check.tables import block, write_files
+from hsexport.measure.gpu_check.results import Asked, BackendState, Report, Target, block, write_files
 from hsexport.measure.gpu_check.target import checked_in_child, torch_in_child
 from hsexport.measure.machine import gpu_facts, hardware
 from hsexport.measure.processes import random_pair

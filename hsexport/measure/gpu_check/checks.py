@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,7 @@ from hsengines.device import Device, Replay
 from hsengines.errors import HSError
 from hsexport.build.verify.compare import compare
 from hsexport.build.verify.oracle import check_oracle
-from hsexport.measure.gpu_check import results as r
-from hsexport.measure.gpu_check.results import Asked, Gap, TargetResult
+from hsexport.measure.gpu_check.results import Asked, Row, TargetResult
 from hsexport.measure.prompts import PROMPT
 from hsexport.measure.turns import column, medians, outside_engines, schedule_times, seconds_of
 from hsruntime.bundle.golden import load_golden
@@ -87,9 +87,8 @@ def check_parity(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
                 if record.golden is not None:
                     golden, reference = load_golden(bundle.file(record.golden)), "torch, fp32 on the CPU"
                     found = [compare(engine, device, *golden, reference, record.precision), *found]
-                for c in found:
-                    errors = c.reference, c.max_relative, c.tolerance, c.passed
-                    result.parity.append(r.EngineParity(c.engine, record.precision, size_mb, *errors))
+                own = {"precision": record.precision, "size_mb": size_mb}
+                result.parity += [asdict(comparison) | own for comparison in found]
             finally:
                 engine.close()
     finally:
@@ -104,9 +103,10 @@ def check_graphs(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
         with open_watched(asked, bundle, graphs=graphs) as session:
             made.append([session.generate(PROMPT, schedule=schedule) for schedule in schedules])
     for schedule, first, second in zip(schedules, *made, strict=True):
-        difference = float(np.abs(first.latents.astype(np.float64) - second.latents).max())
-        equal = first.latents.tobytes() == second.latents.tobytes(), bool((first.images == second.images).all())
-        result.equality.append(r.GraphEquality(schedule, *equal, difference))
+        difference = np.abs(first.latents.astype(np.float64) - second.latents).max()
+        row = {"latents_equal": first.latents.tobytes() == second.latents.tobytes()}  # bit by bit
+        row |= {"pictures_equal": bool((first.images == second.images).all())}
+        result.equality.append({"schedule": schedule, **row, "max_difference": float(difference)})
 
 
 def whole_schedules(asked: Asked) -> dict[str, Schedule]:
@@ -133,12 +133,10 @@ def check_schedules(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
         result.schedules = schedule_times(session, whole_schedules(asked), asked.rounds)
         used, total = _used_bytes(device), getattr(device, "total_bytes", None)
         result.device = device.name
-        result.memory = r.Memory(
-            device=device.name,
-            total_mb=None if total is None else total / MIB,
-            used_mb=None if used is None or used_before is None else (used - used_before) / MIB,
-            tensors_mb=getattr(device, "peak_bytes", device.allocated_bytes) / MIB,
-        )
+        taken = None if used is None or used_before is None else used - used_before
+        peak = getattr(device, "peak_bytes", device.allocated_bytes)
+        sizes = {"total_mb": total, "used_mb": taken, "tensors_mb": peak}  # the device's, the session's, its tensors'
+        result.memory = {"device": device.name} | {n: None if b is None else b / MIB for n, b in sizes.items()}
 
 
 def _used_bytes(device: Device) -> int | None:
@@ -165,16 +163,18 @@ def check_steps(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     region = step_flops(facts.large, active_count(asked.ratio, tokens), tokens, text)
     flops |= {"full": flops["large"], "region": region, "hybrid": region + flops["small"]}
 
-    def row(step: str, loop: list[Times], device: list[Times], called: str = "") -> r.StepTime:
-        plain_ms = medians(plain)[step] if plain and not called else None
+    def row(step: str, loop: list[Times], device: list[Times], called: str = "") -> Row:
         measured = float(np.median(column(device, step) / column(device, "full")))
         counted = flops[step] / flops["full"]
-        times = medians(loop)[step], plain_ms, medians(device)[step]
-        return r.StepTime(called or step, *times, measured, counted, measured / counted)
+        ratios = {"device_over_full": measured, "flops_over_full": counted, "over_arithmetic": measured / counted}
+        plain_ms = medians(plain)[step] if plain and not called else None  # without CUDA graphs; a CPU has none
+        times = {"loop_ms": medians(loop)[step], "plain_ms": plain_ms, "device_ms": medians(device)[step]}
+        return {"step": called or step, **times, **ratios}
 
-    def gap(step: str) -> Gap:
+    def gap(step: str) -> Row:
         idle = 1 - column(device, step) / column(loop, step)
-        return Gap(step, float(np.median(idle)), 1 - medians(device)[step] / medians(plain)[step])
+        without = 1 - medians(device)[step] / medians(plain)[step]
+        return {"step": step, "graphs": float(np.median(idle)), "plain": without}
 
     result.steps = [row(step, loop, device) for step in STEPS]
     result.gaps = [gap(step) for step in STEPS if plain and step != "region"]
@@ -219,7 +219,7 @@ def check_outside(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
     """The stitched loop with engines that compute nothing, over the loop as it is."""
     with open_watched(asked, bundle) as session:
         empty, whole = outside_engines(session, asked.rounds)
-    result.outside = Gap("stitched, engines taken out", empty / whole, None)
+    result.outside = {"step": "stitched, engines taken out", "graphs": empty / whole, "plain": None}
 
 
 def check_first(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
@@ -231,7 +231,8 @@ def check_first(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
         session.warm_up()
         warm = perf_counter()
         first, following = (session.generate(PROMPT).seconds for _ in range(2))
-    result.first = r.FirstPicture(process_s, process_mib, opened - start, warm - opened, first, following)
+    own = {"open_s": opened - start, "warm_up_s": warm - opened, "first_s": first, "next_s": following}
+    result.first = {"process_s": process_s, "process_mib": process_mib, **own}
 
 
 def _one_picture(asked: Asked, bundle: Path) -> tuple[float, float | None]:

@@ -1,16 +1,21 @@
-"""What is checked, and everything that is measured as the JSON file holds it.
+"""What is checked, and everything that is measured as the JSON file and the tables hold it.
 
-Times are medians; a number that could not be had is None, one that is not finite is so in JSON.
+Times are medians; a number that could not be had is None, and so is one in JSON that is not finite.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
-from hsexport.measure.turns import ScheduleTime
+from hsengines.files import replace_file
+from hsexport.measure.blocks import table
+
+Row = dict[str, Any]  # of a table
 
 
 class Target(Struct, frozen=True):
@@ -58,95 +63,23 @@ class Problem(Struct):
     message: str
 
 
-class Build(Struct):
-    """How a bundle was built; `seconds` says little where its cache held the products already."""
-
-    seconds: float
-    size_mb: float
-    builder: str
-    target: str
-    kept: int  # products that an earlier build had left
-    made: int
-
-
-class EngineParity(Struct):
-    """One engine on the device beside the fp32 reference on the CPU."""
-
-    engine: str
-    precision: str
-    size_mb: float
-    reference: str
-    max_relative: float | None  # largest error over the output's largest value
-    tolerance: float
-    passed: bool
-
-
-class GraphEquality(Struct):
-    """The same picture with and without CUDA graphs."""
-
-    schedule: str
-    latents_equal: bool  # bit by bit
-    pictures_equal: bool
-    max_difference: float | None  # of the latents
-
-
-class StepTime(Struct):
-    """One step in milliseconds: in the loop, and as the device takes it when work is always waiting for it."""
-
-    step: str
-    loop_ms: float
-    plain_ms: float | None  # in the loop without CUDA graphs; None on a CPU, which has none
-    device_ms: float
-    device_over_full: float
-    flops_over_full: float
-    over_arithmetic: float  # measured ratio to a full step over the one that counting operations gives
-
-
-class Gap(Struct):
-    """Share of the loop's time in which the device has nothing to do, with CUDA graphs and without."""
-
-    step: str
-    graphs: float
-    plain: float | None
-
-
-class Memory(Struct):
-    """Peaks after every schedule has run, in MiB."""
-
-    device: str
-    total_mb: float | None  # the device's own
-    used_mb: float | None  # what the session took of it, engines included
-    tensors_mb: float
-
-
-class FirstPicture(Struct):
-    """Seconds; the process starts with files in the system's cache."""
-
-    process_s: float  # `hsexport run` from its start to its end: one picture by the default schedule
-    process_mib: float | None  # the most host memory that this process held; None where the system does not tell
-    open_s: float
-    warm_up_s: float
-    first_s: float  # the first picture after the warm-up
-    next_s: float
-
-
 class TargetResult(Struct):
-    """One bundle, as far as it came."""
+    """One bundle, as far as it came; what stands in each row, hsexport.measure.gpu_check.checks says."""
 
     backend: str
     precision: str
     device: str = ""
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    build: Build | None = None
-    parity: list[EngineParity] = field(default_factory=list)
-    equality: list[GraphEquality] = field(default_factory=list)
-    steps: list[StepTime] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
-    outside: Gap | None = None  # the stitched loop with engines that do nothing, over the loop
-    schedules: list[ScheduleTime] = field(default_factory=list)
-    memory: Memory | None = None
-    first: FirstPicture | None = None
+    build: Row | None = None
+    parity: list[Row] = field(default_factory=list)
+    equality: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    gaps: list[Row] = field(default_factory=list)
+    outside: Row | None = None
+    schedules: list[Row] = field(default_factory=list)
+    memory: Row | None = None
+    first: Row | None = None
 
 
 class TorchTime(Struct):
@@ -168,3 +101,94 @@ class Report(Struct):
     backends: list[BackendState]
     targets: list[TargetResult] = field(default_factory=list)
     torch: list[TorchTime] = field(default_factory=list)
+
+
+BACKENDS = "backend: {backend} | library: {version} | works here: {works}"
+TARGET_TABLES = {
+    "build": (
+        "build",
+        "seconds: {seconds:.0f} | MB: {size_mb:.1f} | made: {made} | kept: {kept} | builder: {builder} | for: {target}",
+    ),
+    "parity": (
+        "parity",
+        "engine: {engine} | precision: {precision} | MB: {size_mb:.1f} | beside: {reference}"
+        " | largest error: {max_relative:.1e} | tolerance: {tolerance:.0e} | passed: {passed}",
+    ),
+    "with CUDA graphs and without": (
+        "equality",
+        "schedule: {schedule} | same latents: {latents_equal} | same picture: {pictures_equal}"
+        " | largest difference: {max_difference:.1e}",
+    ),
+    "one step": (
+        "steps",
+        "step: {step} | loop ms: {loop_ms:.2f} | without graphs: {plain_ms:.2f} | device: {device_ms:.2f}"
+        " | over full: {device_over_full:.3f} | by arithmetic: {flops_over_full:.3f}"
+        " | measured over that: {over_arithmetic:.2f}",
+    ),
+    "share of the loop outside the engines": (
+        "gaps",
+        "step: {step} | with graphs: {graphs:.2%} | without: {plain:.2%}",
+    ),
+    "whole schedules": (
+        "schedules",
+        "schedule: {name} | picture ms: {picture_ms:.0f} | loop ms: {loop_ms:.0f} | speedup: {speedup:.2f}"
+        " | by counting: {predicted:.2f} | steps: {schedule}",
+    ),
+    "peak memory": (
+        "memory",
+        "on: {device} | device MiB: {total_mb:.0f} | used MiB: {used_mb:.0f} | tensors MiB: {tensors_mb:.0f}",
+    ),
+    "to the first picture, seconds": (
+        "first",
+        "from process start: {process_s:.2f} | its peak MiB: {process_mib:.0f} | open: {open_s:.2f}"
+        " | warm-up: {warm_up_s:.2f} | first after it: {first_s:.2f} | next: {next_s:.2f}",
+    ),
+}
+"""Title, the part of a target's result that it shows, and its columns."""
+TORCH = "torch: {way} | precision: {precision} | on: {device} | seconds: {seconds:.2f} | ours, times as fast: {beside}"
+PROBLEMS = "target: {target} | part: {part} | what was said: {message}"
+
+
+def write_files(report: Report, out: Path) -> tuple[Path, Path]:
+    """Writes `gpu_check.json` and `gpu_check.md` into `out`; returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    numbers, words = out / "gpu_check.json", out / "gpu_check.md"
+    replace_file(numbers, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    replace_file(words, block(msgspec.to_builtins(report)).encode())
+    return numbers, words
+
+
+def block(report: dict[str, Any]) -> str:
+    """What it was measured on, then every table that has something to say, in the order of the check."""
+    machine, plan = (", ".join(f"{name} {v}" for name, v in report[part].items()) for part in ("hardware", "plan"))
+    tables = (f"**{title}**\n\n{table(columns, rows)}" for title, columns, rows in _tables(report) if rows)
+    return "\n".join([f"{report['date']}: {machine}.\n", f"{plan}.\n", *tables])
+
+
+def _tables(report: dict[str, Any]) -> Iterator[tuple[str, str, list[Any]]]:
+    states = report["backends"]
+    yield "Backends", BACKENDS, [s | {"works": f"no: {s['why_not']}" if s["why_not"] else "yes"} for s in states]
+    problems = []
+    for result in report["targets"]:
+        name = f"{result['backend']} {result['precision']}"
+        result["gaps"] += [result["outside"]] if result["outside"] else []
+        for title, (part, columns) in TARGET_TABLES.items():
+            found = result[part]
+            yield f"{name}: {title}", columns, found if isinstance(found, list) else [found] if found else []
+        problems += [{"target": name, "part": "note", "message": note} for note in result["notes"]]
+        problems += [{"target": name, **problem} for problem in result["problems"]]
+    yield "Large alone in torch", TORCH, [row | {"beside": _beside(report, row)} for row in report["torch"]]
+    yield "What did not work", PROBLEMS, problems
+
+
+def _beside(report: dict[str, Any], torch: dict[str, Any]) -> str:
+    """How much faster each of our schedules of the same precision is; what torch said where it did not run."""
+    if torch["seconds"] is None:
+        return torch["problem"]
+    return "; ".join(
+        f"{result['backend']} {row['name']} {1000 * torch['seconds'] / row['picture_ms']:.2f}"
+        for result in report["targets"]
+        if result["precision"] == torch["precision"]
+        for row in result["schedules"]
+        if row["name"] in ("large", "hybridstitch")
+    )

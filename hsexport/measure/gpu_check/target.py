@@ -18,7 +18,7 @@ from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
 from hsexport.measure.building import Watched
 from hsexport.measure.gpu_check.checks import CHECKS
-from hsexport.measure.gpu_check.results import Asked, Build, Problem, Target, TargetResult, TorchTime
+from hsexport.measure.gpu_check.results import Asked, Problem, Row, Target, TargetResult, TorchTime
 from hsexport.measure.machine import gpu_facts
 from hsexport.measure.processes import told_by_process
 from hsexport.measure.prompts import PROMPT
@@ -29,7 +29,7 @@ PRODUCTS = ("export", "optimise", "compile")  # stages whose items are kept for 
 GOES_ON = "what is finished is kept, the same command goes on from there"
 
 
-def build_target(asked: Asked, target: Target, notes: list[str]) -> tuple[Bundle, Build]:
+def build_target(asked: Asked, target: Target, notes: list[str]) -> tuple[Bundle, Row]:
     """The target's bundle, and how it was built. Raises HSError."""
     from hsexport.build.build import build
     from hsexport.build.request import BuildRequest
@@ -45,8 +45,9 @@ def build_target(asked: Asked, target: Target, notes: list[str]) -> tuple[Bundle
     seconds, manifest = perf_counter() - start, bundle.manifest
     size_mb = sum(file.size_bytes for file in manifest.files) / 1e6
     products = [item["note"].startswith("kept") for item in report.items if item["stage"] in PRODUCTS]
-    counts = products.count(True), products.count(False)
-    return bundle, Build(seconds, size_mb, manifest.tools["builder"], manifest.target, *counts)
+    made = {"kept": products.count(True), "made": products.count(False)}  # kept: an earlier build had left them
+    facts = {"seconds": seconds, "size_mb": size_mb, "builder": manifest.tools["builder"], "target": manifest.target}
+    return bundle, facts | made
 
 
 def options_for(target: Target, notes: list[str]) -> BuildOptions:
@@ -98,12 +99,11 @@ def torch_times(asked: Asked, precision: str, device: str) -> Iterator[TorchTime
 
         from hsexport.build.recipe import recipe_for
         from hsexport.build.request import BuildRequest
-        from hsexport.measure.eager import pipeline_for, pipeline_options
+        from hsexport.measure.speed import pipeline_for, pipeline_options
 
         torch.set_num_threads(asked.threads or torch.get_num_threads())
         recipe = recipe_for(BuildRequest(asked.large, asked.small, Path(), Path(), size=asked.size))
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        pipeline = pipeline_for(recipe.pair, "large", dtype).to(device)
+        pipeline = pipeline_for(recipe.pair, "large", precision).to(device)
         options: Any = {**pipeline_options(recipe.facts), "num_inference_steps": asked.steps}
         run = partial(seconds_of, lambda: pipeline(PROMPT, output_type="np", **options))  # numpy waits for the device
         for way in ("eager", "compiled"):

@@ -17,8 +17,7 @@ from hsexport.measure.blocks import show, table
 from hsexport.measure.gpu_check import target
 from hsexport.measure.gpu_check.check import backend_states
 from hsexport.measure.gpu_check.checks import CHECKS, whole_schedules
-from hsexport.measure.gpu_check.results import Asked, BackendState, Problem, Report, Target, TargetResult
-from hsexport.measure.gpu_check.tables import write_files
+from hsexport.measure.gpu_check.results import Asked, BackendState, Problem, Report, Target, TargetResult, write_files
 from hsexport.measure.gpu_check.target import check_target, checked_in_child, torch_times
 from hsruntime.schedule.schedule import check_schedule
 
@@ -51,11 +50,11 @@ def numbers_in(value):
 
 def test_every_part_gives_finite_numbers(checked):
     assert checked.problems == []
-    assert checked.build.made == 0  # the cache was full
-    assert {row.engine for row in checked.parity} > {"large", "small", "vae_decoder", "text_encoder_3"}
-    assert all(row.passed and row.max_relative < 1e-4 for row in checked.parity)
-    assert [row.step for row in checked.steps] == ["full", "region", "small", "hybrid"]
-    assert [row.name for row in checked.schedules] == list(whole_schedules(Asked("", "", Path(), Path())))
+    assert checked.build["made"] == 0  # the cache was full
+    assert {row["engine"] for row in checked.parity} > {"large", "small", "vae_decoder", "text_encoder_3"}
+    assert all(row["passed"] and row["max_relative"] < 1e-4 for row in checked.parity)
+    assert [row["step"] for row in checked.steps] == ["full", "region", "small", "hybrid"]
+    assert [row["name"] for row in checked.schedules] == list(whole_schedules(Asked("", "", Path(), Path())))
     numbers = numbers_in(msgspec.to_builtins(checked))
     assert len(numbers) > 60
     assert all(map(isfinite, numbers))
@@ -63,17 +62,21 @@ def test_every_part_gives_finite_numbers(checked):
 
 def test_graphs_change_nothing(checked):
     assert len(checked.equality) == 3
-    assert all(row.latents_equal and row.pictures_equal and row.max_difference == 0 for row in checked.equality)
+    assert all(
+        row["latents_equal"] and row["pictures_equal"] and row["max_difference"] == 0 for row in checked.equality
+    )
 
 
 def test_ratios_are_measured_over_the_same_full_step(checked):
     full, region, small, hybrid = checked.steps
-    assert full.device_over_full == full.flops_over_full == 1
-    assert hybrid.device_over_full == pytest.approx(region.device_over_full + small.device_over_full)  # one round
+    assert full["device_over_full"] == full["flops_over_full"] == 1
+    assert hybrid["device_over_full"] == pytest.approx(
+        region["device_over_full"] + small["device_over_full"]
+    )  # one round
     assert checked.gaps == []
-    assert hybrid.flops_over_full == pytest.approx(region.flops_over_full + small.flops_over_full)
+    assert hybrid["flops_over_full"] == pytest.approx(region["flops_over_full"] + small["flops_over_full"])
     reference = checked.schedules[0]
-    assert reference.speedup == reference.predicted == 1
+    assert reference["speedup"] == reference["predicted"] == 1
 
 
 def test_files_hold_every_table(checked, plan, tmp_path):
@@ -184,16 +187,16 @@ def test_on_a_simulated_gpu_graphs_are_captured_and_memory_is_counted(plan, tmp_
     parts = ("parity", "graphs", "schedules", "steps")
     *_, result = check_target(small, Target("tensorrt", "fp32"), parts)
     assert result.problems == []
-    assert result.build.target == "Simulated GPU (sm_89)"
-    assert all(row.passed for row in result.parity)
-    assert all(row.latents_equal and row.pictures_equal for row in result.equality)
+    assert result.build["target"] == "Simulated GPU (sm_89)"
+    assert all(row["passed"] for row in result.parity)
+    assert all(row["latents_equal"] and row["pictures_equal"] for row in result.equality)
     assert cuda.called("cudaGraphLaunch")
     assert result.device == "Simulated GPU"
-    assert [row.step for row in result.gaps] == ["full", "small", "hybrid"]
-    assert [row.step for row in result.steps] == ["full", "region", "small", "hybrid", "hybrid, two streams"]
-    assert all(row.plain_ms > 0 for row in result.steps[:-1])
+    assert [row["step"] for row in result.gaps] == ["full", "small", "hybrid"]
+    assert [row["step"] for row in result.steps] == ["full", "region", "small", "hybrid", "hybrid, two streams"]
+    assert all(row["plain_ms"] > 0 for row in result.steps[:-1])
     assert cuda.called("cudaStreamWaitEvent")
-    assert result.memory.used_mb > result.memory.tensors_mb > 0
+    assert result.memory["used_mb"] > result.memory["tensors_mb"] > 0
     assert not cuda.executables
 
 

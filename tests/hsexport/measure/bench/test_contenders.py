@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from hsexport.measure.bench.contenders import CONVERGED, LARGE, Contender, contenders_for
+from hsexport.measure.bench.rounds import CONVERGED, LARGE, Contender, contenders_for
 from hsexport.measure.prompts import PromptError, lines_of, spread
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.schedule.presets import PRESETS, schedule_from_text

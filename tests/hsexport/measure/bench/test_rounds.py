@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.measure.bench.contenders import CONVERGED, LARGE, Contender
-from hsexport.measure.bench.rounds import Work, contestant, play
+from hsexport.measure.bench.rounds import CONVERGED, LARGE, Contender, Work, contestant, play
 from hsexport.measure.prompts import Prompt
 from hsruntime import Session
 from hsruntime.schedule.presets import schedule_from_text
