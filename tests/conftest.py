@@ -1,4 +1,7 @@
-"""A tiny pair and a bundle of real engines built from it, once a session."""
+"""A tiny pair, a bundle of real engines built from it, and the C library, once a session."""
+
+import json
+import sys
 
 import pytest
 from hypothesis import settings
@@ -60,3 +63,24 @@ def demo_bundle(demo_build):
 def demo_cache(demo_build):
     """The store that the demo bundle was built through."""
     return demo_build[1]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The C library, built by `hsexport embed --build`."""
+    from capi_builds import Library, run
+    from tools import needs
+
+    needs("cmake", "g++")
+    prefix = tmp_path_factory.mktemp("capi")
+    told = run(sys.executable, "-m", "hsexport.cli.main", "embed", "--build", prefix, "--json").stdout
+    facts = json.loads(told)
+    return Library(facts["cflags"].split(), facts["libs"].split(), facts["cmake-dir"], facts["pkg-config-dir"])
+
+
+@pytest.fixture(scope="session")
+def service(library, tmp_path_factory):
+    """The C++ example, a program that hosts the library."""
+    from capi_builds import built_service
+
+    return built_service(library, tmp_path_factory.mktemp("service"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from hsruntime.options import PictureOptions, SessionOptions
 @json_option("print the summary for scripts")
 def batch(bundle: Path, prompts: Path, out: Path, picture: PictureOptions, as_json: bool, **spread: Any) -> None:
     """Draw every prompt of a file; the same command goes on after whatever stopped it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from hsexport.deploy.ray.batch import BatchOptions, run_batch
 
     with BuildReport("what is drawn is kept; the same command goes on from there") as report:

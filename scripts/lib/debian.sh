@@ -1,7 +1,7 @@
 # Sourced: `ensure_tools` sees to the compilers, checkers and the browser that tests of the C library, the C++ example and
 # the server's page use. Where they cannot be installed, those tests are skipped and say so.
 
-TOOL_PACKAGES="g++ cmake make pkg-config valgrind chromium libpng-dev"
+TOOL_PACKAGES="g++ cmake make pkg-config strace valgrind chromium libpng-dev"
 
 missing_packages() {
     local package

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "cmake": "cmake", "g++": "g++", "pkg-config": "pkg-config", "valgrind": "valgrind"}
+PACKAGES = {name: name for name in ("chromium", "cmake", "g++", "pkg-config", "strace", "valgrind")}
 
 
 def needs(*programs):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -143,25 +146,46 @@ def _outcomes(
 
 @contextmanager
 def _ray(replicas: int) -> Iterator[None]:
-    """Ray on this machine alone, for as long as the job lasts."""
+    """Ray on this machine alone, for as long as the job lasts; nothing of it stays, and it speaks to nobody else."""
     import ray
     import ray.data
 
-    ray.init(
-        address="local",
-        num_cpus=replicas + 1,  # what Ray counts; a replica's threads are its own affair
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    context: Any = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with TemporaryDirectory(prefix="hsexport-ray-", dir="/tmp") as folder:  # paths of sockets must be short
+        if not any(name.startswith("RAY_AUTH_") for name in os.environ):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex()  # else Ray writes one into the user's home
+        with _no_metadata_services(ray.util.get_node_ip_address()):
+            ray.init(
+                address="local",
+                num_cpus=replicas + 1,  # what Ray counts; a replica's threads are its own affair
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+        context: Any = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _no_metadata_services(own_address: str) -> Iterator[None]:
+    """One of Ray's processes asks the clouds' metadata services where it runs, usage statistics or not: a proxy that is
+    not there answers.
+    """
+    kept = dict(os.environ)
+    os.environ |= dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:9")
+    os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"localhost,127.0.0.1,{own_address}")
     try:
         yield
     finally:
-        ray.shutdown()
+        for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+            os.environ.pop(name)
+            os.environ |= {name: kept[name]} if name in kept else {}
 
 
 def _check_gpus(found: float, wanted: float) -> None:
