@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from hsexport.build.request import BuildRequest, RecipeError
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
@@ -48,7 +50,16 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         text=family.text_sides(pair, request.parts_left_out),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
     )
+    _check_bounds(facts)
     return Recipe(pair, facts, adapters)
+
+
+def _check_bounds(facts: Facts) -> None:
+    """Raises RecipeError for a number that no manifest may hold, before anything is built with it."""
+    try:
+        msgspec.convert(msgspec.to_builtins(facts), Facts)
+    except msgspec.ValidationError as err:
+        raise RecipeError(f"the pair has facts that no bundle can hold: {err}", "look at its configuration") from err
 
 
 def _adapters(member: Member, request: BuildRequest) -> tuple[Adapter, ...]:

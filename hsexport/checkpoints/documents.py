@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,12 @@ from hsengines.errors import HSError
 
 class PairError(HSError):
     """A member of the pair cannot be read, or the two do not belong together."""
+
+
+MOST_BYTES = 256 * 2**20
+"""Of a JSON or text file; the largest in use, tokenizers, have some 20 MB."""
+MOST = 2**20
+"""Of a whole number in a configuration: layers, heads, widths, positions, noise levels."""
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -28,8 +33,13 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """The text in `path`; PairError when the file is missing or is not text."""
+    """The text in `path`; PairError when the file is missing, no plain file, too large, or not text."""
     try:
+        if path.exists() and not path.is_file():
+            raise PairError(f"{path} is not a plain file", "is the model directory complete?")
+        size_bytes = path.stat().st_size
+        if size_bytes > MOST_BYTES:
+            raise PairError(f"{path} has {size_bytes} bytes, allowed are {MOST_BYTES}", "is it the file it says it is?")
         return path.read_text(encoding="utf-8")
     except OSError as err:
         raise PairError(f"{path} cannot be read: {err.strerror or err}", "is the model directory complete?") from err
@@ -47,16 +57,27 @@ def read_config(path: Path, file_name: str, class_name: str, hint: str = "") -> 
 
 
 def whole_number(raw: Mapping[str, Any], key: str, where: Path | str, hint: str = "") -> int:
-    """`raw[key]`, which must be a whole number above zero; `where` it stands."""
+    """`raw[key]`, which must be a whole number from 1 to MOST; `where` it stands."""
     value = raw.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PairError(f"{where} has {key} {value!r}, expected a whole number above zero", hint)
+        raise PairError(f"{where} has {key} {shown(value)}, expected a whole number above zero", hint)
+    if value > MOST:
+        raise PairError(f"{where} has {key} {shown(value)}, expected {MOST} or less", hint)
     return value
 
 
-def number(raw: Mapping[str, Any], key: str, path: Path) -> float:
-    """`raw[key]` as a float, which must be finite."""
+def number(raw: Mapping[str, Any], key: str, path: Path, least: float = -1e6, most: float = 1e6) -> float:
+    """`raw[key]` as a float from `least` to `most`."""
     value = raw[key]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise PairError(f"{path} has {key} {value!r}, expected a number")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise PairError(f"{path} has {key} {shown(value)}, expected a number from {least:g} to {most:g}")
     return float(value)
+
+
+def shown(value: object) -> str:
+    """A value from a file, cut to what a line can hold."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4300 digits
+        return "a whole number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."

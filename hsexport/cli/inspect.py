@@ -53,6 +53,7 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     console.print(
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )
+    console.print(f"identity {m.identity}")
     console.print(f"for      {m.target}")
     console.print(f"large    {_model(m.facts.large)}")
     console.print(f"small    {_model(m.facts.small)}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @picture_options()
 @click.option("--region", type=FILE, help="also write the picture with its region marked")
-@session_options("threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache")
+@session_options("threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity")
 @json_option("print files, schedule and times for scripts")
 def run(
     bundle: Path,

@@ -37,7 +37,7 @@ SECONDS = click.FloatRange(0.1)
     help="seconds between looks for a new bundle in place of this one; 0: never",
 )
 @click.option("--warm-up/--no-warm-up", default=True, help="draw one picture before listening")
-@session_options("threads", "graphs", "memory_cap_mb", "vae_tile", "kernel_cache")
+@session_options("threads", "graphs", "memory_cap_mb", "vae_tile", "kernel_cache", "identity")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="what is told"
 )

@@ -9,7 +9,11 @@ from msgspec import Meta
 
 from hsruntime.strict import Strict
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=2**20)]
+"""Of layers, heads, widths, tokens, pixels, noise levels; the bound is far beyond any model's."""
+Scale = Annotated[float, Meta(ge=-1000, le=1000)]
+SHIFTS = (0.001, 1000.0)
+"""Between which a shift of noise levels lies; flow matching models are trained with 1 to 12 or so."""
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = tuple[Count, Count]
 """Width and height in pixels."""
@@ -34,7 +38,7 @@ class Lora(Strict, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"\A[^/\\]+\Z")]
     """Of the file, without its folder."""
     sha256: Sha256
-    scale: float
+    scale: Scale
 
 
 class Positions(Strict, frozen=True, kw_only=True):
@@ -55,7 +59,7 @@ class Transformer(Strict, frozen=True, kw_only=True):
 
     source: str
     """`demo`, a hub id, or for a local path a mark of the weights; a path says nothing on another machine."""
-    parameters: Count
+    parameters: Annotated[int, Meta(ge=1)]
     layers: Count
     heads: Count
     head_size: Count
@@ -111,7 +115,7 @@ class Sigmas(Strict, frozen=True, kw_only=True):
     rule: Literal["flow-match-euler", "trailing"]
     levels: Count
     """As many the pair was trained on; a timestep is sigma times it."""
-    shift: Annotated[float, Meta(gt=0)]
+    shift: Annotated[float, Meta(ge=SHIFTS[0], le=SHIFTS[1])]
 
 
 class TextSlot(Strict, frozen=True, kw_only=True):
@@ -142,7 +146,7 @@ class Defaults(Strict, frozen=True, kw_only=True):
 
     schedule: str
     steps: Count
-    guidance_scale: float
+    guidance_scale: Scale
 
 
 class Facts(Strict, frozen=True, kw_only=True):

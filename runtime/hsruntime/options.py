@@ -119,6 +119,7 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str | None, Meta(description="folder for kernels that are compiled when a bundle is opened; '' keeps none")
     ] = None
     shapes_kept: Annotated[Side, Meta(description="for how many shapes and step counts loops stay bound")] = 4
+    identity: Annotated[str, Meta(description="open only the bundle of this identity, as inspect shows it")] = ""
 
 
 def schemas_of(record: type[Struct]) -> dict[str, dict[str, Any]]:

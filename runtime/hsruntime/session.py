@@ -43,6 +43,7 @@ class Session:
     ) -> None:
         """As `open`, of a bundle that is open."""
         options = options or SessionOptions()
+        bundle.check_identity(options.identity)
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._tokenizers = tokenizers_of(bundle)
@@ -80,6 +81,7 @@ class Session:
         text_on_demand: bool = False,
         kernel_cache: str | None = None,
         shapes_kept: int = 4,
+        identity: str = "",
     ) -> Session:
         """Opens a bundle; SessionOptions says what each option means.
 
@@ -95,6 +97,7 @@ class Session:
             text_on_demand=text_on_demand,
             kernel_cache=kernel_cache,
             shapes_kept=shapes_kept,
+            identity=identity,
         )
         return cls(open_bundle(Path(path), hashes=options.hashes), options)
 

@@ -57,6 +57,7 @@ class OpenOptions(c.Structure):
         ("flags", c.c_uint32),
         ("memory_cap_mb", c.c_double),
         ("vae_tile", c.c_int32),
+        ("identity", c.c_char_p),
     )
 
 

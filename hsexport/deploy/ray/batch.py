@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -23,7 +22,7 @@ from hsexport.deploy.ray.ledger import Ledger, Task
 from hsexport.deploy.ray.prompt_file import Line, read_prompts
 from hsexport.progress import Reporter
 from hsruntime.batching import most_together
-from hsruntime.bundle.manifest import Manifest, manifest_bytes
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import PictureOptions
 from hsruntime.request import seed_list
@@ -85,10 +84,10 @@ def run_batch(path: Path, prompts: Path, out: Path, options: BatchOptions, repor
 
 def tasks_of(lines: Sequence[Line], options: BatchOptions, manifest: Manifest) -> list[Task]:
     """A task for each line, those that cannot be drawn included."""
-    digest = hashlib.sha256(manifest_bytes(manifest)).hexdigest()  # it holds every file's
     seeds = seed_list(options.asked.seed, len(lines))
     return [
-        _task(line, structs.replace(options.asked, seed=seed), digest) for line, seed in zip(lines, seeds, strict=True)
+        _task(line, structs.replace(options.asked, seed=seed), manifest.identity)
+        for line, seed in zip(lines, seeds, strict=True)
     ]
 
 

@@ -117,6 +117,7 @@ class ErrorResponse(BaseModel):
 class BundleFacts(BaseModel):
     """What a caller may ask this server for."""
 
+    identity: Annotated[str, Field(description="of the bundle at work")]
     backend: str
     precision: str
     default_size: Annotated[str, Field(description="WIDTHxHEIGHT in pixels")]

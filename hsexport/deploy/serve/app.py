@@ -138,6 +138,7 @@ def _add_page(app: FastAPI) -> None:
 def _facts(service: Service) -> BundleFacts:
     manifest = service.manifest
     return BundleFacts(
+        identity=manifest.identity,
         backend=manifest.backend,
         precision=manifest.precision,
         default_size=size_text(manifest.facts.sizes.default),

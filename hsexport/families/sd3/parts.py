@@ -12,6 +12,7 @@ from hsexport.checkpoints.documents import PairError, number, read_config, read_
 from hsexport.checkpoints.shards import AGAIN, TensorHeader, read_headers
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
 from hsexport.families.sd3.config import FAMILY
+from hsruntime.facts import SHIFTS
 
 VAE_DEFAULTS: dict[str, Any] = {
     "act_fn": "silu",
@@ -151,7 +152,7 @@ def scheduler_config_from(path: Path) -> SchedulerConfig:
                 f"{path}/scheduler_config.json has {option} = {raw[option]!r}, which hsexport does not do",
                 f"turn {option} off there if the model allows it",
             )
-    return SchedulerConfig(whole_number(raw, "num_train_timesteps", path), number(raw, "shift", path))
+    return SchedulerConfig(whole_number(raw, "num_train_timesteps", path), number(raw, "shift", path, *SHIFTS))
 
 
 def vae_config_from(path: Path) -> VaeConfig:

@@ -63,6 +63,7 @@ typedef struct hsr_open_options {
     uint32_t flags;  /* HSR_OPEN_... */
     double memory_cap_mb;
     int32_t vae_tile; /* pixels; 0: pictures are decoded whole */
+    const char *identity; /* NULL: any bundle; else of the only one that is opened, as `hsexport inspect` shows it */
 } hsr_open_options;
 
 typedef struct hsr_progress {

@@ -37,7 +37,8 @@ Ref open_arguments(const char *path, const hsr_open_options &options) {
         .with("two_streams", on(HSR_OPEN_TWO_STREAMS))
         .with("text_on_demand", on(HSR_OPEN_TEXT_ON_DEMAND))
         .with("memory_cap_mb", real(options.memory_cap_mb))
-        .with("vae_tile", number(options.vae_tile));
+        .with("vae_tile", number(options.vae_tile))
+        .with("identity", bytes(options.identity));
     Ref where = bytes(path), pairs = asked.pairs();
     return tuple({where.release(), pairs.release()});
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Annotated
 
 import msgspec
@@ -13,7 +15,9 @@ from hsengines.traits import traits_of
 from hsruntime.facts import Count, Defaults, Facts, Sha256
 from hsruntime.strict import Strict
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
+UNSEALED = "0" * 64
+_SEAL = re.compile(rb'("identity"\s*:\s*")([0-9a-f]{64})"')
 
 
 class BundleError(HSError):
@@ -77,6 +81,8 @@ class Manifest(Strict, frozen=True, kw_only=True):
     """Everything the runtime knows of a bundle before it opens an engine."""
 
     format_version: int
+    identity: Sha256 = UNSEALED
+    """The SHA-256 of the manifest's bytes, in which these digits are zeros; it thus stands for every file, too."""
     backend: str
     precision: str
     target: str
@@ -97,12 +103,19 @@ class Manifest(Strict, frozen=True, kw_only=True):
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The manifest as UTF-8 JSON, indented by two, fields in declared order, one newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    """The manifest as UTF-8 JSON, indented by two, fields in declared order, one newline at the end, identity anew."""
+    unsealed = msgspec.structs.replace(manifest, identity=UNSEALED)
+    data = msgspec.json.format(msgspec.json.encode(unsealed, order="deterministic"), indent=2) + b"\n"
+    return data.replace(UNSEALED.encode(), identity_of(data).encode(), 1)
+
+
+def identity_of(data: bytes) -> str:
+    """What the identity in a manifest of these bytes must be."""
+    return hashlib.sha256(_SEAL.sub(rb"\g<1>" + UNSEALED.encode() + b'"', data, count=1)).hexdigest()
 
 
 def manifest_from_bytes(data: bytes) -> Manifest:
-    """Parses strictly. Raises BundleError naming the field, or the version if it is not this one."""
+    """Parses strictly. Raises BundleError naming the field, the version if it is not this one, or a wrong identity."""
     try:
         version = msgspec.convert(msgspec.json.decode(data, type=dict[str, object]).get("format_version"), int)
     except _MALFORMED as err:
@@ -111,9 +124,16 @@ def manifest_from_bytes(data: bytes) -> Manifest:
         newer = "upgrade hsexport" if version > FORMAT_VERSION else "build the bundle again"
         raise BundleError(f"manifest.json has format_version {version}, this runtime reads {FORMAT_VERSION}", newer)
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except _MALFORMED as err:
         raise BundleError(f"manifest.json: {err}", "build the bundle again") from err
+    found = identity_of(data)
+    if found != manifest.identity:
+        raise BundleError(
+            f"manifest.json has identity {found}, expected {manifest.identity}",
+            "the bundle is damaged or was changed; copy it again or build it again",
+        )
+    return manifest
 
 
 # msgspec lets the last two through as they are: bytes that are not UTF-8, and nesting beyond the interpreter's stack.

@@ -39,6 +39,14 @@ class Bundle:
             raise BundleError(f"bundle '{self.path}' lists no file '{relative}'", _FOREIGN)
         return self.path / relative
 
+    def check_identity(self, wanted: str) -> None:
+        """Raises BundleError for a bundle other than the one that is meant; empty means any."""
+        if wanted and wanted != self.manifest.identity:
+            raise BundleError(
+                f"bundle '{self.path}' has identity {self.manifest.identity}, expected {wanted}",
+                "open the bundle that is meant, or ask for this one's identity",
+            )
+
 
 def open_bundle(path: Path, *, hashes: bool = True) -> Bundle:
     """Reads the manifest and checks every file against it. Raises BundleError naming the file, expected and found.

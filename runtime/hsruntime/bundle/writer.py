@@ -50,9 +50,8 @@ def write_bundle(
         partial.mkdir()  # it must be new: writing into an old one could write through a link into the build cache
     try:
         records = _write_files(partial, contents, total_bytes, on_file)
-        complete = msgspec.structs.replace(manifest, files=records)
         with _os_errors_told(out, out.parent, total_bytes):
-            _write_manifest(partial, complete)
+            complete = _write_manifest(partial, msgspec.structs.replace(manifest, files=records))
             _swap(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -68,12 +67,13 @@ def write_defaults(out: Path, defaults: Defaults) -> Bundle:
     """
     out = out.resolve()
     bundle = open_bundle(out, hashes=False)
-    manifest = bundle.manifest.with_defaults(defaults)
-    with _os_errors_told(out / MANIFEST_NAME, out.parent, len(manifest_bytes(manifest))):
+    data = manifest_bytes(bundle.manifest.with_defaults(defaults))
+    with _os_errors_told(out / MANIFEST_NAME, out.parent, len(data)):
         _clear_leftovers(out)
         with workplace(out.parent, out.name) as partial:
-            _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
-            manifest_from_bytes((partial / MANIFEST_NAME).read_bytes())  # whoever made `defaults` may have erred
+            _store(data, partial, MANIFEST_NAME)
+            written = (partial / MANIFEST_NAME).read_bytes()
+            manifest = manifest_from_bytes(written)  # whoever made `defaults` may have erred
             (partial / MANIFEST_NAME).replace(out / MANIFEST_NAME)
             flush(out)
     return Bundle(out, manifest)
@@ -91,13 +91,13 @@ def _write_files(
     return records
 
 
-def _write_manifest(partial: Path, manifest: Manifest) -> None:
-    """Completes the bundle: the manifest last, then the directories' own entries onto the disk."""
+def _write_manifest(partial: Path, manifest: Manifest) -> Manifest:
+    """Completes the bundle: the manifest last, then the directories' own entries onto the disk; answers it sealed."""
     _store(manifest_bytes(manifest), partial, MANIFEST_NAME)
     for directory, _, _ in os.walk(partial):
         flush(Path(directory))
     # Hashes were taken from these very files; what is left to see is whether the manifest reads back as it was written.
-    open_bundle(partial, hashes=False)
+    return open_bundle(partial, hashes=False).manifest
 
 
 def _store(source: Source, root: Path, path: str) -> FileRecord:

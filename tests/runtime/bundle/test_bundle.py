@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sealed import sealed
 
 import hsengines
 import hsruntime
@@ -31,7 +32,7 @@ from hsruntime.bundle.manifest import (
     manifest_from_bytes,
 )
 from hsruntime.bundle.reader import check_paths, open_bundle
-from hsruntime.bundle.writer import write_bundle
+from hsruntime.bundle.writer import write_bundle, write_defaults
 from hsruntime.facts import Defaults, Facts, Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 GOLDEN = Path(__file__).parent / "golden_bundle"
@@ -187,13 +188,14 @@ def edit_manifest(bundle_path: Path, edit: Callable[[dict[str, Any]], object]) -
     file = bundle_path / "manifest.json"
     manifest = json.loads(file.read_bytes())
     edit(manifest)
-    file.write_text(json.dumps(manifest))
+    file.write_bytes(sealed(json.dumps(manifest).encode()))
 
 
 def move_file(bundle_path: Path, path: str) -> None:
     """Has the manifest call the file tokenizers/t5.json `path`, wherever it is referred to."""
     text = (bundle_path / "manifest.json").read_text()
-    (bundle_path / "manifest.json").write_text(text.replace('"tokenizers/t5.json"', json.dumps(path)))
+    moved = text.replace('"tokenizers/t5.json"', json.dumps(path))
+    (bundle_path / "manifest.json").write_bytes(sealed(moved.encode()))
 
 
 def test_golden_bundle_opens() -> None:
@@ -210,6 +212,31 @@ def test_golden_bundle_is_pinned_byte_for_byte(tmp_path: Path) -> None:
 def test_manifest_reads_back_as_it_was_written() -> None:
     data = (GOLDEN / "manifest.json").read_bytes()
     assert manifest_bytes(manifest_from_bytes(data)) == data
+
+
+def test_every_flipped_bit_of_a_manifest_is_refused(bundle_path: Path) -> None:
+    data = (GOLDEN / "manifest.json").read_bytes()
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BundleError):
+            manifest_from_bytes(bytes(flipped))
+
+
+def test_identity_is_of_the_bytes_with_zeros_in_its_place() -> None:
+    data = (GOLDEN / "manifest.json").read_bytes()
+    identity = manifest_from_bytes(data).identity
+    assert hashlib.sha256(data.replace(identity.encode(), b"0" * 64)).hexdigest() == identity
+
+
+def test_pinned_identity(bundle_path: Path) -> None:
+    identity = open_bundle(GOLDEN).manifest.identity
+    open_bundle(bundle_path).check_identity(identity)
+    write_defaults(bundle_path, Defaults(schedule="large", steps=9, guidance_scale=2.0))
+    found = open_bundle(bundle_path).manifest.identity
+    assert found != identity
+    with pytest.raises(BundleError, match=f"has identity {found}, expected {identity}"):
+        open_bundle(bundle_path).check_identity(identity)
 
 
 def test_empty_directory_is_ignored(bundle_path: Path) -> None:
@@ -569,7 +596,7 @@ def test_example_in_the_format_is_the_golden_manifest_shortened() -> None:
             assert value.items() <= whole[key].items()
         elif key == "files":
             assert all(record in whole[key] for record in value)
-        else:
+        elif key != "identity":
             assert value == whole[key]
 
 

@@ -5,6 +5,7 @@ import time
 
 import msgspec
 import pytest
+from sealed import sealed
 from served import serving
 
 from hsruntime.bundle.reader import MANIFEST_NAME
@@ -20,7 +21,7 @@ def with_other_steps(bundle, steps):
     """The same bundle with another default, as `hsexport tune` would leave it."""
     manifest = msgspec.json.decode((bundle / MANIFEST_NAME).read_bytes())
     manifest["facts"]["defaults"]["steps"] = steps
-    (bundle / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
+    (bundle / MANIFEST_NAME).write_bytes(sealed(msgspec.json.encode(manifest)))
 
 
 def steps_of(server):
