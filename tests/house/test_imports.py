@@ -150,7 +150,8 @@ def test_environment_variables_are_read_by_the_command_line_alone(package):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
     ]
-    assert not found
+    # ONNX Runtime reads a variable once, when it is imported: that one is set, and read by nobody here.
+    assert found == (["hsengines.ort: os.environ"] if package == "hsengines" else [])
 
 
 BLOCKING_IMPORT = """
