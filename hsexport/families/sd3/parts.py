@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hsexport.checkpoints.documents import PairError, number, read_config, read_document, whole_number
-from hsexport.checkpoints.shards import AGAIN, TensorHeader, read_headers
+from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
+from hsexport.checkpoints.shards import TensorHeader, read_headers
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
 from hsexport.families.sd3.config import FAMILY, OTHER
 

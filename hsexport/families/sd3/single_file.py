@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.shards import AGAIN, ORIGINAL, Place, TensorHeader, check_is_safetensors, file_headers
+from hsexport.checkpoints.documents import AGAIN, PairError
+from hsexport.checkpoints.shards import ORIGINAL, Place, TensorHeader, check_is_safetensors, file_headers
 from hsexport.families.sd3.config import FAMILY, TransformerConfig, check_settings
 from hsexport.families.sd3.single_file_names import places_of
 

@@ -24,7 +24,7 @@ def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
 
 
 def original_of(member: Member, dtype: torch.dtype = torch.float32) -> SD3Transformer2DModel:
-    """Diffusers' own model of a member, from whatever layout. Raises PairError for weights in a type that no network has."""
+    """Diffusers' own model of a member, from whatever layout. Raises PairError for weights in a type of no network."""
     with init_empty_weights(include_buffers=True):
         model = transformer_like(member.config)
     weights = {name: tensor_of(Stored(header).read(), dtype) for name, header in member.tensors.items()}

@@ -11,8 +11,7 @@ import numpy as np
 
 from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Changed, Stored, Weight, Weights
-from hsexport.checkpoints.weights.adapter import Adapter
-from hsexport.checkpoints.weights.lora import fused
+from hsexport.checkpoints.weights.adapter import Adapter, fused
 from hsexport.families.agreement import WRITER
 from hsexport.families.pair import Member
 from hsruntime.facts import Positions
