@@ -11,9 +11,8 @@ import msgspec
 
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
-from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.stage import Job, Product, Run
-from hsexport.build.store import BuildKey
+from hsexport.build.store import BuildKey, source_digest
 from hsexport.networks.network import Fp32Rule
 from hsexport.progress import bytes_told
 from hsruntime.bundle.manifest import Fp32Block
