@@ -9,7 +9,7 @@ import msgspec
 from hsexport.build.request import BuildRequest, RecipeError
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
-from hsexport.checkpoints.loading import load_tokenizer
+from hsexport.checkpoints.tokenizers import load_tokenizer
 from hsexport.checkpoints.weights.adapter import Adapter, read_adapter
 from hsexport.families.pair import Member, Pair, load_pair
 from hsexport.families.recipe import Recipe

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hsengines.errors import HSError
-from hsengines.files import left_behind, replace_file
+from hsengines.files import replace_file, workplace
 from hsruntime.bundle.reader import sha256_of
 
 KEY_SCHEMA = 2
 """Of keys, and of the files that stages write of their own into an entry."""
 FACTS = "key.json"
 CONTENTS = "contents.json"
-_UNFINISHED = ".unfinished-"
+SHAPING = {
+    "export": (
+        *("families/**/*.py", "networks/*.py", "onnx/*.py", "checkpoints/weights/*.py", "build/stages/export.py"),
+        *("onnx/passes/graph_pass.py", "onnx/passes/name*.py", "onnx/passes/strip_metadata.py"),
+    ),
+    # The rooms of the weights too: they are computed and written in this stage.
+    "optimise": (
+        *("build/stages/optimise.py", "onnx/passes/*.py", "onnx/lint/*.py", "onnx/graph_files.py", "onnx/weights.py"),
+        *("networks/network.py", "checkpoints/weights/*.py", "families/**/*weights.py", "families/**/fp32_blocks.py"),
+    ),
+    "verify": ("onnx/passes/*.py", "onnx/graph_files.py", "build/verify/*.py", "build/stages/verify.py"),
+}
+"""A stage and the source that decides what comes out of it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,17 @@ def _short(value: str | None) -> str:
     if value is None:
         return "nothing"
     return value[:8] if len(value) == 64 else value[:60]
+
+
+@cache
+def source_digest(stage: str) -> str:
+    """sha256 over the source of a stage in `SHAPING`: editing it must not leave stale products behind."""
+    here = Path(__file__).parents[1]
+    files = sorted({file for pattern in SHAPING[stage] for file in here.glob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(here)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 class Store:
@@ -116,15 +138,11 @@ class Store:
 
     def _make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
         entry = self._entry(key)
-        self._sweep(entry.parent)
-        work = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=entry.parent))
-        try:
+        with workplace(entry.parent, "unfinished") as work:  # a process makes one entry of a kind at a time
             fill(work)
             _write_record(work, key)
             work.rename(entry)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        self._remember(key)
+        replace_file(self._last(key), json.dumps(dict(key.facts), sort_keys=True))
         return entry
 
     def _entry(self, key: BuildKey) -> Path:
@@ -132,15 +150,6 @@ class Store:
 
     def _last(self, key: BuildKey) -> Path:
         return self.root / key.kind / f"{key.name}.last.json"
-
-    def _remember(self, key: BuildKey) -> None:
-        replace_file(self._last(key), json.dumps(dict(key.facts), sort_keys=True))
-
-    @staticmethod
-    def _sweep(folder: Path) -> None:
-        """Removes what killed builders left behind; a process makes one entry of a kind at a time."""
-        for leftover in left_behind(folder, _UNFINISHED):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager

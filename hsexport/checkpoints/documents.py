@@ -1,13 +1,17 @@
-"""JSON and text files of a model directory, read with faults told by file."""
+"""JSON and text files of a model directory, and what libraries read of it, with faults told by file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hsengines.errors import HSError
+
+AGAIN = "download or save the model again"
+NAMES_SHOWN = 3
 
 
 class PairError(HSError):
@@ -26,7 +30,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as err:
-        raise PairError(f"{path} is not JSON: {err}", "download or save the model again") from err
+        raise PairError(f"{path} is not JSON: {err}", AGAIN) from err
     if not isinstance(document, dict):
         raise PairError(f"{path} holds a {type(document).__name__}, expected an object of settings")
     return document
@@ -44,7 +48,7 @@ def read_text(path: Path) -> str:
     except OSError as err:
         raise PairError(f"{path} cannot be read: {err.strerror or err}", "is the model directory complete?") from err
     except UnicodeDecodeError as err:
-        raise PairError(f"{path} is not UTF-8 text: {err}", "download or save the model again") from err
+        raise PairError(f"{path} is not UTF-8 text: {err}", AGAIN) from err
 
 
 def read_config(path: Path, file_name: str, class_name: str, hint: str = "") -> dict[str, Any]:
@@ -81,3 +85,27 @@ def shown(value: object) -> str:
     except ValueError:  # Python prints no whole number of more than 4300 digits
         return "a whole number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@contextmanager
+def told_by_folder(folder: Path) -> Iterator[None]:
+    """Turns whatever a library says of the files in `folder` into a PairError; missing packages and disks pass."""
+    try:
+        yield
+    except (PairError, ImportError, MemoryError):
+        raise
+    except Exception as err:  # tokenizers raises Exception itself, safetensors a direct child
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise PairError(f"{folder} cannot be loaded: {first_line(err)}", AGAIN) from err
+
+
+def in_few_words(names: list[str]) -> str:
+    """`a, b, c and 4 more`."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(err: Exception) -> str:
+    """The first line of a foreign error, or its type where it has no text."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)

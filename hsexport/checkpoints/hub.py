@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, Protocol
 
-from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.documents import PairError, first_line
 from hsexport.checkpoints.shards import VARIANTS
 from hsexport.progress import OnBytes
 
@@ -190,8 +190,3 @@ def cached(hub_id: str) -> Path | None:
         if isinstance(found, str):
             return Path(found.removesuffix(document))
     return None
-
-
-def first_line(err: Exception) -> str:
-    """The first line of a foreign error, or its type where it has no text."""
-    return next(iter(str(err).strip().splitlines()), type(err).__name__)

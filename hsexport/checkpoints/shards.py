@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import PairError, read_document
+from hsexport.checkpoints.documents import AGAIN, PairError, read_document
 from hsexport.progress import OnBytes
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -35,7 +35,6 @@ DTYPE_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
 CHUNK_BYTES = 1 << 22
 VARIANTS = ("bf16", "fp16")  # bf16 first: what fp32 weights can hold, it can
-AGAIN = "download or save the model again"
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import PairError, read_document, read_text
-from hsexport.checkpoints.shards import AGAIN
+from hsexport.checkpoints.documents import AGAIN, PairError, read_document, read_text, told_by_folder
 
 FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 SETTINGS = ("model_max_length", "bos_token", "eos_token", "pad_token", "unk_token")
@@ -78,11 +76,10 @@ def merges_in(text: str) -> list[list[str]]:
 def stated_pad_id(tokenizer: Path) -> int | None:
     """The pad token's id as far as the folder's files state it beyond doubt; None leaves it to transformers."""
     try:
-        settings = read_document(tokenizer / "tokenizer_config.json")
-        piece = token_text(settings.get("pad_token"))
+        piece = token_text(read_document(tokenizer / "tokenizer_config.json").get("pad_token"))
         if not isinstance(piece, str) or _is_contradicted(tokenizer, piece):
             return None
-        return next((found for vocabulary in _vocabularies(tokenizer) for found in _ids(vocabulary, piece)), None)
+        return _id_of(tokenizer, piece)
     except PairError:
         return None
 
@@ -93,25 +90,26 @@ def _is_contradicted(tokenizer: Path, piece: str) -> bool:
     return older.is_file() and token_text(read_document(older).get("pad_token", piece)) != piece
 
 
-def _vocabularies(tokenizer: Path) -> Iterator[Any]:
-    """Added tokens first: they stand above the model's own."""
-    if (tokenizer / "tokenizer.json").is_file():
-        document = read_document(tokenizer / "tokenizer.json")
-        yield document.get("added_tokens")
-        model = document.get("model")
-        yield model.get("vocab") if isinstance(model, dict) else None
-    elif (tokenizer / "vocab.json").is_file():
-        yield read_document(tokenizer / "vocab.json")
+def _id_of(tokenizer: Path, piece: str) -> int | None:
+    if not (tokenizer / "tokenizer.json").is_file():
+        found = read_document(tokenizer / "vocab.json").get(piece)
+        return found if isinstance(found, int) else None
+    from tokenizers import Tokenizer
+
+    with told_by_folder(tokenizer):
+        answer: int | None = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(piece)
+        return answer
 
 
-def _ids(vocabulary: Any, piece: str) -> Iterator[int]:
-    """The id of `piece` in {piece: id}, in [[piece, score], ...] or in [{"id", "content"}, ...]."""
-    if isinstance(vocabulary, dict):
-        if isinstance(vocabulary.get(piece), int):
-            yield vocabulary[piece]
-        return
-    for place, entry in enumerate(vocabulary if isinstance(vocabulary, list) else ()):
-        if isinstance(entry, dict) and entry.get("content") == piece and isinstance(entry.get("id"), int):
-            yield entry["id"]
-        elif isinstance(entry, list) and entry[:1] == [piece]:
-            yield place
+def load_tokenizer(folder: Path) -> Any:
+    """Transformers' own tokenizer: it alone knows all the layouts a checkpoint may bring."""
+    from transformers import AutoTokenizer
+
+    with told_by_folder(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise PairError(
+            f"{folder} holds a {type(tokenizer).__name__}, which cannot be written as a tokenizer.json",
+            "a bundle takes tokenizers that the tokenizers library runs",
+        )
+    return tokenizer

@@ -16,16 +16,18 @@ WRITER = frozenset({"architectures", "dtype", "torch_dtype", "transformers_versi
 ONE_FAMILY = "take both members from one model family"
 
 
-def check_documents_agree(name: str, documents: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
-    """Refuses parts of different configuration; a setting only one file spells out is left to the weights."""
-    spelled = [key for key in documents[0] if key in documents[1] and key not in WRITER and not key.startswith("_")]
-    ours, theirs = ({key: document[key] for key in spelled} for document in documents)
+def check_documents_agree(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuses text encoders of different configuration; a setting only one file spells out is left to the weights."""
+    spelled = [key for key in ours if key in theirs and key not in WRITER and not key.startswith("_")]
+    ours, theirs = ({key: document[key] for key in spelled} for document in (ours, theirs))
+    check_settings_agree(name, ours, theirs, f"both must read the same text: {ONE_FAMILY}")
+
+
+def check_settings_agree(parts: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], hint: str) -> None:
+    """Refuses parts that differ in a setting; a missing one counts as null."""
     key = first_difference(ours, theirs)
     if key is not None:
-        raise PairError(
-            f"{name} of large and small differ in {key}: {ours[key]} and {theirs[key]}",
-            f"both must read the same text: {ONE_FAMILY}",
-        )
+        raise PairError(f"{parts} of large and small differ in {key}: {ours.get(key)} and {theirs.get(key)}", hint)
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

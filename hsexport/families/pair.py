@@ -9,9 +9,8 @@ from typing import Any
 
 from hsexport.checkpoints.documents import PairError, read_document
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
-from hsexport.checkpoints.layout import ModelDirectory, find_model
 from hsexport.checkpoints.shards import TensorHeader, mark_of
-from hsexport.checkpoints.source import Role, is_local, resolve_source
+from hsexport.checkpoints.source import ModelDirectory, Role, find_model, is_local, resolve_source
 from hsexport.families.family import Family
 from hsexport.families.registry import FAMILIES, exported, family_named, family_of_class, known_parts
 

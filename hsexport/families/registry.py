@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hsengines.traits import named
 from hsexport.checkpoints.documents import PairError
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ class FamilyRow:
 
     title: str
     """As people call it."""
-    module: str
-    attribute: str
+    made: str
+    """Its class, as "module:name"."""
     transformer: str
     """diffusers' class of its transformers."""
-    pipeline: str
-    """diffusers' class of a whole model."""
     parts: tuple[str, ...]
     """Folders beside the transformer."""
     optional: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -35,10 +33,8 @@ class FamilyRow:
 FAMILIES: dict[str, FamilyRow] = {
     "sd3": FamilyRow(
         title="SD3",
-        module="hsexport.families.sd3.family",
-        attribute="Sd3",
+        made="hsexport.families.sd3.family:Sd3",
         transformer="SD3Transformer2DModel",
-        pipeline="StableDiffusion3Pipeline",
         parts=(
             *("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
             *("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"),
@@ -50,8 +46,7 @@ FAMILIES: dict[str, FamilyRow] = {
 
 def family_named(name: str) -> Family:
     """The family of that name."""
-    row = FAMILIES[name]
-    found: Family = getattr(import_module(row.module), row.attribute)()
+    found: Family = named(FAMILIES[name].made)()
     return found
 
 

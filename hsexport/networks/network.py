@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec.structs import replace
 
+from hsengines.errors import HSError
 from hsengines.spec import FLOATS, EngineSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class Fp32Rule:
         if operator == "Attention" or (self.operators and operator not in self.operators):
             return False
         return not self.modules or any(fnmatchcase(module, pattern) for pattern in self.modules)
+
+
+NORMS = Fp32Rule(
+    "norms",
+    operators=("LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"),
+    reason="variances square what they are given",
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,22 @@ class Network:
     def precision_in(self, bundle: str) -> str:
         """What this network is cast to in a bundle of that precision."""
         return "fp32" if self.stays_fp32 else bundle
+
+    def fp32_rules(self, precision: str, asked: Sequence[str] = ()) -> tuple[Fp32Rule, ...]:
+        """Norms, what the network brings, and what the user asked for; nothing for a graph that is not cast.
+
+        A user's text names modules of one network, "large:transformer_blocks.35*", or without a prefix of all; the
+        prefix may be a pattern. Raises HSError for a text without a module pattern. One that holds no node of any
+        network shows as 0 nodes in every cast; saying so is the caller's part.
+        """
+        rules = [NORMS, *self.fp32_blocks]
+        for text in asked:
+            prefix, colon, modules = text.rpartition(":")
+            if not modules or (colon and not prefix):
+                raise HSError(f"--fp32 '{text}' names no modules", "write it like large:transformer_blocks.35*")
+            if not colon or fnmatchcase(self.name, prefix):
+                rules.append(Fp32Rule(text, modules=(modules,), reason="asked for"))
+        return tuple(rule for rule in rules if precision in rule.precisions)
 
     def spec_at(self, precision: str) -> EngineSpec:
         """The I/O signature after the graph was cast."""

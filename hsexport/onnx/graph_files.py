@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,24 +52,17 @@ def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: On
     `refer`: weights that the checkpoint has in the very same bytes are not written; its files are linked beside the
     graph, `<name>.0.safetensors` and so on, where the file system allows it. Neither may be edited afterwards.
     Raises PassError if a weight cannot be written (a value beyond fp16); what was written by then is to be thrown away.
+    The graph in memory stays as it is.
     """
-    with _values_kept(model):
-        if refer:
-            _refer(model, path)
-        try:
-            _externalise(model, path, on_bytes)
-            ir.save(model, path)
-        except Exception as err:
-            raise_own(err)
-            raise
-
-
-@contextmanager
-def _values_kept(model: ir.Model) -> Iterator[None]:
-    """The graph's values are the same afterwards: saving changes a file, not the graph."""
     before = {value: value.const_value for value in model.graph.initializers.values()}
     try:
-        yield
+        if refer:
+            _refer(model, path)
+        _externalise(model, path, on_bytes)
+        ir.save(model, path)
+    except Exception as err:
+        raise_own(err)
+        raise
     finally:
         for value, tensor in before.items():
             value.const_value = tensor
@@ -105,11 +96,12 @@ def _linked(source: Path, target: Path) -> Path | None:
 
 def _externalise(model: ir.Model, path: Path, on_bytes: OnBytes | None) -> None:
     """Writes the data file and leaves references to it."""
-    values = [v for v in model.graph.initializers.values() if v.const_value is not None and _is_to_write(v.const_value)]
-    if not values:
+    found = {value: value.const_value for value in model.graph.initializers.values()}
+    # An external tensor is a placeholder, or in a file that was just linked.
+    away = {v: t for v, t in found.items() if t and not isinstance(t, ir.ExternalTensor) and t.nbytes > INLINE_BYTES}
+    if not away:
         return
-    tensors = [v.const_value for v in values if v.const_value is not None]
-    total, done = sum(t.nbytes for t in tensors), 0
+    total, done = sum(tensor.nbytes for tensor in away.values()), 0
 
     def told(tensor: ir.TensorProtocol, _: object) -> None:
         nonlocal done
@@ -117,12 +109,7 @@ def _externalise(model: ir.Model, path: Path, on_bytes: OnBytes | None) -> None:
         if on_bytes:
             on_bytes(done, total)
 
-    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, f"{path.name}.data", callback=told)
-    for value, tensor in zip(values, written, strict=True):
+    data = f"{path.name}.data"
+    written = ir.external_data.convert_tensors_to_external([*away.values()], path.parent, data, callback=told)
+    for value, tensor in zip(away, written, strict=True):
         value.const_value = tensor
-
-
-def _is_to_write(tensor: ir.TensorProtocol) -> bool:
-    is_elsewhere = isinstance(tensor, ir.ExternalTensor)  # a placeholder, or a file that was just linked
-    assert is_placeholder(tensor) or not is_elsewhere or tensor.location.endswith(".safetensors")  # type: ignore[attr-defined]
-    return not is_elsewhere and tensor.nbytes > INLINE_BYTES

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnxscript.optimizer
 import torch
+from onnx_ir.passes import common
+from onnxscript.rewriter import onnx_fusions, rewrite
+from onnxscript.rewriter.rules import common as rules
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hsengines.errors import HSError
@@ -23,12 +27,34 @@ from hsexport.onnx.graph_files import save_graph
 from hsexport.onnx.passes.graph_pass import apply
 from hsexport.onnx.passes.name_by_module import NameByModule
 from hsexport.onnx.passes.strip_metadata import StripMetadata
-from hsexport.onnx.simplify import simplify
 from hsexport.onnx.weights import detach_weights, place_weights
 
 OPSET = 23  # the first with Attention
 STEPS = TRACE, SIMPLIFY = "tracing", "simplifying"
 """Of an export, the longest first."""
+ROUNDS = 2
+"""As onnxscript: what one rule leaves may be another's beginning."""
+RULES = (
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.mul_by_1_rule,
+    rules.div_by_1_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+    rules.materialize_reshape_shape_rule,
+    rules.min_min_rule,
+    rules.max_max_rule,
+    rules.min_max_rule,
+    rules.max_min_rule,
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.reshape_reshape_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+)
 
 
 class ExportError(HSError):
@@ -107,6 +133,25 @@ def _optimised(program: torch.onnx.ONNXProgram, weights: Collection[str]) -> ir.
     place_weights(program.model)
     apply(program.model, NameByModule(), StripMetadata())
     return program.model
+
+
+def simplify(model: ir.Model) -> None:
+    """In place. What is there twice goes first: seven tenths of what the exporter wrote."""
+    ir.passes.Sequential(common.InlinePass(), common.IdentityEliminationPass())(model)
+    onnxscript.optimizer.fold_constants(model)
+    ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass())(model)
+    for _ in range(ROUNDS):
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewrite(model, RULES)
+    onnx_fusions.fuse(model)  # root mean square norms
+    ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 def dynamic_shapes(network: Network, module: torch.nn.Module) -> tuple[Any, ...]:

@@ -97,9 +97,7 @@ def network_plan(network: Network, weights: Sequence[ResidentWeight], precision:
 
 def _fp32_modules(network: Network, request: BuildRequest, precision: str) -> tuple[str, ...]:
     """Patterns of modules whose weights stay fp32; rules for single operators hold norms: next to nothing."""
-    from hsexport.onnx.passes.fp32_blocks import fp32_rules
-
-    rules = fp32_rules(network, precision, request.fp32)
+    rules = network.fp32_rules(precision, request.fp32)
     return tuple(pattern for rule in rules if not rule.operators for pattern in rule.modules)
 
 

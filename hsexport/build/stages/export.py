@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.stage import GOLDEN, Job, Product, Run
-from hsexport.build.store import BuildKey
+from hsexport.build.store import BuildKey, source_digest
 from hsexport.networks.network import Network, reference_outputs
 from hsexport.progress import Reporter, bytes_told
 from hsruntime.bundle.golden import save_golden

@@ -11,7 +11,7 @@ from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.previews import Previews
 from hsexport.families.agreement import check_same_weights
 from hsexport.families.recipe import Recipe
-from hsexport.progress import Reporter, bytes_told
+from hsexport.progress import bytes_told
 
 AskRoom = Callable[[BuildRequest, Recipe, Previews], Iterable[str]]
 """Raises an HSError for a build that finds no room, and tells of doubts; hsexport.plan has one."""
@@ -22,20 +22,14 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
     request, reporter = run.request, run.reporter
     reporter.stage("load", 1)
     reporter.begin("pair")
-    recipe = _recipe_with_room(request, ask_room, reporter)
+    with Previews() as previews:  # room is asked for before anything is downloaded
+        recipe = recipe_for(request, previews)
+        for doubt in ask_room(request, recipe, previews) if ask_room else ():
+            reporter.warn(doubt)
+    if previews.root is not None:  # a pair that is here already is read once
+        recipe = recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     large, small = (model.parameters / 1e6 for model in (recipe.facts.large, recipe.facts.small))
     reporter.end("pair", f"{large:.1f}M and {small:.1f}M parameters")
     return recipe
-
-
-def _recipe_with_room(request: BuildRequest, ask_room: AskRoom | None, reporter: Reporter) -> Recipe:
-    """Asks for room before anything is downloaded; a pair that is here already is read once."""
-    with Previews() as previews:
-        recipe = recipe_for(request, previews)
-        for doubt in ask_room(request, recipe, previews) if ask_room else ():
-            reporter.warn(doubt)
-    if previews.root is None:
-        return recipe
-    return recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))

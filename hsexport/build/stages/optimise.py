@@ -11,17 +11,15 @@ import msgspec
 
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
-from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.stage import Job, Product, Run
-from hsexport.build.store import BuildKey
+from hsexport.build.store import BuildKey, source_digest
 from hsexport.networks.network import Fp32Rule
-from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.progress import bytes_told
 from hsruntime.bundle.manifest import Fp32Block
 from hsruntime.bundle.reader import sha256_of
 
 if TYPE_CHECKING:
-    from hsexport.onnx.lint import Finding
+    from hsexport.onnx.lint.rules import Finding
 
 
 class GraphReport(msgspec.Struct, frozen=True):
@@ -42,7 +40,7 @@ def optimise_all(products: Sequence[Product], run: Run) -> None:
     """
 
     def jobs(product: Product) -> Iterator[Job]:
-        rules = fp32_rules(product.network, product.precision, run.request.fp32)
+        rules = product.network.fp32_rules(product.precision, run.request.fp32)
         yield "graph", _key(product, run, rules), lambda folder: _optimised(product, run, rules, folder)
         for warning in product.record("graph", GraphReport).warnings:
             run.reporter.warn(warning)
@@ -75,7 +73,7 @@ def _key(product: Product, run: Run, rules: Sequence[Fp32Rule]) -> BuildKey:
 def _optimised(product: Product, run: Run, rules: Sequence[Fp32Rule], folder: Path) -> GraphReport:
     """Writes the graph; says what stays in fp32, and what lint had to say of it as it was exported."""
     from hsexport.onnx.graph_files import load_graph, save_graph
-    from hsexport.onnx.lint import lint
+    from hsexport.onnx.lint.rules import lint
     from hsexport.onnx.passes.prepare import prepare
     from hsexport.onnx.weights import attach_weights
 

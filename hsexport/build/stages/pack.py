@@ -13,7 +13,7 @@ from hsexport.build.stages.compile import Built, engine_files
 from hsexport.build.stages.export import TOOLS
 from hsexport.build.stages.optimise import GraphReport
 from hsexport.build.stages.stage import Product, Run
-from hsexport.checkpoints.loading import load_tokenizer
+from hsexport.checkpoints.tokenizers import load_tokenizer
 from hsexport.families.recipe import Recipe
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle

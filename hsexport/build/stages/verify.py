@@ -9,10 +9,9 @@ from hsengines.backend import Backend, get_backend
 from hsengines.device import Device
 from hsengines.errors import HSError
 from hsengines.traits import DEFAULT_BACKEND
-from hsexport.build.source_digest import source_digest
 from hsexport.build.stages.compile import engine_files
 from hsexport.build.stages.stage import Job, Product, Run
-from hsexport.build.store import BuildKey
+from hsexport.build.store import BuildKey, source_digest
 from hsexport.build.verify.cast_back import cast_back_graph, first_infinite_block
 from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsruntime.bundle.golden import load_golden

@@ -1,4 +1,7 @@
-"""LoRA files: which weights of a transformer they change, by what and how strongly; read by their headers."""
+"""LoRA files: which weights of a transformer they change, by what and how strongly; read by their headers, and fused.
+
+A checkpoint's own files stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import PairError, number, read_document
-from hsexport.checkpoints.shards import AGAIN, Place, TensorHeader, check_is_safetensors, file_headers, read_header
+import numpy as np
+
+from hsexport.checkpoints.documents import AGAIN, PairError, number, read_document
+from hsexport.checkpoints.shards import Place, TensorHeader, check_is_safetensors, file_headers, read_header
 from hsexport.checkpoints.source import Role
-from hsexport.checkpoints.weights.weights import DTYPES, Stored
+from hsexport.checkpoints.weights.weights import DTYPES, Changed, Stored, Weight
+from hsruntime.bundle.reader import sha256_of
 
 PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "lora_unet_", "lora_transformer_")
 SIDES = {
@@ -194,8 +201,7 @@ def read_adapter(
             _check_fits(file, tensors[name].shape, told, name, update)
             if updates.setdefault(name, update) is not update:
                 raise PairError(f"{file} is a broken LoRA: it changes {name} twice", AGAIN)
-    with file.open("rb") as stream:
-        return Adapter(file, request.scale, hashlib.file_digest(stream, "sha256").hexdigest(), updates)
+    return Adapter(file, request.scale, sha256_of(file), updates)
 
 
 Targets = Mapping[str, tuple[tuple[str, Place], ...]]
@@ -234,3 +240,23 @@ def _check_fits(file: Path, expected: tuple[int, ...], told: str, name: str, upd
     found = update.up.shape[0], *update.down.shape[1:]
     if found != expected:
         raise PairError(f"{file} adds {list(found)} to {name}, which is {list(expected)} in {told}", ANOTHER)
+
+
+def fused(weights: Mapping[str, Weight], adapters: Iterable[Adapter]) -> dict[str, Weight]:
+    """All of `weights`, by diffusers' names, with every adapter added to those it changes.
+
+    A changed weight reads as float32. Nothing is read before somebody reads it. The adapters fit: `read_adapter` saw
+    to it.
+    """
+    result = dict(weights)
+    for adapter in adapters:
+        for name, update in adapter.updates.items():
+            result[name] = Changed(result[name], result[name].shape, partial(_added, update))
+    return result
+
+
+def _added(update: Matrices, weight: np.ndarray) -> np.ndarray:
+    """W + factor * up @ down, in float32."""
+    up, down = (Stored(header).read().astype(np.float32) for header in (update.up, update.down))
+    product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+    return weight.astype(np.float32) + np.float32(update.factor) * product.reshape(weight.shape)

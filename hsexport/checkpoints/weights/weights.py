@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import ml_dtypes
 import numpy as np
 
-from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.loading import in_few_words
-from hsexport.checkpoints.shards import AGAIN, TensorHeader, digest_of, read_into
+from hsexport.checkpoints.documents import AGAIN, PairError, in_few_words
+from hsexport.checkpoints.shards import TensorHeader, digest_of, read_into
 from hsexport.progress import OnBytes
 
 DTYPES: dict[str, np.dtype] = {
@@ -24,21 +23,6 @@ DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 """The element types of safetensors that weights may have."""
-
-
-class Weight(Protocol):
-    """A tensor that is read anew each time: nothing of it stays in memory."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its extents."""
-
-    @property
-    def stored(self) -> TensorHeader | None:
-        """Where these very numbers lie as one run of bytes, in that type; None if they lie nowhere so."""
-
-    def read(self) -> np.ndarray:
-        """The numbers in the type that the checkpoint has them in, bfloat16 as ml_dtypes'."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +38,14 @@ class Stored:
 
     @property
     def stored(self) -> TensorHeader | None:
-        """Where it lies, if in one piece."""
+        """Where these very numbers lie as one run of bytes, in that type; None if they lie nowhere so."""
         return self.header if len(self.header.pieces) == 1 else None
 
     def read(self) -> np.ndarray:
-        """Raises PairError for a type that no network has (quantised checkpoints)."""
+        """The numbers in the type that the checkpoint has them in, bfloat16 as ml_dtypes'.
+
+        Raises PairError for a type that no network has (quantised checkpoints).
+        """
         dtype = DTYPES.get(self.header.dtype)
         if dtype is None:
             raise PairError(
@@ -88,6 +75,10 @@ class Changed:
     def read(self) -> np.ndarray:
         """What `change` makes of the other one, which it must not write to."""
         return self.change(self.of.read())
+
+
+Weight: TypeAlias = Stored | Changed
+"""A tensor that is read anew each time: nothing of it stays in memory."""
 
 
 @dataclass(frozen=True)

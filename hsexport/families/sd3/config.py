@@ -1,43 +1,37 @@
-"""A transformer's configuration, with diffusers' defaults and none of its code."""
+"""A transformer's configuration, with diffusers' defaults and none of its code, and its weights set beside it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from hsexport.checkpoints.documents import PairError, read_config, whole_number
+from hsexport.checkpoints.shards import TensorHeader
 
 FAMILY = "hsexport exports the SD3 family"
-TRANSFORMER_DEFAULTS = {
-    "sample_size": 128,
-    "patch_size": 2,
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_layers": 18,
-    "num_attention_heads": 18,
-    "attention_head_dim": 64,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1152,
-    "pooled_projection_dim": 2048,
-}
+BUFFERS = frozenset({"pos_embed.pos_embed"})  # computed from a formula, not learned
+BLOCK = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
+OTHER = "config and weights come from different models; download or save it again"
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """What shapes an SD3 transformer; field names are diffusers' own."""
+    """What shapes an SD3 transformer; names and defaults are diffusers' own."""
 
-    sample_size: int
-    patch_size: int
-    in_channels: int
-    out_channels: int
-    num_layers: int
-    num_attention_heads: int
-    attention_head_dim: int
-    joint_attention_dim: int
-    caption_projection_dim: int
-    pooled_projection_dim: int
     pos_embed_max_size: int
+    sample_size: int = 128
+    patch_size: int = 2
+    in_channels: int = 16
+    out_channels: int = 16
+    num_layers: int = 18
+    num_attention_heads: int = 18
+    attention_head_dim: int = 64
+    joint_attention_dim: int = 4096
+    caption_projection_dim: int = 1152
+    pooled_projection_dim: int = 2048
     qk_norm: Literal["rms_norm"] | None = None
     dual_attention_layers: tuple[int, ...] = ()
 
@@ -47,20 +41,24 @@ class TransformerConfig:
         return self.num_attention_heads * self.attention_head_dim
 
 
+NUMBERS = tuple(field.name for field in fields(TransformerConfig) if field.type == "int")
+
+
 def transformer_config_from(path: Path) -> TransformerConfig:
     """The configuration in a transformer's directory; what it leaves out takes SD3Transformer2DModel's defaults."""
-    raw = TRANSFORMER_DEFAULTS | read_config(path, "config.json", "SD3Transformer2DModel", FAMILY)
-    if raw.get("pos_embed_max_size") is None:
+    said = read_config(path, "config.json", "SD3Transformer2DModel", FAMILY)
+    if said.get("pos_embed_max_size") is None:
         raise PairError(
             f"{path}/config.json has no pos_embed_max_size, expected the side of the position table",
             "hsexport looks positions up in that table; save the transformer again with diffusers",
         )
+    raw = asdict(TransformerConfig(pos_embed_max_size=1)) | said
     if raw["out_channels"] is None:
         raw["out_channels"] = raw["in_channels"]
     config = TransformerConfig(
-        **{key: whole_number(raw, key, path) for key in (*TRANSFORMER_DEFAULTS, "pos_embed_max_size")},
-        qk_norm=qk_norm_from(raw.get("qk_norm"), path),
-        dual_attention_layers=dual_layers_from(raw.get("dual_attention_layers"), path),
+        **{key: whole_number(raw, key, path) for key in NUMBERS},
+        qk_norm=qk_norm_from(raw["qk_norm"], path),
+        dual_attention_layers=dual_layers_from(said.get("dual_attention_layers"), path),
     )
     if raw.get("quantization_config"):
         raise PairError(
@@ -108,3 +106,66 @@ def check_settings(config: TransformerConfig, where: str) -> None:
             f"{config.sample_size}: that is {side} patches of {config.patch_size} a side",
             "the config does not belong to these weights; download or save the model again",
         )
+
+
+def check_checkpoint(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:
+    """Refuses weights that are not those the configuration describes."""
+    blocks = blocks_in(headers)
+    check_said_is_held(transformer, "num_layers", list(range(config.num_layers)), sorted(blocks))
+    dual = [layer for layer in sorted(blocks) if "attn2.to_q.weight" in blocks[layer]]
+    check_said_is_held(transformer, "dual_attention_layers", list(config.dual_attention_layers), dual)
+    normed = [layer for layer in sorted(blocks) if "attn.norm_q.weight" in blocks[layer]]
+    expected = list(range(config.num_layers)) if config.qk_norm else []
+    check_said_is_held(transformer, f"qk_norm {config.qk_norm or 'none'}", expected, normed)
+    check_shapes(transformer, config, headers)
+
+
+def blocks_in(headers: Mapping[str, TensorHeader]) -> dict[int, set[str]]:
+    """Layer number -> the names of its tensors within the layer."""
+    blocks: dict[int, set[str]] = {}
+    for match in filter(None, map(BLOCK.fullmatch, headers)):
+        blocks.setdefault(int(match[1]), set()).add(match[2])
+    return blocks
+
+
+def check_said_is_held(transformer: Path, setting: str, said: list[int], held: list[int]) -> None:
+    """Refuses layers that the weights hold otherwise than `setting` says."""
+    if said != held:
+        raise PairError(
+            f"{transformer} is a broken checkpoint: by its config.json ({setting}) layers {layers_in_words(said)} "
+            f"have those weights, in its files layers {layers_in_words(held)} do",
+            OTHER,
+        )
+
+
+def layers_in_words(layers: list[int]) -> str:
+    """`0-23`, `0, 2, 5` or `none`."""
+    if not layers:
+        return "none"
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def check_shapes(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:
+    """Refuses tensors at the transformer's borders whose shape is not the configuration's."""
+    for name, expected in border_shapes(config).items():
+        found = headers[name].shape if name in headers else None
+        if found != expected:
+            raise PairError(
+                f"{transformer} is a broken checkpoint: tensor {name} is {list(found) if found else 'missing'}, "
+                f"expected {list(expected)} by its config.json",
+                OTHER,
+            )
+
+
+def border_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Tensors that between them touch every width in the configuration."""
+    patch, width = config.patch_size, config.width
+    return {
+        "pos_embed.pos_embed": (1, config.pos_embed_max_size**2, width),
+        "pos_embed.proj.weight": (width, config.in_channels, patch, patch),
+        "context_embedder.weight": (config.caption_projection_dim, config.joint_attention_dim),
+        "time_text_embed.text_embedder.linear_1.weight": (width, config.pooled_projection_dim),
+        "proj_out.weight": (patch * patch * config.out_channels, width),
+    }

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
-from hsexport.checkpoints.loading import told_by_folder
+from hsexport.checkpoints.documents import told_by_folder
 from hsexport.families.recipe import Recipe
 from hsexport.families.sd3.counts import decoder_activations, decoder_operations, encoder_operations
-from hsexport.families.sd3.encoder_weights import config_fact, part_weights
 from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
 from hsexport.families.sd3.text import encoders_of
+from hsexport.families.sd3.weights import config_fact, part_weights
 from hsexport.networks.network import Network
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
 from hsexport.families.pair import Member, Pair
-from hsexport.families.sd3.checkpoint import BUFFERS, check_checkpoint
-from hsexport.families.sd3.config import TransformerConfig, transformer_config_from
+from hsexport.families.sd3.config import BUFFERS, TransformerConfig, check_checkpoint, transformer_config_from
 from hsexport.families.sd3.counts import transformer_operations
 from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.single_file import read_single_file
@@ -111,6 +110,6 @@ class Sd3(Family):
         """Diffusers' SD3Transformer2DModel."""
         import torch
 
-        from hsexport.families.sd3.original import original_of
+        from hsexport.families.sd3.transformer import original_of
 
         return original_of(member, dtype or torch.float32)

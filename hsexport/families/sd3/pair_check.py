@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.tokenizers import check_tokenizers_agree
-from hsexport.families.agreement import (
-    ONE_FAMILY,
-    check_documents_agree,
-    check_tensors_agree,
-    first_difference,
-)
+from hsexport.families.agreement import ONE_FAMILY, check_documents_agree, check_settings_agree, check_tensors_agree
 from hsexport.families.pair import Member, parts_of_both, shared_parts
 from hsexport.families.sd3.parts import (
     TEXT_ENCODERS,
@@ -131,25 +127,10 @@ def check_parts_agree(
 def check_configs_agree(name: str, ours: Read, theirs: Read, small: Path) -> None:
     """Refuses two schedules, two latent spaces, or text encoders of different configuration."""
     if isinstance(ours, EncoderConfig) and isinstance(theirs, EncoderConfig):
-        check_documents_agree(name, (ours.document, theirs.document))
+        check_documents_agree(name, ours.document, theirs.document)
     elif isinstance(ours, VaeConfig) and isinstance(theirs, VaeConfig):
-        key = first_difference(ours.compared, theirs.compared)
-        if key is not None:
-            raise PairError(
-                f"the VAEs of large and small differ in {key}: {ours.compared.get(key)} and {theirs.compared.get(key)}",
-                f"a pair shares one latent space: {ONE_FAMILY}",
-            )
+        hint = f"a pair shares one latent space: {ONE_FAMILY}"
+        check_settings_agree("the VAEs", ours.compared, theirs.compared, hint)
     elif isinstance(ours, SchedulerConfig) and isinstance(theirs, SchedulerConfig):
-        check_schedules_agree(ours, theirs, small)
-
-
-def check_schedules_agree(ours: SchedulerConfig, theirs: SchedulerConfig, small: Path) -> None:
-    """Refuses two schedules: both members step along the same sigmas."""
-    for field in ("shift", "num_train_timesteps"):
-        found = getattr(ours, field), getattr(theirs, field)
-        if found[0] != found[1]:
-            raise PairError(
-                f"the schedulers of large and small differ in {field}: {found[0]} and {found[1]}",
-                f"both must step along the same sigmas; if one value serves both, write it into "
-                f"{small}/scheduler_config.json",
-            )
+        hint = "both must step along the same sigmas; if one value serves both, write it into "
+        check_settings_agree("the schedulers", asdict(ours), asdict(theirs), f"{hint}{small}/scheduler_config.json")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hsexport.checkpoints.documents import PairError, number, read_config, read_document, whole_number
-from hsexport.checkpoints.shards import AGAIN, TensorHeader, read_headers
+from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
+from hsexport.checkpoints.shards import TensorHeader, read_headers
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
-from hsexport.families.sd3.config import FAMILY
+from hsexport.families.sd3.config import FAMILY, OTHER
 from hsruntime.facts import SHIFTS
 
 VAE_DEFAULTS: dict[str, Any] = {
@@ -199,5 +199,5 @@ def check_depth(encoder: EncoderConfig, headers: Mapping[str, TensorHeader]) -> 
         raise PairError(
             f"{encoder.folder} is a broken checkpoint: by its config.json ({setting}) it has {encoder.layers} layers, "
             f"in its files there are {len(held)}",
-            "config and weights come from different models; download or save it again",
+            OTHER,
         )

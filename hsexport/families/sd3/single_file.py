@@ -7,16 +7,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.shards import AGAIN, Place, TensorHeader, check_is_safetensors, file_headers
+from hsexport.checkpoints.documents import AGAIN, PairError
+from hsexport.checkpoints.shards import ORIGINAL, Place, TensorHeader, check_is_safetensors, file_headers
 from hsexport.families.sd3.config import FAMILY, TransformerConfig, check_settings
-from hsexport.families.sd3.foreign_files import check_is_sd3
 from hsexport.families.sd3.single_file_names import places_of
 
 PREFIX = "model.diffusion_model."
 OTHER_PARTS = ("first_stage_model.", "text_encoders.", "vae.", "conditioner.", "cond_stage_model.")
 SAMPLE_SIZE = 128  # what every SD3 was trained at; the file does not say
 HEAD_SIZE = 64  # of SD3, whose queries are not normalised: their norm would tell
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Parts of tensors' names, what a file with such names is, and what to do; the first that occurs tells.
+ADDITIONS = (
+    (("lora_A", "lora_B", "lora_down", "lora_up", ".lokr_", ".hada_"), "a LoRA", "fuse it into a model: --lora {file}"),
+    (("control_", "controlnet"), "a ControlNet", FAMILY),
+)
+OTHER_MODELS = (
+    (("conditioner.embedders.",), "a Stable Diffusion XL checkpoint", FAMILY),
+    (("input_blocks.", "down_blocks."), "a UNet, which SD3 does not have", FAMILY),
+    (("double_blocks.", "single_transformer_blocks."), "a Flux checkpoint", FAMILY),
+    (("double_layers.",), "an AuraFlow checkpoint", FAMILY),
+    (("time_text_embed.",), "one file of a diffusers directory", "give the directory with its config.json: {parent}"),
+)
 
 
 def read_single_file(file: Path) -> tuple[TransformerConfig, dict[str, TensorHeader]]:
@@ -27,13 +39,28 @@ def read_single_file(file: Path) -> tuple[TransformerConfig, dict[str, TensorHea
     """
     check_is_safetensors(file)
     found = {header.name: header for header in file_headers(file)}
-    check_is_sd3(file, found.values())
+    _check_is_sd3(file, found.values())
     ours = _transformer_in(found)
     config = _config_from(file, ours)
     check_settings(config, str(file))
     places = places_of(config)
     _check_held(file, ours, {place.source for place in places.values()})
     return config, {name: _taken(file, ours[place.source], place, name) for name, place in places.items()}
+
+
+def _check_is_sd3(file: Path, headers: Iterable[TensorHeader]) -> None:
+    """Refuses a safetensors file without an SD3 transformer, or with one that is quantised."""
+    headers = list(headers)
+    blocks = [header for header in headers if "joint_blocks." in header.name]
+    for fragments, kind, hint in ADDITIONS if blocks else ADDITIONS + OTHER_MODELS:
+        if any(fragment in header.name for header in headers for fragment in fragments):
+            raise PairError(f"{file} is {kind}, expected an SD3 checkpoint", hint.format(file=file, parent=file.parent))
+    if not blocks:
+        raise PairError(f"{file} holds no joint_blocks, expected an SD3 checkpoint", FAMILY)
+    quantised = next((header for header in blocks if header.dtype not in FLOATS), None)
+    if quantised is not None:
+        kind = "fp8" if quantised.dtype.startswith("F8") else quantised.dtype
+        raise PairError(f"{file} is quantised: tensor {quantised.name} is {kind}", ORIGINAL)
 
 
 def _transformer_in(found: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Collection
 from pathlib import Path
 
-from hsexport.checkpoints.documents import PairError, read_document
-from hsexport.checkpoints.loading import load_tokenizer
-from hsexport.checkpoints.tokenizers import stated_pad_id
+from hsexport.checkpoints.documents import AGAIN, PairError, read_document
+from hsexport.checkpoints.tokenizers import load_tokenizer, stated_pad_id
 from hsexport.families.pair import Pair
 from hsexport.families.sd3.parts import T5_LENGTH, TEXT_ENCODERS, EncoderConfig
 from hsruntime.facts import TextSide, TextSlot
@@ -57,7 +56,7 @@ def _model_max_length(tokenizer: Path, default: int) -> int:
     if not isinstance(found, int | float) or isinstance(found, bool) or not 1 <= found < math.inf:
         raise PairError(
             f"{tokenizer}/tokenizer_config.json has model_max_length {found!r}, expected a number of tokens",
-            "download or save the model again",
+            AGAIN,
         )
     return int(found)
 

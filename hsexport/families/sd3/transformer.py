@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 
+from hsexport.checkpoints.weights import Stored
+from hsexport.checkpoints.weights.streamed import tensor_of
+from hsexport.families.pair import Member
 from hsexport.families.sd3.attention import KeyValue, flat, joint_attention, self_attention
 from hsexport.families.sd3.config import TransformerConfig
 from hsruntime.facts import Positions
@@ -17,6 +21,15 @@ from hsruntime.facts import Positions
 def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
     """Diffusers' model of a configuration, its weights as its constructor draws them."""
     return SD3Transformer2DModel(**asdict(config))
+
+
+def original_of(member: Member, dtype: torch.dtype = torch.float32) -> SD3Transformer2DModel:
+    """Diffusers' own model of a member, from whatever layout. Raises PairError for weights in a type of no network."""
+    with init_empty_weights(include_buffers=True):
+        model = transformer_like(member.config)
+    weights = {name: tensor_of(Stored(header).read(), dtype) for name, header in member.tensors.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
 
 
 def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:

@@ -1,17 +1,25 @@
-"""A transformer's weights by the names that TokenTransformer has for them."""
+"""Weights by the names that the wrapped modules have for them: a transformer's, and those of what surrounds it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Changed, Stored, Weight, Weights
-from hsexport.checkpoints.weights.adapter import Adapter
-from hsexport.checkpoints.weights.lora import fused
+from hsexport.checkpoints.weights.adapter import Adapter, fused
+from hsexport.families.agreement import WRITER
 from hsexport.families.pair import Member
 from hsruntime.facts import Positions
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
 """diffusers' names of what TokenTransformer holds in another shape."""
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
+"""T5's one table of token embeddings, under both of the names it is saved by."""
 
 
 def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter, ...]) -> Weights:
@@ -50,3 +58,21 @@ def centre_rows(table: np.ndarray, kept: Positions) -> np.ndarray:
     top, left = (kept.table_size - kept.rows) // 2, (kept.table_size - kept.columns) // 2
     middle = full[top : top + kept.rows, left : left + kept.columns]
     return np.ascontiguousarray(middle.reshape(kept.rows * kept.columns, -1))
+
+
+def part_weights(folder: Path, *, prefix: str = "", kind: str = "") -> Weights:
+    """All weights in a component's folder, `prefix` before each name. T5's embeddings answer to both their names."""
+    headers = read_headers(folder)
+    found = dict(headers)
+    if kind == "t5" and (known := next((headers[name] for name in EMBEDDINGS if name in headers), None)):
+        found |= dict.fromkeys(EMBEDDINGS, known)
+    if kind == "clip":  # its text model is saved with and without its own prefix
+        bare = ("embeddings.", "encoder.", "final_layer_norm.")
+        found |= {f"text_model.{name}": header for name, header in headers.items() if name.startswith(bare)}
+    return Weights(folder, {prefix + name: Stored(header) for name, header in found.items()}, headers)
+
+
+def config_fact(document: Mapping[str, Any]) -> dict[str, str]:
+    """What shapes the module, as a fact of the build key: the configuration without who wrote it."""
+    shaping = {key: value for key, value in document.items() if key not in WRITER}
+    return {"config": json.dumps(shaping, sort_keys=True)}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from hsexport.onnx.passes.casting import WIDE, Casts, retype
+from hsexport.onnx.passes.cast_precision import WIDE, Casts, retype
 from hsexport.onnx.passes.graph_pass import GraphPass
 from hsexport.onnx.passes.half import half_type, widened
 

@@ -16,7 +16,7 @@ from hsexport.build.recipe import recipe_from_pair
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.shards import digest_of
 from hsexport.families.pair import load_pair
-from hsexport.families.sd3.original import original_of
+from hsexport.families.sd3.transformer import original_of
 from hsexport.progress import Silent
 
 SINGLE, SHARDED, VARIANT = "single file", "sharded", "variant"

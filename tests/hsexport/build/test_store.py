@@ -65,7 +65,7 @@ def started_child(store, then):
 
 
 def unfinished(store):
-    return [path.name for path in (store.root / "engine").glob(".unfinished-*")]
+    return [path.name for path in (store.root / "engine").glob(".unfinished.*")]
 
 
 def test_second_make_finds_what_the_first_one_left(store):
@@ -174,14 +174,14 @@ def test_unfinished_work_of_a_living_process_is_not_swept(store):
 
 def test_leftover_under_our_own_process_id_is_swept(store):
     """In a container every builder may have the same id."""
-    leftover = store.root / "engine" / f".unfinished-{os.getpid()}-abc"
+    leftover = store.root / "engine" / f".unfinished.partial-{os.getpid()}"
     leftover.mkdir(parents=True)
     store.make(key(), filler())
     assert not leftover.exists()
 
 
 def test_folder_that_names_no_process_is_left_alone(store):
-    foreign = store.root / "engine" / ".unfinished-notes"
+    foreign = store.root / "engine" / ".unfinished.partial-notes"
     foreign.mkdir(parents=True)
     store.make(key(), filler())
     assert foreign.exists()

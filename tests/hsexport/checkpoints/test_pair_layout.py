@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.layout import find_model
+from hsexport.checkpoints.source import find_model
 from hsexport.families.registry import FAMILIES
 
 PARTS = FAMILIES["sd3"].parts

@@ -3,8 +3,8 @@ import torch
 
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
-from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.loading import in_few_words, load_tokenizer
+from hsexport.checkpoints.documents import PairError, in_few_words
+from hsexport.checkpoints.tokenizers import load_tokenizer
 from hsexport.networks.network import reference_outputs
 
 PARTS = {

@@ -78,7 +78,7 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
     kept = [line for line in done.stderr.splitlines() if "kept from an earlier build" in line]
     assert sum("export: large" in k or "export: small" in k for k in kept) == 2
     assert len(open_bundle(tmp_path / "b").manifest.engines) == 17
-    assert not list((tmp_path / "cache").rglob(".unfinished-*"))
+    assert not list((tmp_path / "cache").rglob(".unfinished.*"))
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_killed_at_five_random_moments_the_sixth_build_finishes_and_no_item_is_m
     assert done.returncode == 0, done.stderr
     assert not made_again(done.stderr.splitlines(), finished)
     assert len(open_bundle(tmp_path / "b").manifest.engines) == 17
-    assert not list((tmp_path / "cache").rglob(".unfinished-*"))
+    assert not list((tmp_path / "cache").rglob(".unfinished.*"))
 
 
 def done_items(lines):

@@ -74,7 +74,7 @@ def test_weights_of_a_part_left_out_need_not_be_there(tiny, large):
 
 def test_demo_names_the_directories_inside_the_package(tiny, monkeypatch):
     monkeypatch.setattr(source, "DEMO", tiny[0].parent)
-    assert load_pair("demo", "demo").small.directory.root == tiny[1]
+    assert load_pair("demo", "demo").small.directory.transformer == tiny[1] / "transformer"
 
 
 def test_shipped_demo_is_a_sound_pair():

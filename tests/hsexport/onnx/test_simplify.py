@@ -8,8 +8,7 @@ import torch
 from onnx_ir import serde
 
 from hsengines.ort.session import shared_options
-from hsexport.onnx.onnx_export import STEPS, export_onnx
-from hsexport.onnx.simplify import simplify
+from hsexport.onnx.onnx_export import STEPS, export_onnx, simplify
 
 
 class Sums(torch.nn.Module):

@@ -18,7 +18,7 @@ from hsruntime.facts import Latent, Positions, Sigmas, TextSide, TextSlot, Trans
 from rotary import modules
 
 PARTS = ("decoder", "text", "tokenizer")
-ROW = FamilyRow("Rotary", "rotary.family", "Rotary", "RotaryTransformer", "RotaryPipeline", PARTS)
+ROW = FamilyRow("Rotary", "rotary.family:Rotary", "RotaryTransformer", PARTS)
 LENGTHS, VOCABULARY, CHANNELS = {"large": 5, "small": 7}, 40, 4
 
 

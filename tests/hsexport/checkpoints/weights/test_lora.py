@@ -12,8 +12,7 @@ from single_file_twin import stability_state, write_twin
 
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.weights import Stored, adapter
-from hsexport.checkpoints.weights.adapter import AdapterRequest
-from hsexport.checkpoints.weights.lora import fused
+from hsexport.checkpoints.weights.adapter import AdapterRequest, fused
 from hsexport.families.pair import read_member
 
 RANK = 2

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from onnx_graphs import graph
 
-from hsexport.onnx.lint import lint
+from hsexport.onnx.lint.rules import lint
 
 VECTOR = "(float[4] x) => (float[4] y)"
 HEADS = "(float[1, 1, 4, 8] q) => (float[1, 1, 4, 8] y)"

@@ -8,7 +8,6 @@ from onnx_graphs import cast_precision, graph, run
 from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.cast_back import CastBack
 from hsexport.onnx.passes.expose_blocks import ExposeBlocks
-from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.onnx.passes.graph_pass import apply
 
 # Largest error over the reference's largest value, per block and output. A rounding costs 2^-11 in fp16 and 2^-8 in
@@ -39,7 +38,7 @@ def feed_of(network):
 @pytest.mark.parametrize("name", ["large", "text_encoder", "text_encoder_3", "vae_decoder"])
 def test_block_by_block_near_fp32(tiny_onnx, tiny_networks, tmp_path, name, precision):
     reference, model, feed = tiny_onnx(name), tiny_onnx(name), feed_of(tiny_networks[name])
-    rounded(model, precision, fp32_rules(tiny_networks[name], precision), ("past_*", "present_*"))
+    rounded(model, precision, tiny_networks[name].fp32_rules(precision), ("past_*", "present_*"))
     exposed, found_exposed = ExposeBlocks(), ExposeBlocks()
     apply(reference, exposed)
     apply(model, found_exposed)
@@ -55,7 +54,7 @@ def test_block_by_block_near_fp32(tiny_onnx, tiny_networks, tmp_path, name, prec
 
 def test_fp16_kernels_agree_with_the_cast_back(tiny_onnx, tiny_networks, tmp_path):
     half, back, feed = tiny_onnx("large"), tiny_onnx("large"), feed_of(tiny_networks["large"])
-    rules = fp32_rules(tiny_networks["large"], "fp16")
+    rules = tiny_networks["large"].fp32_rules("fp16")
     cast_precision(half, "fp16", rules=rules)
     rounded(back, "fp16", rules)
     found, expected = run(half, tmp_path / "half.onnx", feed), run(back, tmp_path / "back.onnx", feed)

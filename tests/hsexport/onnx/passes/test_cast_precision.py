@@ -8,7 +8,6 @@ from onnx_graphs import cast_precision, dtypes, graph, name_nodes, saved
 from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.graph_files import save_graph
 from hsexport.onnx.passes.cast_precision import NO_HALF
-from hsexport.onnx.passes.fp32_blocks import fp32_rules
 from hsexport.onnx.passes.graph_pass import PassError
 
 
@@ -135,7 +134,7 @@ def test_fp32s_lowest_number_becomes_halfs_and_infinity_stays(precision, largest
 def test_real_networks_cast_and_check(tiny_onnx, tiny_networks, tmp_path, network, precision):
     model = tiny_onnx(network)
     before = set(model.graph.initializers)
-    report = cast_precision(model, precision, ("past_*", "present_*"), fp32_rules(tiny_networks[network], precision))
+    report = cast_precision(model, precision, ("past_*", "present_*"), tiny_networks[network].fp32_rules(precision))
     saved(model, tmp_path / f"{network}.onnx")
     kinds = {node.op_type: node.outputs[0].dtype for node in model.graph if "Normalization" in node.op_type}
     assert set(kinds.values()) == {ir.DataType.FLOAT}

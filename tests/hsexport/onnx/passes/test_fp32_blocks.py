@@ -2,11 +2,10 @@
 
 import pytest
 
+from hsengines.errors import HSError
 from hsengines.spec import EngineSpec
 from hsexport.families.sd3.fp32_blocks import T5, transformer_rules
 from hsexport.networks.network import Fp32Rule, Network
-from hsexport.onnx.passes.fp32_blocks import fp32_rules
-from hsexport.onnx.passes.graph_pass import PassError
 
 
 def held(rule, *nodes):
@@ -30,7 +29,7 @@ def test_a_rule_matches_path_and_operator_but_never_attention(rule, expected):
 
 def rules_of(name, blocks, precision, asked=()):
     network = Network(EngineSpec(name, (), ()), lambda: None, {}, fp32_blocks=blocks)
-    return {rule.name: rule for rule in fp32_rules(network, precision, asked)}
+    return {rule.name: rule for rule in network.fp32_rules(precision, asked)}
 
 
 def test_block_35_is_for_38_layers_in_fp16():
@@ -58,5 +57,5 @@ def test_text_names_a_network_or_all():
 
 @pytest.mark.parametrize("text", ["", "large:", ":blocks"])
 def test_text_without_modules_is_refused(text):
-    with pytest.raises(PassError, match="names no modules; write it like"):
+    with pytest.raises(HSError, match="names no modules; write it like"):
         rules_of("large", (), "fp16", [text])
