@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import AGAIN, PairError, read_document
+import numpy as np
+
+from hsexport.checkpoints.documents import AGAIN, PairError, read_document, shown
 from hsexport.progress import OnBytes
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -130,7 +133,19 @@ def file_headers(file: Path) -> Iterable[TensorHeader]:
     tensors = [tensor_header(file, start, name, entry) for name, entry in header.items() if name != "__metadata__"]
     expected = max((tensor.end for tensor in tensors), default=start)
     check_size(file, expected)
+    check_as_library(file)
     return tensors
+
+
+def check_as_library(file: Path) -> None:
+    """Refuses what the format's own library refuses: overlaps, holes, names twice, bytes behind the last tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np"):
+            pass
+    except SafetensorError as err:
+        raise PairError(f"{file} is not a safetensors file: {err}", AGAIN) from err
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], int]:
@@ -146,12 +161,20 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
         check_size(file, 8 + length)
         raw = stream.read(length)
     try:
-        header = json.loads(raw)
-    except ValueError as err:
+        header = json.loads(raw, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as err:
         raise PairError(f"{file} is not a safetensors file: its header is not JSON ({err})", AGAIN) from err
     if not isinstance(header, dict):
         raise PairError(f"{file} is not a safetensors file: its header is not an object", AGAIN)
     return header, 8 + length
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, if no name stands in it twice: readers do not agree which of the two counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
 
 
 def header_bytes(entries: Mapping[str, Any]) -> bytes:
@@ -164,10 +187,12 @@ def header_bytes(entries: Mapping[str, Any]) -> bytes:
 def tensor_header(file: Path, start: int, name: str, entry: Any) -> TensorHeader:
     """One entry of a file's header, checked for contradictions."""
     try:
-        dtype, shape = str(entry["dtype"]), tuple(int(length) for length in entry["shape"])
-        begin, end = (int(offset) for offset in entry["data_offsets"])
+        dtype, shape = str(entry["dtype"]), tuple(operator.index(length) for length in entry["shape"])
+        begin, end = map(operator.index, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as err:
-        raise PairError(f"{file}: tensor {name} has a broken header entry: {entry!r}", AGAIN) from err
+        raise PairError(f"{file}: tensor {name} has a broken header entry: {shown(entry)}", AGAIN) from err
+    if any(not 0 <= number < 2**63 for number in (*shape, begin, end)):
+        raise PairError(f"{file}: tensor {name} has a broken header entry: {shown(entry)}", AGAIN)
     expected = math.prod(shape) * DTYPE_BITS.get(dtype, 0) // 8
     if begin < 0 or end < begin or (dtype in DTYPE_BITS and end - begin != expected):
         raise PairError(f"{file}: tensor {name} {dtype}{list(shape)} has {end - begin} bytes, not {expected}", AGAIN)
@@ -189,11 +214,32 @@ def digest_of(headers: Mapping[str, TensorHeader], on_bytes: OnBytes | None = No
         # A JSON line has one reading: no name or shape can run into the data behind it.
         digest.update(json.dumps([name, header.dtype, header.shape, header.size_bytes]).encode() + b"\n")
         for chunk in chunks_of(header):
+            check_finite(header, chunk)
             digest.update(chunk)
         done += header.size_bytes
         if on_bytes:
             on_bytes(done, total)
     return digest.hexdigest()
+
+
+EXPONENTS = {"F64": 0x7FF << 52, "F32": 0xFF << 23, "BF16": 0xFF << 7, "F16": 0x1F << 10, "F8_E5M2": 0x1F << 2}
+"""The bits that are all set in what is infinite or no number."""
+
+
+def check_finite(header: TensorHeader, data: bytes | np.ndarray) -> None:
+    """Refuses a part of a tensor's bytes that holds numbers that are not finite. Raises PairError."""
+    mask = EXPONENTS.get(header.dtype)
+    if mask is None:
+        return
+    width = DTYPE_BITS[header.dtype] // 8
+    bits = np.frombuffer(data, np.dtype(f"<u{width}"))
+    mask = bits.dtype.type(mask)
+    count = np.count_nonzero((bits & mask) == mask)
+    if count:
+        raise PairError(
+            f"{header.file}: tensor {header.name} holds {count} numbers that are not finite",
+            "the weights are damaged, or were saved from a training run that failed; download or save them again",
+        )
 
 
 def chunks_of(header: TensorHeader) -> Iterable[bytes]:

@@ -28,6 +28,10 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
             reporter.warn(doubt)
     if previews.root is not None:  # a pair that is here already is read once
         recipe = recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))
+    for adapter in (adapter for adapters in recipe.adapters.values() for adapter in adapters):
+        if adapter.left_out:
+            told = f"{adapter.file} also changes text encoders ({adapter.left_out} tensors): that part is not fused"
+            reporter.warn(told)
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     large, small = (model.parameters / 1e6 for model in (recipe.facts.large, recipe.facts.small))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,13 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from hsexport.checkpoints.documents import AGAIN, PairError, number, read_document
-from hsexport.checkpoints.shards import Place, TensorHeader, check_is_safetensors, file_headers, read_header
+from hsexport.checkpoints.documents import AGAIN, PairError, number, read_document, shown
+from hsexport.checkpoints.shards import (
+    Place,
+    TensorHeader,
+    check_finite,
+    check_is_safetensors,
+    chunks_of,
+    file_headers,
+    read_header,
+    read_into,
+)
 from hsexport.checkpoints.source import Role
 from hsexport.checkpoints.weights.weights import DTYPES, Changed, Stored, Weight
 from hsruntime.bundle.reader import sha256_of
 
-PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "lora_unet_", "lora_transformer_")
+PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "lora_unet_", "lora_transformer_", "lycoris_")
 SIDES = {
     ".lora_A.weight": "down",
     ".lora_A.default.weight": "down",
@@ -33,12 +41,11 @@ SIDES = {
     ".lora_up.weight": "up",
     ".alpha": "alpha",
 }
-TRANSFORMER_ONLY = "text encoders are not fused: give a LoRA of the transformer alone"
 PLAIN_ONLY = "only plain LoRA is fused: give it merged into a checkpoint instead"
+OF_TEXT_ENCODERS = ("text_encoder", "lora_te")
+"""How names begin of what a file holds for text encoders, which are left as they are."""
 # Part of a tensor's name -> what it says of the file.
 REFUSED = {
-    "text_encoder": ("changes a text encoder", TRANSFORMER_ONLY),
-    "lora_te": ("changes a text encoder", TRANSFORMER_ONLY),
     "dora_scale": ("is a DoRA", PLAIN_ONLY),
     "lora_magnitude_vector": ("is a DoRA", PLAIN_ONLY),
     ".lokr_": ("is a LoKr", PLAIN_ONLY),
@@ -67,10 +74,12 @@ def matrices_in(file: Path, headers: Iterable[TensorHeader]) -> dict[str, Matric
     """Module, as the file calls it without the prefix -> its matrices. The first foreign name is told."""
     sides: dict[str, dict[str, TensorHeader]] = {}
     for header in headers:
+        if header.name.startswith(OF_TEXT_ENCODERS):
+            continue
         module, side = _read_name(file, header)
         sides.setdefault(module, {})[side] = header
     if not sides:
-        raise PairError(f"{file} is an empty LoRA", AGAIN)
+        raise PairError(f"{file} is a LoRA without a part for the transformer", "give one of the transformer")
     return {module: _matrices(file, module, found) for module, found in sides.items()}
 
 
@@ -94,7 +103,7 @@ def _matrices(file: Path, module: str, found: dict[str, TensorHeader]) -> Matric
     for side in ("down", "up"):
         if side not in found:
             raise PairError(f"{file} is a broken LoRA: {module} has one of its two matrices alone", AGAIN)
-        if len(found[side].shape) < 2 or found[side].dtype not in DTYPES:
+        if len(found[side].shape) < 2 or 0 in found[side].shape or found[side].dtype not in DTYPES:
             said = f"{found[side].dtype}{list(found[side].shape)}"
             raise PairError(f"{file}: {found[side].name} is {said}, expected a matrix of floats", AGAIN)
     matrices = Matrices(module, found["down"], found["up"], found.get("alpha"))
@@ -106,6 +115,9 @@ def _matrices(file: Path, module: str, found: dict[str, TensorHeader]) -> Matric
 
 DIFFUSERS_SETTINGS = "lora_adapter_metadata"  # in the header of a file that save_lora_weights wrote
 PEFT_SETTINGS = "adapter_config.json"  # beside a file that PEFT's save_pretrained wrote
+KOHYA_ALPHA = "ss_network_alpha"  # in the header of a file that kohya's scripts wrote
+FLAT_ALPHAS = ("transformer.lora_alpha", "lora_alpha", KOHYA_ALPHA)
+"""A header's own entries, where an alpha may stand by itself."""
 
 
 Factor = Callable[[Matrices], float]
@@ -115,9 +127,12 @@ Factor = Callable[[Matrices], float]
 def factor_of(file: Path) -> Factor:
     """As the file's own header has it, or for PEFT's files the configuration beside it."""
     header, _ = read_header(file)
-    written = (header.get("__metadata__") or {}).get(DIFFUSERS_SETTINGS)
-    if written is not None:
-        return _factor_from(_settings_in(file, written), file)
+    metadata = header.get("__metadata__") or {}
+    if DIFFUSERS_SETTINGS in metadata:
+        return _factor_from(_settings_in(file, metadata[DIFFUSERS_SETTINGS]), file)
+    flat = next((name for name in FLAT_ALPHAS if name in metadata), None)
+    if flat is not None:
+        return _factor_from({"lora_alpha": _number_in(file, flat, metadata[flat])}, file)
     if any(name.startswith("base_model.model.") for name in header):
         return _factor_from(read_document(file.parent / PEFT_SETTINGS), file.parent / PEFT_SETTINGS)
     return _factor_from({}, file)
@@ -126,29 +141,52 @@ def factor_of(file: Path) -> Factor:
 def _settings_in(file: Path, written: str) -> dict[str, Any]:
     try:
         return {key.removeprefix("transformer."): value for key, value in json.loads(written).items()}
-    except (ValueError, AttributeError, TypeError) as err:
+    except (ValueError, AttributeError, TypeError, RecursionError) as err:
         raise PairError(f"{file} is a broken LoRA: its {DIFFUSERS_SETTINGS} holds no settings", AGAIN) from err
 
 
+def _number_in(file: Path, name: str, written: str) -> float:
+    """What a header says in words; headers hold nothing but texts."""
+    try:
+        return float(json.loads(written))
+    except (ValueError, TypeError, RecursionError) as err:
+        raise PairError(f"{file} is a broken LoRA: its {name} is {shown(written)}, expected a number", AGAIN) from err
+
+
 def _factor_from(settings: dict[str, Any], file: Path) -> Factor:
-    """Of PEFT's LoraConfig: `alpha_pattern` are regular expressions over the end of a module's name."""
-    patterns = settings.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise PairError(f"{file} has alpha_pattern {patterns!r}, expected numbers by module", AGAIN)
-    alphas = {pattern: number(patterns, pattern, file) for pattern in patterns}
+    """Of PEFT's LoraConfig: `alpha_pattern` has ends of modules' names. PEFT takes them for regular expressions, which
+    nobody's files need, and which could keep a build busy for ever.
+    """
+    ends = settings.get("alpha_pattern") or {}
+    if not isinstance(ends, dict):
+        raise PairError(f"{file} has alpha_pattern {shown(ends)}, expected numbers by module", AGAIN)
+    alphas = {end: number(ends, end, file) for end in ends}
     default = number(settings, "lora_alpha", file) if "lora_alpha" in settings else None
 
     def factor(found: Matrices) -> float:
         """1 where nobody wrote an alpha, as in diffusers; rsLoRA divides by the rank's square root."""
         if found.alpha is not None:
-            return float(Stored(found.alpha).read().reshape(-1)[0]) / found.rank
-        matching = (alpha for pattern, alpha in alphas.items() if re.match(rf"(.*\.)?({pattern})$", found.module))
+            return _alpha_in(found.alpha) / found.rank
+        matching = (alpha for end, alpha in alphas.items() if f".{found.module}".endswith(f".{end}"))
         alpha = next(matching, found.rank if default is None else default)
         return alpha / (math.sqrt(found.rank) if settings.get("use_rslora") else found.rank)
 
     return factor
 
 
+def _alpha_in(header: TensorHeader) -> float:
+    """The one number of a tensor, of floats or of whole numbers."""
+    if header.elements != 1 or header.dtype not in ALPHAS:
+        said = f"{header.dtype}{list(header.shape)}"
+        raise PairError(f"{header.file}: {header.name} is {said}, expected one number", AGAIN)
+    data = np.empty(header.size_bytes, np.uint8)
+    read_into(data.data, header)
+    check_finite(header, data)
+    return float(data.view(ALPHAS[header.dtype])[0])
+
+
+ALPHAS = DTYPES | {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "I16": np.dtype(np.int16)}
+"""The element types that an alpha may have."""
 ANOTHER = "is it a LoRA for another model, or for the other member? --lora large=FILE, --lora small=FILE"
 
 
@@ -170,6 +208,8 @@ class Adapter:
     sha256: str
     """Of the file."""
     updates: Mapping[str, Matrices] = field(repr=False)
+    left_out: int = 0
+    """Tensors for text encoders, which are not fused."""
 
     @property
     def digest(self) -> str:
@@ -183,14 +223,18 @@ def read_adapter(
     """The LoRA in a file, every update of it set beside the weight that it changes.
 
     `tensors` are the weights by diffusers' names, `places` where another layout has them, whose modules it may name;
-    `told` is what messages call the member. Raises PairError for what cannot be fused whole: text encoders, DoRA, LoKr,
-    modules that the member lacks.
+    `told` is what messages call the member. What is meant for text encoders is left out and counted. Raises PairError
+    for what cannot be fused whole: DoRA, LoKr, modules that the member lacks, numbers that are not finite.
     """
     file = request.file.expanduser()
     if not file.is_file():
         raise PairError(f"--lora: {file} is not a file", "give a LoRA as one safetensors file")
     check_is_safetensors(file)
-    matrices = matrices_in(file, file_headers(file))
+    headers = list(file_headers(file))
+    matrices = matrices_in(file, headers)
+    for header in headers:
+        for chunk in chunks_of(header):
+            check_finite(header, chunk)
     updates: dict[str, Matrices] = {}
     targets, factor = _targets_of(tensors, places), factor_of(file)
     for module, found in matrices.items():
@@ -201,7 +245,13 @@ def read_adapter(
             _check_fits(file, tensors[name].shape, told, name, update)
             if updates.setdefault(name, update) is not update:
                 raise PairError(f"{file} is a broken LoRA: it changes {name} twice", AGAIN)
-    return Adapter(file, request.scale, sha256_of(file), updates)
+    return Adapter(
+        file,
+        request.scale,
+        sha256_of(file),
+        updates,
+        sum(header.name.startswith(OF_TEXT_ENCODERS) for header in headers),
+    )
 
 
 Targets = Mapping[str, tuple[tuple[str, Place], ...]]

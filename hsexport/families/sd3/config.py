@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from hsexport.checkpoints.shards import TensorHeader
 
 FAMILY = "hsexport exports the SD3 family"
 BUFFERS = frozenset({"pos_embed.pos_embed"})  # computed from a formula, not learned
-BLOCK = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
+BLOCK = re.compile(r"transformer_blocks\.(\d{1,7})\.(.+)")
 OTHER = "config and weights come from different models; download or save it again"
 
 
@@ -110,6 +110,7 @@ def check_settings(config: TransformerConfig, where: str) -> None:
 
 def check_checkpoint(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:
     """Refuses weights that are not those the configuration describes."""
+    check_names(transformer, headers)
     blocks = blocks_in(headers)
     check_said_is_held(transformer, "num_layers", list(range(config.num_layers)), sorted(blocks))
     dual = [layer for layer in sorted(blocks) if "attn2.to_q.weight" in blocks[layer]]
@@ -118,6 +119,21 @@ def check_checkpoint(transformer: Path, config: TransformerConfig, headers: Mapp
     expected = list(range(config.num_layers)) if config.qk_norm else []
     check_said_is_held(transformer, f"qk_norm {config.qk_norm or 'none'}", expected, normed)
     check_shapes(transformer, config, headers)
+
+
+def check_names(transformer: Path, names: Iterable[str]) -> None:
+    """Refuses a folder whose tensors have the names of another layout, in words that say which."""
+    for name in names:
+        if name.startswith(("diffusion_model.", "model.diffusion_model.")):
+            raise PairError(
+                f"{transformer} holds {name}: names of a single-file checkpoint in a diffusers folder",
+                "give the file itself in place of the folder",
+            )
+        if ".base_layer." in name or ".lora_" in name:
+            raise PairError(
+                f"{transformer} holds {name}: a PEFT adapter is injected into its modules",
+                "fuse and remove it before saving (fuse_lora, then unload_lora_weights), or give it by --lora",
+            )
 
 
 def blocks_in(headers: Mapping[str, TensorHeader]) -> dict[int, set[str]]:
@@ -142,9 +158,10 @@ def layers_in_words(layers: list[int]) -> str:
     """`0-23`, `0, 2, 5` or `none`."""
     if not layers:
         return "none"
-    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+    if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:
         return f"{layers[0]}-{layers[-1]}"
-    return ", ".join(map(str, layers))
+    few = ", ".join(map(str, layers[:40]))
+    return few if len(layers) <= 40 else f"{few} and {len(layers) - 40} more"
 
 
 def check_shapes(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
 from hsexport.families.pair import Member, Pair
-from hsexport.families.sd3.config import BUFFERS, TransformerConfig, check_checkpoint, transformer_config_from
+from hsexport.families.sd3.config import BUFFERS, FAMILY, TransformerConfig, check_checkpoint, transformer_config_from
 from hsexport.families.sd3.counts import transformer_operations
 from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.single_file import read_single_file
@@ -38,6 +39,8 @@ class Sd3(Family):
             return read_single_file(transformer)
         config, tensors = transformer_config_from(transformer), read_headers(transformer)
         check_checkpoint(transformer, config, tensors)
+        if foreign := sorted(set(tensors) - set(places_of(config)) - BUFFERS):
+            raise PairError(f"{transformer} holds {foreign[0]}, which no SD3 transformer has", FAMILY)
         return config, tensors
 
     def counts(self, tensor: str) -> bool:

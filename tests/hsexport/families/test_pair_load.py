@@ -9,7 +9,7 @@ from hsexport.families.pair import load_pair
 
 BLOCKED = """
 import sys
-for name in ("torch", "diffusers", "transformers", "huggingface_hub", "safetensors"):
+for name in ("torch", "diffusers", "transformers", "huggingface_hub"):
     sys.modules[name] = None
 from hsexport.families.pair import load_pair
 print(load_pair(*sys.argv[1:]).small.parameters)

@@ -179,11 +179,8 @@ def test_digest_is_of_file_and_scale(large, state, write):
 
 
 REFUSED = {
-    "text encoder": (
-        {"text_encoder.layers.0.lora_A.weight": 2},
-        r"changes a text encoder: it holds text_encoder\..*not",
-    ),
-    "kohya's text encoder": ({"lora_te1_x.lora_down.weight": 2}, r"changes a text encoder: it holds lora_te1_x"),
+    "text encoder": ({"text_encoder.layers.0.lora_A.weight": 2}, "without a part for the transformer"),
+    "kohya's text encoder": ({"lora_te1_x.lora_down.weight": 2}, "without a part for the transformer"),
     "DoRA": ({f"transformer.{QUERY}.lora_magnitude_vector": 1}, r"is a DoRA: it holds transformer"),
     "kohya's DoRA": ({"lora_unet_x.dora_scale": 1}, r"is a DoRA"),
     "LoKr": ({f"transformer.{QUERY}.lokr_w1": 2}, r"is a LoKr: it holds .*; only plain LoRA is fused"),
@@ -191,7 +188,7 @@ REFUSED = {
     "bias": ({f"transformer.{QUERY}.lora_B.bias": 1}, rf"holds transformer.{QUERY}.lora_B.bias, which is no LoRA's"),
     "weight": ({f"{QUERY}.weight": 2}, r"to_q.weight, which is no LoRA's; expected MODULE.lora_A.weight"),
     "half": ({f"transformer.{QUERY}.lora_A.weight": 2}, rf"broken LoRA: {QUERY} has one of its two matrices alone"),
-    "nothing": ({}, "is an empty LoRA"),
+    "nothing": ({}, "without a part for the transformer"),
 }
 
 
@@ -244,3 +241,83 @@ def test_no_safetensors_file_is_told(large, tmp_path, name, fault):
     (tmp_path / "x.pt").write_bytes(b"PK\3\4")
     with pytest.raises(PairError, match=fault):
         read_adapter(AdapterRequest("large", tmp_path / name), large)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"transformer.lora_alpha": "6", "transformer.r": "2"},
+        {"lora_alpha": "6.0"},
+        {"ss_network_alpha": "6", "ss_network_dim": "2"},
+        {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 6})},
+    ],
+    ids=["flat", "bare", "kohya", "diffusers"],
+)
+def test_alpha_in_a_header_counts_in_every_spelling(large, state, write, metadata):
+    weight = state[f"{QUERY}.weight"]
+    read = weights_of(large, AdapterRequest("large", write(peft(QUERY, weight), metadata)))
+    check_equal(read[f"{QUERY}.weight"].read(), weight + 6 / RANK * product(*pair_for(weight)))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.float16, torch.float64])
+def test_alpha_of_any_number_type_counts(large, state, write, kind):
+    weight, alpha = state[f"{QUERY}.weight"], {f"transformer.{QUERY}.alpha": torch.tensor(6, dtype=kind)}
+    read = weights_of(large, AdapterRequest("large", write(peft(QUERY, weight) | alpha)))
+    check_equal(read[f"{QUERY}.weight"].read(), weight + 6 / RANK * product(*pair_for(weight)))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "fault"),
+    [
+        (torch.zeros(0), r"alpha is F32\[0\], expected one number"),
+        (torch.zeros(2), r"alpha is F32\[2\], expected one number"),
+        (torch.tensor(True), r"alpha is BOOL\[\], expected one number"),
+        (torch.tensor(math.nan), "alpha holds 1 numbers that are not finite"),
+        (torch.tensor(math.inf), "alpha holds 1 numbers that are not finite"),
+    ],
+)
+def test_alpha_that_is_no_number_is_told(large, state, write, alpha, fault):
+    file = write(peft(QUERY, state[f"{QUERY}.weight"]) | {f"transformer.{QUERY}.alpha": alpha})
+    with pytest.raises(PairError, match=fault):
+        read_adapter(AdapterRequest("large", file), large)
+
+
+def test_matrix_with_a_number_that_is_not_finite_is_named(large, state, write):
+    tensors = peft(QUERY, state[f"{QUERY}.weight"])
+    tensors[f"transformer.{QUERY}.lora_B.weight"][0, 0] = math.nan
+    with pytest.raises(PairError, match=rf"{QUERY}.lora_B.weight holds 1 numbers that are not finite"):
+        read_adapter(AdapterRequest("large", write(tensors)), large)
+
+
+def test_rank_zero_is_told(large, state, write):
+    rows, columns = state[f"{QUERY}.weight"].shape
+    sides = {"lora_A": torch.zeros(0, columns), "lora_B": torch.zeros(rows, 0)}
+    file = write({f"transformer.{QUERY}.{side}.weight": tensor for side, tensor in sides.items()})
+    with pytest.raises(PairError, match=r"expected a matrix of floats"):
+        read_adapter(AdapterRequest("large", file), large)
+
+
+def test_plain_lora_of_lycoris_is_fused(large, state, write):
+    weight = state[f"{QUERY}.weight"]
+    down, up = pair_for(weight)
+    module = f"lycoris_{QUERY.replace('.', '_')}"
+    file = write({f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up})
+    check_equal(weights_of(large, AdapterRequest("large", file))[f"{QUERY}.weight"].read(), weight + product(down, up))
+
+
+@pytest.mark.parametrize("name", ["text_encoder.layers.0.q_proj.lora_A.weight", "lora_te1_layers_0.lora_down.weight"])
+def test_part_for_text_encoders_is_left_and_counted(large, state, write, name):
+    weight = state[f"{QUERY}.weight"]
+    file = write(peft(QUERY, weight) | {name: torch.ones(2, 2)})
+    assert read_adapter(AdapterRequest("large", file), large).left_out == 1
+    read = weights_of(large, AdapterRequest("large", file))
+    check_equal(read[f"{QUERY}.weight"].read(), weight + product(*pair_for(weight)))
+
+
+def test_pattern_that_would_take_an_expression_for_ever_is_plain_text(large, state, write):
+    """As a regular expression, this one takes longer than anybody waits."""
+    settings = {"alpha_pattern": {"(([a-z_0-9]+)+)+!": 8, "to_q": 6}}
+    weight = state[f"{QUERY}.weight"]
+    file = write(peft(QUERY, weight), {"lora_adapter_metadata": json.dumps(settings)})
+    read = weights_of(large, AdapterRequest("large", file))
+    check_equal(read[f"{QUERY}.weight"].read(), weight + 6 / RANK * product(*pair_for(weight)))
