@@ -117,17 +117,14 @@ def factor_of(file: Path) -> Factor:
     header, _ = read_header(file)
     written = (header.get("__metadata__") or {}).get(DIFFUSERS_SETTINGS)
     if written is not None:
-        return _factor_from(_settings_in(file, written), file)
+        try:
+            settings = {key.removeprefix("transformer."): value for key, value in json.loads(written).items()}
+        except (ValueError, AttributeError, TypeError) as err:
+            raise PairError(f"{file} is a broken LoRA: its {DIFFUSERS_SETTINGS} holds no settings", AGAIN) from err
+        return _factor_from(settings, file)
     if any(name.startswith("base_model.model.") for name in header):
         return _factor_from(read_document(file.parent / PEFT_SETTINGS), file.parent / PEFT_SETTINGS)
     return _factor_from({}, file)
-
-
-def _settings_in(file: Path, written: str) -> dict[str, Any]:
-    try:
-        return {key.removeprefix("transformer."): value for key, value in json.loads(written).items()}
-    except (ValueError, AttributeError, TypeError) as err:
-        raise PairError(f"{file} is a broken LoRA: its {DIFFUSERS_SETTINGS} holds no settings", AGAIN) from err
 
 
 def _factor_from(settings: dict[str, Any], file: Path) -> Factor:
