@@ -175,10 +175,7 @@ def _write_record(folder: Path, key: BuildKey) -> None:
 def _is_whole(entry: Path) -> bool:
     try:
         contents = json.loads((entry / CONTENTS).read_text())
-        return all(_is_as_recorded(entry / name, *record) for name, record in contents.items())
+        found = ((entry / name, size_bytes, sha256) for name, (size_bytes, sha256) in contents.items())
+        return all(file.stat().st_size == size and sha256_of(file) == sha256 for file, size, sha256 in found)
     except (OSError, ValueError, TypeError, AttributeError):  # the record itself may be what was damaged
         return False
-
-
-def _is_as_recorded(file: Path, size_bytes: int, sha256: str) -> bool:
-    return file.stat().st_size == size_bytes and sha256_of(file) == sha256

@@ -106,6 +106,6 @@ def in_few_words(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def first_line(err: Exception) -> str:
+def first_line(err: BaseException) -> str:
     """The first line of a foreign error, or its type where it has no text."""
     return next(iter(str(err).strip().splitlines()), type(err).__name__)

@@ -89,11 +89,6 @@ def find_weights(component: Path) -> tuple[tuple[Path, ...], Path | None]:
     raise PairError(f"{component} holds no weights: found no *.safetensors", AGAIN)
 
 
-def holds_weights(component: Path) -> bool:
-    """Whether a component has any: a tokenizer and a scheduler have none."""
-    return any(component.glob("*.safetensors"))
-
-
 def shards_of(index: Path) -> tuple[Path, ...]:
     """The files an index names, each there."""
     names = sorted(set(weight_map(index).values()))
@@ -115,16 +110,10 @@ def read_headers(component: Path) -> dict[str, TensorHeader]:
     """Every tensor of a component by name, read from the headers of its files alone."""
     files, index = find_weights(component)
     headers = {header.name: header for file in files for header in file_headers(file)}
-    if index is not None:
-        check_index(index, headers)
-    return headers
-
-
-def check_index(index: Path, headers: Mapping[str, TensorHeader]) -> None:
-    """Refuses an index that names tensors its shards lack."""
-    for name, file in weight_map(index).items():
+    for name, file in weight_map(index).items() if index else ():
         if name not in headers:
             raise PairError(f"{index} places tensor {name} in {file}, which does not hold it", AGAIN)
+    return headers
 
 
 def file_headers(file: Path) -> Iterable[TensorHeader]:

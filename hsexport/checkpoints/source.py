@@ -80,18 +80,13 @@ def find_model(root: Path, known: Collection[str]) -> ModelDirectory:
         return ModelDirectory(root / "transformer", parts)
     if (root / "config.json").is_file() and "_class_name" in read_document(root / "config.json"):
         return ModelDirectory(root, {})
+    files = sorted(root.glob("*.safetensors"))
+    single = f", or a single-file checkpoint: {files[0]}" if files else ""
     raise PairError(
         f"{root} holds no model: found neither model_index.json nor transformer/config.json "
         "nor a config.json with a _class_name",
-        hint_for(root),
+        f"give a directory that diffusers' save_pretrained wrote{single}",
     )
-
-
-def hint_for(root: Path) -> str:
-    """What to give instead of a directory without a model."""
-    files = sorted(root.glob("*.safetensors"))
-    single = f", or a single-file checkpoint: {files[0]}" if files else ""
-    return f"give a directory that diffusers' save_pretrained wrote{single}"
 
 
 def pipeline_directory(root: Path, known: Collection[str]) -> ModelDirectory:

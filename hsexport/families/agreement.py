@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.shards import TensorHeader, chunks_of, holds_weights, read_headers
+from hsexport.checkpoints.shards import TensorHeader, chunks_of, read_headers
 from hsexport.families.pair import Pair, parts_of_both
 from hsexport.progress import OnBytes
 
@@ -84,7 +84,8 @@ def check_same_weights(pair: Pair, without: Collection[str] = (), on_bytes: OnBy
 def _twins(pair: Pair, without: Collection[str]) -> Iterator[tuple[str, TensorHeader, TensorHeader]]:
     """Part, large's tensor and small's, in the order in which large's lie on the disk."""
     both = parts_of_both(pair.large, pair.small)
-    for part in (name for name in both if name not in without and holds_weights(both[name][0])):
+    # A tokenizer and a scheduler have no weights.
+    for part in (name for name in both if name not in without and any(both[name][0].glob("*.safetensors"))):
         ours, theirs = map(read_headers, both[part])
         for header in sorted(ours.values(), key=lambda header: (header.file, header.pieces)):
             yield part, header, theirs[header.name]

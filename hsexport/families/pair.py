@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hsexport.checkpoints.documents import PairError, read_document
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
 from hsexport.checkpoints.shards import TensorHeader, mark_of
 from hsexport.checkpoints.source import ModelDirectory, Role, find_model, is_local, resolve_source
 from hsexport.families.family import Family
-from hsexport.families.registry import FAMILIES, exported, family_named, family_of_class, known_parts
+from hsexport.families.registry import FAMILIES, family_of, known_parts
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,3 @@ def read_member(role: Role, source: str, without: Collection[str] = (), fetcher:
     config, tensors = family.read_transformer(directory.transformer)
     parameters = sum(header.elements for header in tensors.values() if family.counts(header.name))
     return Member(role, source, directory, family, config, parameters, tensors)
-
-
-def family_of(transformer: Path) -> Family:
-    """By the class in its configuration, or by the names of a single file's tensors; the first, whose refusals tell
-    most, where no family knows the file. Raises PairError for a class of none.
-    """
-    if transformer.is_file():
-        known = [family_named(name) for name in FAMILIES]
-        return next((family for family in known if family.is_single_file(transformer)), known[0])
-    found = read_document(transformer / "config.json").get("_class_name")
-    name = family_of_class(found)
-    if name is None:
-        classes = " or ".join(row.transformer for row in FAMILIES.values())
-        raise PairError(f"{transformer} is a {found or 'model of unnamed class'}, expected {classes}", exported())
-    return family_named(name)

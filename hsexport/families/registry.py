@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsengines.traits import named
-from hsexport.checkpoints.documents import PairError
+from hsexport.checkpoints.documents import PairError, read_document
 
 if TYPE_CHECKING:
     from hsexport.families.family import Family
@@ -44,15 +45,24 @@ FAMILIES: dict[str, FamilyRow] = {
 }
 
 
-def family_named(name: str) -> Family:
-    """The family of that name."""
-    found: Family = named(FAMILIES[name].made)()
-    return found
-
-
-def family_of_class(transformer: object) -> str | None:
-    """The family whose transformers diffusers calls so."""
-    return next((name for name, row in FAMILIES.items() if row.transformer == transformer), None)
+def family_of(transformer: Path) -> Family:
+    """By the class in its configuration, or by the names of a single file's tensors; the first, whose refusals tell
+    most, where no family knows the file. Raises PairError for a class of none.
+    """
+    if transformer.is_file():
+        known: list[Family] = [named(row.made)() for row in FAMILIES.values()]
+        return next((family for family in known if family.is_single_file(transformer)), known[0])
+    found = read_document(transformer / "config.json").get("_class_name")
+    for row in FAMILIES.values():
+        if row.transformer == found:
+            family: Family = named(row.made)()
+            return family
+    classes = " or ".join(row.transformer for row in FAMILIES.values())
+    titles = [row.title for row in FAMILIES.values()]
+    raise PairError(
+        f"{transformer} is a {found or 'model of unnamed class'}, expected {classes}",
+        f"hsexport exports the {' and '.join(titles)} famil{'y' if len(titles) == 1 else 'ies'}",
+    )
 
 
 def known_parts() -> tuple[str, ...]:
@@ -79,9 +89,3 @@ def options_to_leave_out() -> Iterator[tuple[str, str]]:
     """Name and help of everything that some family lets a build leave out."""
     for row in FAMILIES.values():
         yield from ((name, told) for name, (_, told) in row.optional.items())
-
-
-def exported() -> str:
-    """What is exported, in words."""
-    titles = [row.title for row in FAMILIES.values()]
-    return f"hsexport exports the {' and '.join(titles)} famil{'y' if len(titles) == 1 else 'ies'}"

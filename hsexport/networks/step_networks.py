@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hsengines.spec import Dim, DimRange, EngineSpec, Profile, TensorSpec
+from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.networks.network import Network
 from hsruntime.facts import Facts
 
@@ -85,13 +85,8 @@ def _tensors(text: str, numbers: Mapping[str, int]) -> tuple[tuple[TensorSpec, .
     for each in text.split(", "):
         name, _, rest = each.partition(": ")
         extents, integer, limit = rest.partition("<")
-        specs.append(
-            TensorSpec(name, "int32" if integer else "float32", tuple(_dim(e, numbers) for e in extents.split()))
-        )
+        shape = tuple(int(e) if e.isdecimal() else numbers.get(e, e) for e in extents.split())
+        specs.append(TensorSpec(name, "int32" if integer else "float32", shape))
         if limit.strip():
             limits[name] = "*".join(str(numbers.get(factor, factor)) for factor in limit.strip().split("*"))
     return tuple(specs), limits
-
-
-def _dim(text: str, numbers: Mapping[str, int]) -> Dim:
-    return int(text) if text.isdecimal() else numbers.get(text, text)

@@ -96,9 +96,10 @@ def _linked(source: Path, target: Path) -> Path | None:
 
 def _externalise(model: ir.Model, path: Path, on_bytes: OnBytes | None) -> None:
     """Writes the data file and leaves references to it."""
-    found = {value: value.const_value for value in model.graph.initializers.values()}
+    found = ((value, value.const_value) for value in model.graph.initializers.values())
     # An external tensor is a placeholder, or in a file that was just linked.
-    away = {v: t for v, t in found.items() if t and not isinstance(t, ir.ExternalTensor) and t.nbytes > INLINE_BYTES}
+    ours = {v: t for v, t in found if t is not None and not isinstance(t, ir.ExternalTensor)}
+    away = {value: tensor for value, tensor in ours.items() if tensor.nbytes > INLINE_BYTES}
     if not away:
         return
     total, done = sum(tensor.nbytes for tensor in away.values()), 0

@@ -20,7 +20,7 @@ from onnxscript.rewriter.rules import common as rules
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hsengines.errors import HSError
-from hsengines.spec import TensorSpec
+from hsexport.checkpoints.documents import first_line
 from hsexport.checkpoints.weights.streamed import shapes_of
 from hsexport.networks.network import Network
 from hsexport.onnx.graph_files import save_graph
@@ -30,8 +30,6 @@ from hsexport.onnx.passes.strip_metadata import StripMetadata
 from hsexport.onnx.weights import detach_weights, place_weights
 
 OPSET = 23  # the first with Attention
-STEPS = TRACE, SIMPLIFY = "tracing", "simplifying"
-"""Of an export, the longest first."""
 ROUNDS = 2
 """As onnxscript: what one rule leaves may be another's beginning."""
 RULES = (
@@ -57,15 +55,12 @@ RULES = (
 )
 
 
-class ExportError(HSError):
-    """A network that torch could not turn into ONNX."""
-
-
-def export_onnx(network: Network, out: Path, on_step: Callable[[str], None] = lambda _: None) -> Path:
+def export_onnx(network: Network, out: Path, on_step: Callable[[str, int, int], None] = lambda *_: None) -> Path:
     """Writes `<name>.onnx` into `out` and returns it; every weight in it is a placeholder (onnx.weights).
 
-    The network is traced over fake tensors, so that memory holds its graph and nothing else. `on_step` hears which of
-    STEPS begins. Raises PairError for a checkpoint that does not fit, ExportError with the exporter's own first line.
+    The network is traced over fake tensors, so that memory holds its graph and nothing else. `on_step` hears which
+    step begins, how many are done and how many there are. Raises PairError for a checkpoint that does not fit, HSError
+    with the exporter's own first line.
     """
     path = out / f"{network.name}.onnx"
     module = network.skeleton()
@@ -74,14 +69,14 @@ def export_onnx(network: Network, out: Path, on_step: Callable[[str], None] = la
         network.weights.check_fits(shapes)
     try:
         with _quiet():
-            on_step(TRACE)
+            on_step("tracing", 0, 2)
             program = _traced(network, module)
-            on_step(SIMPLIFY)
+            on_step("simplifying", 1, 2)
             model = _optimised(program, shapes)
     except Exception as err:
         if isinstance(err, OSError):
             raise
-        raise ExportError(f"network '{network.name}' cannot be exported: {_cause(err)}") from err
+        raise HSError(f"network '{network.name}' cannot be exported: {_cause(err)}") from err
     save_graph(model, path)
     return path
 
@@ -157,21 +152,20 @@ def simplify(model: ir.Model) -> None:
 def dynamic_shapes(network: Network, module: torch.nn.Module) -> tuple[Any, ...]:
     """The spec's symbolic dimensions as torch.export wants them: by argument, a tuple's worth for *args."""
     parameters = inspect.signature(module.forward).parameters.values()
-    shapes = [_symbols(tensor) for tensor in network.spec.inputs]
+    shapes: list[dict[int, Any]] = [
+        {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+        for tensor in network.spec.inputs
+    ]
     plain = sum(p.kind is not p.VAR_POSITIONAL for p in parameters)
     rest = shapes[plain:]
     return (*shapes[:plain], tuple(rest)) if rest else tuple(shapes)
-
-
-def _symbols(tensor: TensorSpec) -> dict[int, Any]:
-    return {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
 
 
 def _cause(err: BaseException) -> str:
     """The first line of the error at the bottom of the chain: the exporter wraps it in pages of advice."""
     while err.__cause__ is not None:
         err = err.__cause__
-    return str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+    return first_line(err)
 
 
 @contextlib.contextmanager

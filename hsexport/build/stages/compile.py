@@ -16,7 +16,7 @@ from hsexport.build.store import BuildKey
 from hsruntime.bundle.manifest import Audit
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 FOLDER = "engine"
 LOG = "builder.log"
@@ -99,7 +99,7 @@ def audit(product: Product, files: EngineFiles) -> Audit:
     import onnx_ir as ir
 
     model = ir.load(product.graph)
-    answers = {node.name or "": _dtypes(node) for node in model.graph}
+    answers = {node.name or "": [v.dtype.numpy().name for v in node.outputs if v.dtype] for node in model.graph}
     products = {node.name or "" for node in model.graph if node.op_type in PRODUCTS}
     seen: dict[str, str] = {}
     for layer in files.layers:
@@ -110,10 +110,6 @@ def audit(product: Product, files: EngineFiles) -> Audit:
         # A product with a bias is two layers of one node; the one that answers comes last.
         seen |= {node: layer.dtypes[0] for node in products.intersection(nodes) if layer.dtypes}
     return {files.layers_of: dict(Counter(seen.values()))} if seen else {}
-
-
-def _dtypes(node: ir.Node) -> tuple[str, ...]:
-    return tuple(value.dtype.numpy().name for value in node.outputs if value.dtype is not None)
 
 
 def _check(network: str, layer: Layer, asked: set[str]) -> None:

@@ -53,12 +53,9 @@ def golden_key(network: Network) -> BuildKey:
 
 
 def _trace(network: Network, folder: Path, reporter: Reporter) -> None:
-    from hsexport.onnx.onnx_export import STEPS, export_onnx
+    from hsexport.onnx.onnx_export import export_onnx
 
-    def told(step: str) -> None:
-        reporter.advance(network.name, f"steps: {step}", STEPS.index(step), len(STEPS))
-
-    export_onnx(network, folder, told)
+    export_onnx(network, folder, lambda step, *done: reporter.advance(network.name, f"steps: {step}", *done))
 
 
 def _answer(network: Network, folder: Path, reporter: Reporter) -> None:

@@ -19,15 +19,11 @@ from hsruntime.bundle.manifest import ParityRecord
 from hsruntime.bundle.reader import sha256_of
 
 
-class ParityError(HSError):
-    """An engine that does not compute what its torch module computes."""
-
-
 def verify_all(products: Sequence[Product], run: Run) -> None:
     """Parity of each engine; what was measured once is kept.
 
     Where the backend's engines cannot run, each one's graph stands in for it, cast back to fp32 on the CPU with every
-    value rounded as the engine would. Raises ParityError for the first that lies outside its precision's tolerance.
+    value rounded as the engine would. Raises HSError for the first that lies outside its precision's tolerance.
     """
     measured_on = "cast-back" if run.backend.why_not_here() else "engine"
     runner = get_backend(DEFAULT_BACKEND) if measured_on == "cast-back" else run.backend
@@ -74,16 +70,16 @@ def _measured(product: Product, runner: Backend, device: Device, measured_on: st
     )
 
 
-def _refusal(product: Product, result: Comparison) -> ParityError:
+def _refusal(product: Product, result: Comparison) -> HSError:
     name, precision = product.name, product.precision
     if not result.finite:
         block = first_infinite_block(product) if precision != "fp32" else ""
         where = f", first in '{block}'" if block else ""
-        return ParityError(
+        return HSError(
             f"engine '{name}' gives numbers that are not finite in {precision}{where}",
             f"keep that part in fp32: --fp32 '{name}:{block or '*'}*', or build with --precision bf16",
         )
-    return ParityError(
+    return HSError(
         f"engine '{name}' lies {result.max_relative:.1e} from torch, tolerance {result.tolerance:.0e}",
         "this is a fault of the builder or of hsexport; please report it with the pair's configuration; "
         f"`polygraphy debug reduce {product.graph}` finds the smallest graph that shows it",

@@ -55,9 +55,9 @@ def engine_outputs(engine: Engine, device: Device, inputs: Mapping[str, np.ndarr
     given = {t.name: device.upload(np.asarray(inputs[t.name], numpy_dtype(t.dtype))) for t in spec.inputs}
     binding = engine.bind(given, outputs)
     binding.enqueue()
-    found = {name: _widened(tensor.read()) for name, tensor in outputs.items()}
+    found = {name: tensor.read() for name, tensor in outputs.items()}
     binding.close()
-    return found
+    return {name: array.astype(np.float32) if array.itemsize == 2 else array for name, array in found.items()}
 
 
 def compare(
@@ -74,10 +74,6 @@ def compare(
     relative = max(differences[n] / _scale(expected[n]) for n in expected)
     absolute = max(differences.values())
     return Comparison(engine.spec.name, reference, absolute, relative, tolerance, passed=relative <= tolerance)
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -17,11 +17,6 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(G, tokens, H * D) as (G, H, tokens, D)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
 def merge_heads(x: Tensor) -> Tensor:
     """(G, H, tokens, D) as (G, tokens, H * D)."""
     return x.transpose(1, 2).flatten(2)
@@ -38,7 +33,7 @@ def flat(layer: nn.Module, x: Tensor) -> Tensor:
 
 def project(x: Tensor, linear: nn.Linear, norm: nn.Module | None, heads: int) -> Tensor:
     """One of query, key, value: projected, split into heads, and only then normalised (norm_q has D weights)."""
-    split = split_heads(flat(linear, x), heads)
+    split = flat(linear, x).unflatten(-1, (heads, -1)).transpose(1, 2)  # (G, H, tokens, D)
     return split if norm is None else norm(split)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hsexport.checkpoints.documents import PairError, read_config, whole_number
 from hsexport.checkpoints.shards import TensorHeader
@@ -55,10 +55,15 @@ def transformer_config_from(path: Path) -> TransformerConfig:
     raw = asdict(TransformerConfig(pos_embed_max_size=1)) | said
     if raw["out_channels"] is None:
         raw["out_channels"] = raw["in_channels"]
+    if raw["qk_norm"] not in (None, "rms_norm"):
+        raise PairError(f"{path}/config.json has an unknown qk_norm '{raw['qk_norm']}'; known: none, rms_norm", FAMILY)
+    dual = [] if raw["dual_attention_layers"] is None else raw["dual_attention_layers"]
+    if not isinstance(dual, list | tuple) or not all(isinstance(layer, int) for layer in dual):
+        raise PairError(f"{path}/config.json has dual_attention_layers {dual!r}, expected a list of layer numbers")
     config = TransformerConfig(
         **{key: whole_number(raw, key, path) for key in NUMBERS},
-        qk_norm=qk_norm_from(raw["qk_norm"], path),
-        dual_attention_layers=dual_layers_from(said.get("dual_attention_layers"), path),
+        qk_norm=raw["qk_norm"],
+        dual_attention_layers=tuple(sorted(set(dual))),
     )
     if raw.get("quantization_config"):
         raise PairError(
@@ -66,22 +71,6 @@ def transformer_config_from(path: Path) -> TransformerConfig:
         )
     check_settings(config, f"{path}/config.json")
     return config
-
-
-def qk_norm_from(value: Any, path: Path) -> Literal["rms_norm"] | None:
-    """The normalisation of queries and keys, one hsexport can write into a graph."""
-    if value is None or value == "rms_norm":
-        return value
-    raise PairError(f"{path}/config.json has an unknown qk_norm '{value}'; known: none, rms_norm", FAMILY)
-
-
-def dual_layers_from(value: Any, path: Path) -> tuple[int, ...]:
-    """The layers with a second attention, in order."""
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(layer, int) for layer in value):
-        raise PairError(f"{path}/config.json has dual_attention_layers {value!r}, expected a list of layer numbers")
-    return tuple(sorted(set(value)))
 
 
 def check_settings(config: TransformerConfig, where: str) -> None:
@@ -111,14 +100,23 @@ def check_settings(config: TransformerConfig, where: str) -> None:
 def check_checkpoint(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:
     """Refuses weights that are not those the configuration describes."""
     check_names(transformer, headers)
-    blocks = blocks_in(headers)
+    blocks: dict[int, set[str]] = {}  # names of tensors within a layer
+    for match in filter(None, map(BLOCK.fullmatch, headers)):
+        blocks.setdefault(int(match[1]), set()).add(match[2])
     check_said_is_held(transformer, "num_layers", list(range(config.num_layers)), sorted(blocks))
     dual = [layer for layer in sorted(blocks) if "attn2.to_q.weight" in blocks[layer]]
     check_said_is_held(transformer, "dual_attention_layers", list(config.dual_attention_layers), dual)
     normed = [layer for layer in sorted(blocks) if "attn.norm_q.weight" in blocks[layer]]
     expected = list(range(config.num_layers)) if config.qk_norm else []
     check_said_is_held(transformer, f"qk_norm {config.qk_norm or 'none'}", expected, normed)
-    check_shapes(transformer, config, headers)
+    for name, shape in border_shapes(config).items():
+        found = headers[name].shape if name in headers else None
+        if found != shape:
+            raise PairError(
+                f"{transformer} is a broken checkpoint: tensor {name} is {list(found) if found else 'missing'}, "
+                f"expected {list(shape)} by its config.json",
+                OTHER,
+            )
 
 
 def check_names(transformer: Path, names: Iterable[str]) -> None:
@@ -134,14 +132,6 @@ def check_names(transformer: Path, names: Iterable[str]) -> None:
                 f"{transformer} holds {name}: a PEFT adapter is injected into its modules",
                 "fuse and remove it before saving (fuse_lora, then unload_lora_weights), or give it by --lora",
             )
-
-
-def blocks_in(headers: Mapping[str, TensorHeader]) -> dict[int, set[str]]:
-    """Layer number -> the names of its tensors within the layer."""
-    blocks: dict[int, set[str]] = {}
-    for match in filter(None, map(BLOCK.fullmatch, headers)):
-        blocks.setdefault(int(match[1]), set()).add(match[2])
-    return blocks
 
 
 def check_said_is_held(transformer: Path, setting: str, said: list[int], held: list[int]) -> None:
@@ -162,18 +152,6 @@ def layers_in_words(layers: list[int]) -> str:
         return f"{layers[0]}-{layers[-1]}"
     few = ", ".join(map(str, layers[:40]))
     return few if len(layers) <= 40 else f"{few} and {len(layers) - 40} more"
-
-
-def check_shapes(transformer: Path, config: TransformerConfig, headers: Mapping[str, TensorHeader]) -> None:
-    """Refuses tensors at the transformer's borders whose shape is not the configuration's."""
-    for name, expected in border_shapes(config).items():
-        found = headers[name].shape if name in headers else None
-        if found != expected:
-            raise PairError(
-                f"{transformer} is a broken checkpoint: tensor {name} is {list(found) if found else 'missing'}, "
-                f"expected {list(expected)} by its config.json",
-                OTHER,
-            )
 
 
 def border_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:

@@ -13,8 +13,7 @@ from hsexport.families.pair import Member, Pair
 from hsexport.families.sd3.config import BUFFERS, FAMILY, TransformerConfig, check_checkpoint, transformer_config_from
 from hsexport.families.sd3.counts import transformer_operations
 from hsexport.families.sd3.pair_check import check_pair
-from hsexport.families.sd3.single_file import read_single_file
-from hsexport.families.sd3.single_file_names import places_of
+from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
 from hsruntime.facts import Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 

@@ -22,11 +22,6 @@ TRACE_DIMS = {"G": 2, "M": 6, "R": 10, "T": 5, "U": 4, "N": 12}
 REGION_RATIO = 0.3  # what the region profile is tuned for
 
 
-def cache_names(prefix: str, layers: int) -> list[str]:
-    """Tensor names of a cache, layer by layer, key before value: past_k_0, past_v_0, past_k_1, ..."""
-    return [f"{prefix}_{which}_{layer}" for layer in range(layers) for which in ("k", "v")]
-
-
 def large_network(recipe: Recipe) -> Network:
     """Large: M active image tokens, R cached ones, T live text tokens, U cached ones.
 
@@ -60,8 +55,9 @@ def small_network(recipe: Recipe) -> Network:
 
 
 def _slots(arch: Transformer, prefix: str, layers: int, tokens: str) -> list[TensorSpec]:
+    """Of a cache, layer by layer, key before value: past_k_0, past_v_0, past_k_1, ..."""
     shape = ("G", arch.heads, tokens, arch.head_size)
-    return [TensorSpec(name, "float32", shape) for name in cache_names(prefix, layers)]
+    return [TensorSpec(f"{prefix}_{which}_{layer}", "float32", shape) for layer in range(layers) for which in "kv"]
 
 
 def _common_inputs(recipe: Recipe, member: Member, tokens: str) -> tuple[TensorSpec, ...]:
@@ -76,7 +72,6 @@ def _common_inputs(recipe: Recipe, member: Member, tokens: str) -> tuple[TensorS
 
 def _network(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str, ...]) -> Network:
     kept, config = getattr(recipe.facts, member.role).positions, member.config
-
     last = f"transformer_blocks.{config.num_layers - 1}.attn"
 
     def skeleton() -> nn.Module:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
-from hsexport.checkpoints.shards import TensorHeader, read_headers
+from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
 from hsexport.families.sd3.config import FAMILY, OTHER
 from hsruntime.facts import SHIFTS
@@ -187,17 +187,13 @@ def check_weights_whole(name: str, folder: Path, read: Read) -> None:
     headers = read_headers(folder)
     if not any(telling in headers for telling in TELLING[name]):
         raise PairError(f"{folder} is a broken checkpoint: it lacks {' or '.join(TELLING[name])}", AGAIN)
-    if isinstance(read, EncoderConfig):
-        check_depth(read, headers)
-
-
-def check_depth(encoder: EncoderConfig, headers: Mapping[str, TensorHeader]) -> None:
-    """Refuses an encoder that has not the layers of its configuration."""
-    setting, pattern = LAYERS[encoder.kind]
+    if not isinstance(read, EncoderConfig):
+        return
+    setting, pattern = LAYERS[read.kind]
     held = {int(match[1]) for match in filter(None, map(pattern.fullmatch, headers))}
-    if held != set(range(encoder.layers)):
+    if held != set(range(read.layers)):
         raise PairError(
-            f"{encoder.folder} is a broken checkpoint: by its config.json ({setting}) it has {encoder.layers} layers, "
+            f"{folder} is a broken checkpoint: by its config.json ({setting}) it has {read.layers} layers, "
             f"in its files there are {len(held)}",
             OTHER,
         )

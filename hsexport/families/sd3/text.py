@@ -44,21 +44,15 @@ def _tokenizer(pair: Pair, encoder: EncoderConfig) -> Path:
 
 
 def _length(pair: Pair, encoder: EncoderConfig) -> int:
-    """The tokens that an encoder reads of every prompt."""
-    return min(encoder.longest, _model_max_length(_tokenizer(pair, encoder), encoder.longest))
-
-
-def _model_max_length(tokenizer: Path, default: int) -> int:
-    """The tokenizer's own limit; T5's may be 1e30, which transformers writes for none."""
+    """The tokens that an encoder reads of every prompt; the tokenizer's limit may be 1e30, which stands for none."""
+    tokenizer = _tokenizer(pair, encoder)
     found = read_document(tokenizer / "tokenizer_config.json").get("model_max_length")
     if found is None:
-        return default
+        return encoder.longest
     if not isinstance(found, int | float) or isinstance(found, bool) or not 1 <= found < math.inf:
-        raise PairError(
-            f"{tokenizer}/tokenizer_config.json has model_max_length {found!r}, expected a number of tokens",
-            AGAIN,
-        )
-    return int(found)
+        where = f"{tokenizer}/tokenizer_config.json"
+        raise PairError(f"{where} has model_max_length {found!r}, expected a number of tokens", AGAIN)
+    return min(encoder.longest, int(found))
 
 
 def _pad_id(tokenizer: Path, vocabulary: int) -> int:

@@ -81,13 +81,8 @@ def attention_in_fp32(subject: Subject) -> Iterator[Finding]:
     if subject.precision != "fp32":
         return
     for node in subject.nodes("Attention"):
-        yield Finding(
-            "attention-fp32",
-            name_of(node),
-            "an Attention in fp32, for which TensorRT-RTX has no kernel",
-            "build with --precision fp16 or bf16",
-            True,
-        )
+        said = "an Attention in fp32, for which TensorRT-RTX has no kernel"
+        yield Finding("attention-fp32", name_of(node), said, "build with --precision fp16 or bf16", True)
 
 
 def large_top_k(subject: Subject) -> Iterator[Finding]:

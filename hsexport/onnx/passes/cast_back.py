@@ -68,7 +68,8 @@ def _turn(graph: ir.Graph, casts: Casts, node: ir.Node, halves: Iterable[ir.Valu
         return
     for value in halves:
         if node.op_type == "Cast":
-            _replace(graph, value, casts.add(value, WIDE))
+            wide = casts.add(value, WIDE)
+            _replace(graph, value, wide, wide.producer())
             continue
         retype(value, WIDE)
         if node.op_type not in _MOVES:
@@ -77,26 +78,17 @@ def _turn(graph: ir.Graph, casts: Casts, node: ir.Node, halves: Iterable[ir.Valu
 
 def _round(graph: ir.Graph, casts: Casts, value: ir.Value, half: ir.DataType) -> None:
     """Puts Cast(half) and Cast(fp32) behind an fp32 value, for all its readers."""
-    readers, is_output = list(value.uses()), value.is_graph_output()
     narrow = casts.add(value, half)
-    wide = casts.add(narrow, WIDE)
-    for reader, place in readers:
-        reader.replace_input_with(place, wide)
-    if is_output:
-        _take_over_output(graph, value, wide)
+    _replace(graph, value, casts.add(narrow, WIDE), narrow.producer())
 
 
-def _replace(graph: ir.Graph, value: ir.Value, wide: ir.Value) -> None:
-    """Lets everyone but the Cast that makes `wide` read it in place of `value`."""
+def _replace(graph: ir.Graph, value: ir.Value, wide: ir.Value, cast: ir.Node | None) -> None:
+    """Lets everyone but the `cast` behind `value` read `wide` in its place; as a graph output it keeps the name."""
     for reader, place in list(value.uses()):
-        if reader is not wide.producer():
+        if reader is not cast:
             reader.replace_input_with(place, wide)
-    if value.is_graph_output():
-        _take_over_output(graph, value, wide)
-
-
-def _take_over_output(graph: ir.Graph, value: ir.Value, wide: ir.Value) -> None:
-    """Makes `wide` the graph output that `value` was, under its name."""
+    if not value.is_graph_output():
+        return
     name = value.name
     value.name, wide.name = f"{name}.rounded", name
     for place, output in enumerate(list(graph.outputs)):

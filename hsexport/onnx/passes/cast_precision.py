@@ -11,7 +11,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.graph_pass import GraphPass
 from hsexport.onnx.passes.half import KEPT_INPUTS, TYPE_BLIND, half_type, narrowed, takes
-from hsexport.onnx.passes.names import UniqueNames, module_path, node_name
+from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
 from hsruntime.bundle.manifest import Fp32Block
 
 WIDE = ir.DataType.FLOAT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hsexport.onnx.passes.graph_pass import GraphPass
-from hsexport.onnx.passes.names import block_of, module_path
+from hsexport.onnx.passes.name_by_module import block_of, module_path
 
 
 class ExposeBlocks(GraphPass):

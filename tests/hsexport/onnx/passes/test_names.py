@@ -8,8 +8,7 @@ from onnx_graphs import graph
 
 from hsexport.onnx.onnx_export import export_onnx
 from hsexport.onnx.passes.graph_pass import PassError, apply
-from hsexport.onnx.passes.name_by_module import SCOPES, NameByModule
-from hsexport.onnx.passes.names import UniqueNames, block_of, module_path
+from hsexport.onnx.passes.name_by_module import SCOPES, NameByModule, UniqueNames, block_of, module_path
 
 
 def scoped(model, *scopes):
