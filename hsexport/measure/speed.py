@@ -14,11 +14,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from hsengines.cores import usable_cores
 from hsengines.spec import EngineSpec
 from hsexport.build.quiet import hush_libraries
 from hsexport.measure.bench.rounds import Contestant, Shot
 from hsexport.measure.blocks import PATH, Measured, bundle_argument, measured_on, measurement, table, threads_option
-from hsexport.measure.machine import usable_cores
 from hsexport.measure.prompts import PROMPT, Prompt
 from hsexport.measure.turns import column, in_turns, medians, outside_engines, schedule_times, seconds_of, speedups
 from hsruntime import Session

@@ -72,5 +72,10 @@ def parted(result: Result, requests: Sequence[Request]) -> list[Result]:
 
 
 def _slice(result: Result, rows: slice) -> Result:
-    region = None if result.region is None else result.region[rows]
-    return replace(result, images=result.images[rows], latents=result.latents[rows], region=region)
+    return replace(
+        result,
+        images=result.images[rows],
+        latents=result.latents[rows],
+        seeds=result.seeds[rows],
+        region=None if result.region is None else result.region[rows],
+    )

@@ -46,8 +46,8 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     prompt: Annotated[str | Sequence[str] | None, Meta(description="what the picture should be")] = None
-    negative_prompt: Annotated[str | Sequence[str], Meta(description="what the picture should not be")] = ""
-    seed: Annotated[Count | Sequence[int], Meta(description="picture i uses seed + i")] = 0
+    negative_prompt: Annotated[str | Sequence[str] | None, Meta(description="what the picture should not be")] = ""
+    seed: Annotated[Count | Sequence[int] | None, Meta(description="picture i uses seed + i")] = 0
     schedule: Annotated[
         str | Schedule | None, Meta(description="hybridstitch, large, small, or large:10,hybrid:10,small:8")
     ] = None

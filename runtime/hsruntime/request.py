@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +19,10 @@ from hsruntime.schedule.schedule import Schedule, ScheduleError
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+LARGEST_SCALE = 1000
+"""Of guidance; beyond it pictures are noise, and far beyond it no numbers."""
+LARGEST_LATENT = 10_000
+"""Noise lies within 6 or so, what the loop leaves within some dozens."""
 
 
 class RequestError(HSError):
@@ -79,6 +86,7 @@ class Result:
 
     images: np.ndarray  # (B, H, W, 3) uint8
     latents: np.ndarray  # (B, C, h, w) float32, as the loop left them for the VAE
+    seeds: tuple[int, ...]  # one for each picture
     region: np.ndarray | None  # (B, N) bool, the last one chosen; None if the schedule has none
     grid: tuple[int, int]  # (h, w) in tokens
     schedule: Schedule
@@ -108,9 +116,9 @@ def prompt_list(prompt: str | Sequence[str] | None) -> list[str]:
     return prompts
 
 
-def negative_list(negative: str | Sequence[str], count: int) -> list[str]:
-    """One negative prompt for each of `count`. Raises RequestError."""
-    negatives = [negative] * count if isinstance(negative, str) else list(negative)
+def negative_list(negative: str | Sequence[str] | None, count: int) -> list[str]:
+    """One negative prompt for each of `count`, None as an empty one. Raises RequestError."""
+    negatives = [negative or ""] * count if negative is None or isinstance(negative, str) else list(negative)
     if len(negatives) != count:
         raise RequestError(f"{len(negatives)} negative prompts for {count} prompts", "give one, or one for each")
     _check_texts("a negative prompt", negatives)
@@ -128,7 +136,7 @@ def check_batch(manifest: Manifest, pictures: int) -> None:
 
 def check_alone(prompt: object, negative: object) -> None:
     """Raises RequestError for prompts that embeddings stand in for."""
-    if prompt is not None or negative != "":
+    if prompt is not None or negative not in ("", None):
         raise RequestError("there are prompts beside embeddings", "give one of them; negative rows come first")
 
 
@@ -149,14 +157,30 @@ def checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: boo
     return rows // 2 if guided else rows
 
 
-def seed_list(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """One seed for each of `count`; of a single one, the numbers from it on. Raises RequestError."""
-    seeds = tuple(range(seed, seed + count)) if isinstance(seed, int) else tuple(map(operator.index, seed))
+def seed_list(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """One seed for each of `count`; of a single one, the numbers from it on, of None from one by chance.
+
+    Raises RequestError.
+    """
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    if isinstance(seed, Iterable) and not isinstance(seed, str):
+        seeds = tuple(whole("a seed", one) for one in seed)
+    else:
+        first = whole("a seed", seed)
+        seeds = tuple(range(first, first + count))
     if len(seeds) != count:
         raise RequestError(f"{len(seeds)} seeds for {count} pictures", "give one, or one for each")
     if min(seeds) < 0:
         raise RequestError(f"seed {min(seeds)} is negative", "seeds start at 0")
     return seeds
+
+
+def whole(subject: str, number: Any) -> int:
+    """A whole number, Python's or numpy's, as Python's. Raises RequestError."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise RequestError(f"{subject} is a {type(number).__name__}, expected a whole number") from None
 
 
 def _check_texts(subject: str, texts: list[str]) -> None:
@@ -171,15 +195,24 @@ def _check_texts(subject: str, texts: list[str]) -> None:
 
 def checked_guidance(manifest: Manifest, asked: float | None) -> float:
     """As asked, else the bundle's. Raises RequestError."""
-    scale = manifest.facts.defaults.guidance_scale if asked is None else asked
+    try:
+        scale = manifest.facts.defaults.guidance_scale if asked is None else float(asked)
+    except OverflowError:
+        scale = math.inf
+    except (TypeError, ValueError):
+        raise RequestError(f"guidance_scale is a {type(asked).__name__}, expected a number") from None
     # The engines take float32, where a larger number is infinite; the comparison is false for nan as well.
     if not abs(scale) <= FLOAT32_MAX:
         raise RequestError(f"guidance_scale {scale} is not a finite number", "scales lie between 1 and 10 or so")
-    return float(scale)
+    if abs(scale) > LARGEST_SCALE:
+        told = f"guidance_scale {scale:g} lies outside -{LARGEST_SCALE}..{LARGEST_SCALE}"
+        raise RequestError(told, "scales lie between 1 and 10 or so")
+    return scale
 
 
 def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
     """As asked, else the bundle's. Raises ScheduleError."""
+    steps = None if steps is None else whole("steps", steps)
     schedule = resolve_schedule(wanted or manifest.facts.defaults.schedule, steps, manifest.facts.defaults.steps)
     levels = manifest.facts.sigmas.levels
     if schedule.steps > levels:
@@ -199,7 +232,7 @@ def checked_size(
     default = sizes.default
     if latents is not None and latents.ndim == 4:
         default = (latents.shape[3] * scale, latents.shape[2] * scale)
-    width, height = (default[i] if side is None else side for i, side in enumerate(size))
+    width, height = (default[i] if side is None else whole("a side", side) for i, side in enumerate(size))
     for name, value, low, high in (
         ("width", width, sizes.minimum[0], sizes.maximum[0]),
         ("height", height, sizes.minimum[1], sizes.maximum[1]),
@@ -226,4 +259,6 @@ def checked_latents(
         return seeded_noise(shape[1:], seeds)
     if latents.shape != shape or latents.dtype != np.float32:
         raise RequestError(f"latents are {latents.dtype}{latents.shape}, expected float32{shape}")
+    if not (np.abs(latents) <= LARGEST_LATENT).all():
+        raise RequestError(f"latents hold numbers beyond {LARGEST_LATENT}, or none at all", "noise has deviation 1")
     return latents

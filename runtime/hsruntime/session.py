@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Lock, get_ident
 from time import perf_counter
 from types import TracebackType
 
@@ -20,7 +21,7 @@ from hsruntime.loop.executors import Executors
 from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
 from hsruntime.loop.loop import Loop
 from hsruntime.options import PictureOptions, SessionOptions
-from hsruntime.picture.decode import tile_side
+from hsruntime.picture.decode import finite, tile_side
 from hsruntime.request import Callback, Request, Result, check_batch, negative_list, prompt_list
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (
@@ -36,7 +37,7 @@ from hsruntime.text.tokenize import cuts_of, warn_of_cuts
 
 
 class Session:
-    """An open bundle; not to be called from two threads at once."""
+    """An open bundle; calls from several threads take turns."""
 
     def __init__(
         self, bundle: Bundle, options: SessionOptions | None = None, *, backend: Backend | None = None
@@ -44,6 +45,7 @@ class Session:
         """As `open`, of a bundle that is open."""
         options = options or SessionOptions()
         bundle.check_identity(options.identity)
+        self._lock, self._caller = Lock(), 0
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._tokenizers = tokenizers_of(bundle)
@@ -111,6 +113,10 @@ class Session:
 
     def close(self) -> None:
         """Frees loops, then engines, then the device: bindings must go before what they are bound to."""
+        with self._turn():
+            self._free()
+
+    def _free(self) -> None:
         self._closed, self._on_demand = True, None
         if self._executors:
             self._executors.close()
@@ -124,8 +130,8 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         *,
         embeddings: TextEmbeddings | None = None,
-        negative_prompt: str | Sequence[str] = "",
-        seed: int | Sequence[int] = 0,
+        negative_prompt: str | Sequence[str] | None = "",
+        seed: int | Sequence[int] | None = 0,
         latents: np.ndarray | None = None,
         width: int | None = None,
         height: int | None = None,
@@ -138,7 +144,8 @@ class Session:
 
         embeddings: in place of prompts and negative prompts, as `encode` answers them; no text encoder runs.
         negative_prompt: one for all, or one per prompt; it matters under guidance only.
-        seed: one for each prompt; of a single one, picture i of a batch uses seed + i.
+        seed: one for each prompt; of a single one, picture i of a batch uses seed + i. None: drawn, and told in the
+        result.
         latents: (B, C, h, w) float32 in place of the seeded noise.
         width, height: pixels. guidance_scale: 1 or less switches guidance off.
         schedule: a preset's name, either spelling, or a Schedule; steps: for presets.
@@ -177,13 +184,14 @@ class Session:
         check_batch(self.manifest, len(prompts))
         rows = prompts if negative_prompt is None else [*negative_list(negative_prompt, len(prompts)), *prompts]
         warn_of_cuts(self._tokenizers, rows)
-        if self._on_demand:
-            return embeddings_of(self._on_demand.encoded(rows))
-        self._open_executors()
-        conditioning = empty_conditioning(self._device, self.manifest, len(rows))
-        with closing(self._bound_text(conditioning)) as text:
-            text.encode(rows)
-            return embeddings_of(conditioning)
+        with self._turn():
+            if self._on_demand:
+                return embeddings_of(self._on_demand.encoded(rows))
+            self._open_executors()
+            conditioning = empty_conditioning(self._device, self.manifest, len(rows))
+            with closing(self._bound_text(conditioning)) as text:
+                text.encode(rows)
+                return embeddings_of(conditioning)
 
     def warm_up(self, request: Request | None = None) -> None:
         """Allocates, binds and captures what a request needs, so that its pictures wait for nothing.
@@ -191,12 +199,20 @@ class Session:
         Without a request: one picture of the bundle's default size, schedule and guidance.
         """
         request = request or PictureOptions(prompt="").completed(self.manifest)
-        executor = self._open_executors().of(self._loop_shape(request))
-        executor.loop.ready(request.schedule)
-        self._device.synchronize()
+        with self._turn():
+            executor = self._open_executors().of(self._loop_shape(request))
+            executor.loop.ready(request.schedule)
+            self._device.synchronize()
 
     def run(self, request: Request) -> Result:
-        """Makes the pictures of a complete request. Raises DeviceError, as no CPU does; warns with PromptCutWarning."""
+        """Makes the pictures of a complete request; of two threads' calls, one after the other.
+
+        Raises DeviceError, as no CPU does, or HSError for pictures that are no numbers; warns with PromptCutWarning.
+        """
+        with self._turn():
+            return self._run(request)
+
+    def _run(self, request: Request) -> Result:
         start, shape = perf_counter(), self._loop_shape(request)
         given: TextEmbeddings | Conditioning | None = request.embeddings
         if not given:
@@ -214,19 +230,33 @@ class Session:
                 executor.encode(request.all_prompts)
             self._begin(executor.loop, request)
             schedule, times, region = denoise(executor.loop, request)
-            images, latents = executor.decode(), executor.latents()
+            latents = finite("the latents that the loop ended with", executor.latents())
+            images = executor.decode()
         except HSError:
             executors.drop(shape)
             raise
         return Result(
             images=images,
             latents=latents,
+            seeds=request.seeds,
             region=region.mask if region else None,
             grid=shape.grid,
             schedule=schedule,
             segments=tuple(times),
             seconds=perf_counter() - start,
         )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Engines and buffers serve one call at a time. Raises HSError for a call from a call's own callback."""
+        if self._caller == get_ident():
+            raise HSError("a session was called from its own callback", "call it afterwards")
+        with self._lock:
+            self._caller = get_ident()
+            try:
+                yield
+            finally:
+                self._caller = 0
 
     def _open_executors(self) -> Executors:
         """Opens every engine that stays open, the first time. Raises EngineLoadError."""

@@ -15,7 +15,7 @@ PUBLIC = {
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
 SESSION = {"bundle", "close", "cuts", "encode", "generate", "manifest", "open", "run", "warm_up"}
-RESULT = {"grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "segments"}
+RESULT = {"grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "seeds", "segments"}
 
 
 def unannounced_names(module: ModuleType) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import onnxruntime as ort
 
 from hsengines.backend import Binding, Engine, check_binding
 from hsengines.build import EngineFiles
+from hsengines.cores import usable_cores
 from hsengines.device import Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
 from hsengines.files import link_graph
@@ -167,8 +169,12 @@ def use_shared_pool(threads: int) -> None:
     cores taken. ONNX Runtime refuses sessions with a pool of their own once there is a shared one, so all use it.
     """
     global _pool_threads
+    usable = usable_cores()
+    if threads > usable:
+        warnings.warn(f"{threads} threads asked for, but this process may use {usable} cores", stacklevel=3)
     if _pool_threads is None:
-        ort.set_global_thread_pool_sizes(threads, 1)
+        # Of its own accord it takes the machine's cores, be they this process's or not.
+        ort.set_global_thread_pool_sizes(threads or (0 if usable == os.cpu_count() else usable), 1)
         _pool_threads = threads
     elif threads not in (0, _pool_threads):
         kept = _pool_threads or "all"

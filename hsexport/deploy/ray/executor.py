@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from hsengines.cores import usable_cores
 from hsengines.errors import HSError
 from hsexport.deploy.ray.ledger import Ledger, Task
 from hsruntime import Session
@@ -27,8 +27,8 @@ def gpus_of_each(manifest: Manifest, asked: float | None) -> float:
 
 
 def threads_of_each(replicas: int, asked: int) -> int:
-    """CPU threads: as asked; 0 shares this machine's cores out."""
-    return asked or max(1, (os.cpu_count() or 1) // replicas)
+    """CPU threads: as asked; 0 shares out the cores that this process may use."""
+    return asked or max(1, usable_cores() // replicas)
 
 
 class Executor:

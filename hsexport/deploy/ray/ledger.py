@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from hsengines.errors import HSError
-from hsengines.files import replace_file, replaced
+from hsengines.files import replace_file
 from hsexport.deploy.pictures import provenance
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
@@ -87,8 +87,7 @@ class Ledger:
     def write_done(self, task: Task, picture: np.ndarray, *, schedule: str, seconds: float, together: int) -> None:
         """The picture (H, W, 3) first, then the record that vouches for it."""
         file = self._file(task, "png")
-        with replaced(file) as part:
-            save_png(part, picture, provenance({**task.told, "schedule": schedule}))
+        save_png(file, picture, provenance({**task.told, "schedule": schedule}))
         done = {"schedule": schedule, "seconds": seconds, "together": together, "size_bytes": file.stat().st_size}
         self._write(task, {"status": "done", **done})
 

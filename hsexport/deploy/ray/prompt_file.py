@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from hsengines.errors import HSError
+
+LINE_END = re.compile(r"\r\n|\n|\r")
+"""What ends a line; other characters that Unicode breaks lines at may stand in a prompt."""
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,13 +40,23 @@ def read_prompts(file: Path) -> list[Line]:
     """Every line that is not blank; one that cannot be read says why. Raises HSError for the file as a whole."""
     if file.suffix not in (".txt", ".jsonl", ".csv"):
         raise HSError(f"'{file}' ends in '{file.suffix}', expected .txt, .jsonl or .csv", "name it so")
-    # A byte that is not UTF-8 must fail its own line, which `PictureOptions.completed` sees to, and not the job.
-    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    text = _text_of(file)
     read = {".txt": _plain, ".jsonl": _objects, ".csv": _table}[file.suffix]
     lines = [Line(index, *found) for index, found in enumerate(read(file, text))]
     if not lines:
         raise HSError(f"'{file}' holds no prompt", "write one a line")
     return lines
+
+
+def _text_of(file: Path) -> str:
+    """UTF-8, with or without the mark that Windows' programs begin it with, or UTF-16 with its mark."""
+    data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="surrogateescape")
+    if b"\0" in data:
+        raise HSError(f"'{file}' holds NUL bytes, as UTF-16 without its mark does", "save it as UTF-8")
+    # A byte that is not UTF-8 must fail its own line, which `PictureOptions.completed` sees to, and not the job.
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 _Found = tuple[int, str, Row | None, str]
@@ -61,7 +77,10 @@ def _objects(_: Path, text: str) -> Iterator[_Found]:
 
 
 def _table(file: Path, text: str) -> Iterator[_Found]:
-    table = csv.DictReader(text.splitlines(keepends=True), restkey="(beyond the header)")
+    header = LINE_END.split(text, maxsplit=1)[0]
+    # Excel writes semicolons where the comma is the decimal point.
+    delimiter = next((mark for mark in ",;\t" if "prompt" in next(csv.reader([header], delimiter=mark), ())), ",")
+    table = csv.DictReader(io.StringIO(text, newline=""), restkey="(beyond the header)", delimiter=delimiter)
     if "prompt" not in (table.fieldnames or ()):
         raise HSError(f"'{file}' has columns {table.fieldnames}, expected 'prompt'", "write a header in its first line")
     for cells in table:
@@ -74,6 +93,6 @@ def _table(file: Path, text: str) -> Iterator[_Found]:
 
 
 def _filled(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(LINE_END.split(text), 1):
         if line.strip():
             yield number, line.strip()

@@ -8,12 +8,13 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsengines.cores import usable_cores
 from hsexport.measure.bench.judge import DEMO_JUDGE, Judge
 from hsexport.measure.bench.report import MEANINGS, SCHEMA_VERSION, Report, bundle_facts, times_of
 from hsexport.measure.bench.rounds import Contender, Contestant, Round, Work, contenders_for, contestant, play
 from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Opinions, score, taking_part
 from hsexport.measure.blocks import today
-from hsexport.measure.machine import hardware, usable_cores, versions
+from hsexport.measure.machine import hardware, versions
 from hsexport.measure.prompts import Prompt, is_demo, prompts_for
 from hsexport.measure.turns import CONFIDENCE_PERCENT
 from hsexport.progress import Reporter

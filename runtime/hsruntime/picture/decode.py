@@ -8,7 +8,7 @@ import numpy as np
 
 from hsengines.backend import Engine
 from hsengines.device import Device, Tensor
-from hsengines.errors import ShapeError
+from hsengines.errors import HSError, ShapeError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import Latent
 from hsruntime.loop.buffers import LoopShape
@@ -54,8 +54,9 @@ class Decoder:
         ]
 
     def decode(self) -> np.ndarray:
-        """Pictures (B, H, W, 3) uint8."""
-        return picture_bytes(assembled(self._tiles, self._scale, self._shape, self._decoded))
+        """Pictures (B, H, W, 3) uint8. Raises HSError for what is no number, which would pass for black."""
+        decoded = assembled(self._tiles, self._scale, self._shape, self._decoded)
+        return picture_bytes(finite("the decoded pictures", decoded))
 
     def close(self) -> None:
         """Frees the bindings."""
@@ -76,6 +77,16 @@ def token_order(latent: Latent, grid: tuple[int, int]) -> np.ndarray:
     numbers = grid[0] * grid[1] * latent.token_width
     flat = np.arange(numbers, dtype=np.int32).reshape(1, -1, latent.token_width)
     return latents_from_tokens(flat, latent.patch_size, grid)[0]
+
+
+def finite(subject: str, array: np.ndarray) -> np.ndarray:
+    """The array itself. Raises HSError where it holds what is no number."""
+    if np.isfinite(array).all():
+        return array
+    raise HSError(
+        f"{subject} hold numbers that are not finite",
+        "ask for less guidance or another schedule; if every picture is so, verify the bundle and build it wider",
+    )
 
 
 def picture_bytes(decoded: np.ndarray) -> np.ndarray:

@@ -8,16 +8,27 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from hsengines.errors import HSError
+from hsengines.files import replaced
+
 GUTTER = 8
 LABEL_HEIGHT = 22
 
 
 def save_png(path: Path, picture: np.ndarray, recipe: dict[str, str]) -> None:
-    """Writes (H, W, 3) uint8 with `recipe` as text chunks; the same arguments give the same bytes."""
+    """Writes (H, W, 3) uint8 with `recipe` as text chunks; the same arguments give the same bytes.
+
+    A file of that name is replaced in one go, or stays what it was. Raises HSError.
+    """
     info = PngInfo()
     for key, value in recipe.items():
         info.add_itxt(key, value)
-    Image.fromarray(picture).save(path, format="PNG", pnginfo=info)
+    try:
+        with replaced(path) as part:
+            Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
+    except OSError as err:
+        told = f"'{path}' could not be written: {err.strerror or err}"
+        raise HSError(told, "free some space, or write elsewhere") from err
 
 
 def region_overlay(picture: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

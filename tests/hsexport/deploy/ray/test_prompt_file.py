@@ -37,3 +37,32 @@ def test_tables_are_read_by_their_header(tmp_path):
 def test_a_file_that_will_not_do_is_refused(tmp_path, name, data, words):
     with pytest.raises(HSError, match=words):
         read(tmp_path, name, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "red apple\nfox"),
+        ("a.csv", "prompt,seed\nred apple,\nfox,3\n"),
+        ("a.csv", "prompt;seed\nred apple;\nfox;3\n"),
+        ("a.csv", "prompt\tseed\nred apple\t\nfox\t3\n"),
+        ("a.jsonl", '{"prompt": "red apple"}\n{"prompt": "fox"}\n'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_what_other_programs_write_is_read(tmp_path, name, text, encoding, end):
+    lines = read(tmp_path, name, text.replace("\n", end).encode(encoding))
+    assert [line.row.prompt for line in lines] == ["red apple", "fox"]
+
+
+@pytest.mark.parametrize("mark", ["\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "red{}apple\nfox\n"), ("a.csv", "prompt\nred{}apple\nfox\n")])
+def test_only_line_ends_end_a_line(tmp_path, name, text, mark):
+    lines = read(tmp_path, name, text.format(mark).encode())
+    assert [line.row.prompt for line in lines] == [f"red{mark}apple", "fox"]
+
+
+def test_utf_16_without_its_mark_is_told(tmp_path):
+    with pytest.raises(HSError, match=r"NUL bytes.*save it as UTF-8"):
+        read(tmp_path, "a.txt", "fox".encode("utf-16-le"))
