@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +22,16 @@ SECONDS = click.FloatRange(0.1)
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 to be reached from elsewhere")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free one")
 @click.option("--api-key", envvar="HSEXPORT_API_KEY", show_envvar=True, help="what callers must send as a bearer token")
+@click.option("--allowed-host", "hosts", multiple=True, help="a name that callers know the server by; '*': any")
+@click.option("--cors-origin", "origins", multiple=True, help="a page elsewhere that browsers may ask from")
 @limit("--queue", type=click.IntRange(1), default=16, help="pictures that may wait; more get 429")
 @limit("--max-batch", type=click.IntRange(1), help="pictures drawn together; default: as built on a GPU, 1 on a CPU")
 @limit("--gather-ms", type=click.FloatRange(0), default=5, help="how long a batch that is not full waits")
 @limit("--timeout", type=SECONDS, default=120, help="seconds after which a picture is given up with 504")
 @limit("--max-body-kb", type=click.IntRange(1), default=256, help="largest request, KiB")
-@limit("--header-timeout", type=SECONDS, default=10, help="seconds in which a connection must send headers")
+@limit("--header-timeout", type=SECONDS, default=10, help="seconds in which each request's headers must come")
 @limit("--body-timeout", type=SECONDS, default=10, help="seconds in which a request's body must come")
-@limit("--max-connections", type=click.IntRange(1), default=256, help="more get 503")
+@limit("--max-connections", type=click.IntRange(1), default=256, help="beyond them the longest silent gives way")
 @limit("--drain-timeout", type=click.FloatRange(0), default=30, help="seconds to finish what waits after SIGTERM")
 @click.option(
     "--watch",
@@ -46,6 +49,8 @@ def serve(
     host: str,
     port: int,
     api_key: str | None,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
     queue: int,
     max_batch: int | None,
     gather_ms: float,
@@ -62,10 +67,15 @@ def serve(
 ) -> None:
     """Answer OpenAI's images API over HTTP, with a page to try it, health and metrics."""
     from hsexport.deploy.serve.app import HttpOptions
+    from hsexport.deploy.serve.limits import LOOPBACK
     from hsexport.deploy.serve.server import listen
     from hsexport.deploy.serve.server import serve as serve_until_told
     from hsexport.deploy.serve.service import Service, ServiceOptions
 
+    if api_key == "" or (api_key is None and os.environ.get("HSEXPORT_API_KEY") == ""):
+        raise click.BadParameter("an empty key would let everybody in; leave it out for that", param_hint="--api-key")
+    if api_key is None and host not in LOOPBACK:
+        click.echo(f"hsexport: warning: {host} is reached from elsewhere, and no --api-key is asked for", err=True)
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s: %(message)s")
     with listen(host, port) as sock:
         service = Service(
@@ -85,9 +95,13 @@ def serve(
         click.echo(f"hsexport: {bundle} is served at {where}", err=True)
         options = HttpOptions(
             api_key=api_key,
+            hosts=(host, *hosts),
+            origins=origins,
+            most_requests=max_connections,
             most_body_bytes=max_body_kb * 1024,
             header_seconds=header_timeout,
             body_seconds=body_timeout,
             drain_seconds=drain_timeout,
         )
-        serve_until_told(service, sock, options, most_connections=max_connections, log_level=log_level)
+        if not serve_until_told(service, sock, options, most_connections=max_connections, log_level=log_level):
+            raise SystemExit(1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from hsruntime.options import PictureOptions, schemas_of
 from hsruntime.request import SegmentTime
@@ -59,9 +59,28 @@ class ImagesRequest(_Options):
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100, description="quality of jpeg and webp")] = 95
+    quality: Annotated[Literal["auto", "standard"], Field(description="no other is offered")] = "auto"
+    background: Annotated[Literal["auto", "opaque"], Field(description="no other is offered")] = "auto"
+    moderation: Annotated[Literal["auto", "low"], Field(description="not looked at")] = "auto"
+    stream: Annotated[Literal[False], Field(description="whole pictures only")] = False
+    partial_images: Annotated[Literal[0], Field(description="whole pictures only")] = 0
     model: Annotated[str | None, Field(description="not looked at: one server has one bundle")] = None
     user: Annotated[str | None, Field(description="not looked at")] = None
     region: Annotated[bool, Field(description="also send each picture with the region marked")] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """OpenAI's clients write null for what is left to the server."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None or name == "prompt"}
+
+    @model_validator(mode="after")
+    def _seeds_can_be_asked_for(self) -> Self:
+        if self.seed is not None and self.seed + self.n - 1 > DIFFERS["seed"]["maximum"]:
+            raise ValueError(f"seed {self.seed} and the {self.n - 1} after it go beyond {DIFFERS['seed']['maximum']}")
+        return self
 
     def pictures(self) -> list[PictureOptions]:
         """What is asked for of each picture; seeds that are not given are drawn."""

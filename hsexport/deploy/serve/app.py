@@ -12,6 +12,7 @@ from importlib.resources import files
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware.cors import CORSMiddleware
 
 from hsexport import __version__
 from hsexport.deploy.serve import errors
@@ -25,8 +26,9 @@ from hsexport.deploy.serve.api import (
     Models,
 )
 from hsexport.deploy.serve.images import answer_of, drawn
-from hsexport.deploy.serve.limits import BodyLimits
+from hsexport.deploy.serve.limits import BodyLimits, Heads, Origins, RequestLimit
 from hsexport.deploy.serve.metrics import Measured
+from hsexport.deploy.serve.pages import page_headers, reference
 from hsexport.deploy.serve.service import Service
 from hsruntime.facts import size_text
 from hsruntime.schedule.presets import PRESETS
@@ -34,7 +36,9 @@ from hsruntime.schedule.presets import PRESETS
 GENERATIONS = "/v1/images/generations"
 FAULTS = {
     400: "what was asked for cannot be drawn",
+    404: "there is no such thing here",
     401: "the key is missing or wrong",
+    403: "the name or the page that it was asked by is not allowed",
     408: "the body did not come in time",
     413: "the body is too large",
     415: "the body is not JSON",
@@ -52,9 +56,15 @@ class HttpOptions:
     api_key: str | None = None
     most_body_bytes: int = 256 * 1024
     header_seconds: float = 10
-    """How long a connection may take to its first request's headers."""
+    """How long a connection may take to each request's headers, and to read what is sent."""
     body_seconds: float = 10
     drain_seconds: float = 30
+    most_requests: int = 256
+    """At work at a time; more get 503."""
+    hosts: tuple[str, ...] = ()
+    """Names that the server goes by, beside those of loopback and addresses; "*" for any."""
+    origins: tuple[str, ...] = ()
+    """Pages elsewhere that browsers may ask from."""
 
 
 def make_app(service: Service, options: HttpOptions) -> FastAPI:
@@ -66,10 +76,15 @@ def make_app(service: Service, options: HttpOptions) -> FastAPI:
         yield
         await asyncio.to_thread(service.close, options.drain_seconds)
 
-    app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.add_middleware(BodyLimits, most_bytes=options.most_body_bytes, seconds=options.body_seconds)
     app.add_middleware(Measured, metrics=service.metrics, path=GENERATIONS)
+    app.add_middleware(RequestLimit, most=options.most_requests)
+    app.add_middleware(Heads)
+    if options.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=options.origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(Origins, hosts=options.hosts, origins=options.origins)
     errors.register(app)
     _add_state(app, service)
     _add_api(app, service, options)
@@ -101,9 +116,11 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
     def check_key(request: Request) -> None:
         """Compares in constant time."""
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if options.api_key and not secrets.compare_digest(given.encode(), options.api_key.encode()):
-            raise HTTPException(401, "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = secrets.compare_digest(given.strip().encode("latin-1"), (options.api_key or "").encode())
+        if options.api_key and not (right and scheme.lower() == "bearer"):
+            told = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
+            raise HTTPException(401, told, {"www-authenticate": "Bearer"})
 
     keyed = [Depends(check_key)]
 
@@ -112,13 +129,19 @@ def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
         """Draws pictures."""
         orders = asked.pictures()
         pictures = await drawn(service, orders, request)
-        cuts = service.cuts([asked.prompt, asked.negative_prompt])
-        return await asyncio.to_thread(answer_of, asked, orders, pictures, cuts)
+        return await asyncio.to_thread(answer_of, asked, orders, pictures, service.cuts)
 
     @app.get("/v1/models", dependencies=keyed, responses=_faults(401))
     async def models() -> Models:
         """The bundle, as OpenAI's clients list models."""
         return Models(data=[Model(id=service.path.name)])
+
+    @app.get("/v1/models/{name}", dependencies=keyed, responses=_faults(401, 404))
+    async def model(name: str) -> Model:
+        """The bundle, by its name."""
+        if name != service.path.name:
+            raise HTTPException(404, f"there is no model {name!r}, only {service.path.name!r}")
+        return Model(id=name)
 
     @app.get("/v1/bundle", dependencies=keyed, responses=_faults(401))
     async def bundle() -> BundleFacts:
@@ -128,11 +151,18 @@ def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
 
 def _add_page(app: FastAPI) -> None:
     page = files("hsexport.deploy.serve").joinpath("page.html").read_text("utf-8")
+    headers = page_headers(page)
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def try_it() -> str:
+    @app.get("/", include_in_schema=False)
+    async def try_it() -> HTMLResponse:
         """A page to try it in."""
-        return page
+        return HTMLResponse(page, headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """What may be asked for."""
+        text = reference(app.openapi())
+        return HTMLResponse(text, headers=page_headers(text))
 
 
 def _facts(service: Service) -> BundleFacts:

@@ -17,7 +17,13 @@ from hsruntime.schedule.schedule import ScheduleError
 
 log = logging.getLogger("hsexport.deploy.serve")
 
-TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "unavailable_error", 504: "timeout_error"}
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "unavailable_error",
+    504: "timeout_error",
+}
 RETRY_AFTER = {"retry-after": "1"}
 
 

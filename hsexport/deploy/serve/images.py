@@ -6,7 +6,7 @@ import asyncio
 import io
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from fastapi import HTTPException, Request
@@ -14,7 +14,7 @@ from PIL import Image
 
 from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, Provenance
 from hsexport.deploy.serve.service import Service
-from hsexport.deploy.serve.waiting import Drawn, Job
+from hsexport.deploy.serve.waiting import STOPPED, Drawn, Job
 from hsexport.deploy.serve.worker import AbandonedError
 from hsruntime.facts import size_text
 from hsruntime.options import PictureOptions
@@ -31,24 +31,39 @@ async def drawn(service: Service, orders: Sequence[PictureOptions], client: Requ
     Raises what `Service.submit` raises, HTTPException (504, 499), or what drawing failed with.
     """
     jobs = await asyncio.to_thread(service.submit, orders)
-    answers = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+    futures = [asyncio.wrap_future(job.future) for job in jobs]
+    for future in futures:
+        future.add_done_callback(_retrieved)
     try:
-        while not answers.done():
-            await asyncio.wait([answers], timeout=LOOK_FOR_CLIENT_SECONDS)
-            if answers.done():
+        while waited_for := [future for future in futures if not future.done()]:
+            done, _ = await asyncio.wait(waited_for, timeout=LOOK_FOR_CLIENT_SECONDS, return_when="FIRST_EXCEPTION")
+            if any(future.cancelled() or future.exception() for future in done):
+                break
+            if len(done) == len(waited_for):
                 break
             if await client.is_disconnected():
                 raise HTTPException(CLIENT_GONE, "the caller is gone")
             if _late(jobs):
                 raise _too_late(service)
-        return answers.result()
+        for failed in (future for future in futures if future.done()):
+            failed.result()
+        return [future.result() for future in futures]
     except (AbandonedError, asyncio.CancelledError):
         if _late(jobs):
             raise _too_late(service) from None
+        if not service.ready:
+            raise STOPPED from None
         raise
     finally:
-        answers.cancel()
+        for future in futures:
+            future.cancel()
         service.abandon(jobs)
+
+
+def _retrieved(future: asyncio.Future[Drawn]) -> None:
+    """What a picture failed with after its caller had gone is nobody's news."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _late(jobs: list[Job]) -> bool:
@@ -60,8 +75,15 @@ def _too_late(service: Service) -> HTTPException:
     return HTTPException(504, f"the pictures were not there within {seconds:g} s; ask for fewer, or later")
 
 
+Cuts = Callable[[list[str]], list[str]]
+"""What the text encoders do not see of prompts."""
+
+
 def answer_of(
-    asked: ImagesRequest, orders: Sequence[PictureOptions], pictures: Sequence[Drawn], cuts: list[str]
+    asked: ImagesRequest,
+    orders: Sequence[PictureOptions],
+    pictures: Sequence[Drawn],
+    cuts: Callable[[list[str]], list[str]],
 ) -> ImagesResponse:
     """Encodes; to be called off the event loop."""
     last = pictures[-1]
@@ -76,7 +98,7 @@ def answer_of(
             segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
-            warnings=cuts,
+            warnings=cuts([asked.prompt, asked.negative_prompt or ""]),
         ),
     )
 

@@ -48,6 +48,7 @@ class Service:
         self.path = path
         self.options = options
         bundle = open_bundle(path)
+        bundle.check_identity(options.session.identity)
         self._most_together = most_together(bundle.manifest, options.max_batch)
         self._waiting = Waiting(options.queue, self._most_together, options.gather_seconds)
         self.metrics = Metrics(lambda: len(self._waiting))
@@ -55,7 +56,7 @@ class Service:
         self._draining = False
         self._watch: BundleWatch | None = None
         if options.watch_seconds:
-            self._watch = BundleWatch(path, bundle.manifest, self._session_of, self._take_up)
+            self._watch = BundleWatch(path, bundle.manifest, self._session_of, self._take_up, self._refuse)
 
     def start(self) -> None:
         """Begins to draw, and to look after the bundle."""
@@ -68,8 +69,21 @@ class Service:
         if self._watch:
             self._watch.stop()
         self._waiting.stop()
-        if not self._worker.join(seconds):
-            log.warning("pictures were still being drawn after %.0f s", seconds)
+        if self._worker.join(seconds):
+            return
+        self.give_up()
+        if not self._worker.join(1):
+            log.warning("a picture was still being drawn after %.0f s", seconds)
+
+    def give_up(self) -> None:
+        """Ends what is not drawn yet, waiting or begun: whoever waits hears StoppingError."""
+        self._draining = True
+        self._waiting.give_up()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether pictures that were taken on were not drawn to their end."""
+        return self._waiting.lost > 0
 
     def drain(self) -> None:
         """From now on not ready, and nothing new is taken."""
@@ -122,6 +136,9 @@ class Service:
                 session.close()
                 raise
         return session
+
+    def _refuse(self) -> None:
+        self.metrics.reloads.labels("refused").inc()
 
     def _take_up(self, session: Session) -> None:
         self._worker.replace(session)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition
 from time import monotonic
@@ -21,6 +22,9 @@ class QueueFullError(HSError):
 
 class StoppingError(HSError):
     """The server finishes what it has and takes nothing new."""
+
+
+STOPPED = StoppingError("the server is shutting down and gave this picture up", "ask another one, or this one later")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Waiting:
         self._jobs: list[Job] = []
         self._changed = Condition()
         self._stopping = False
+        self.given_up = False
+        """What is being drawn is to end, too."""
+        self.lost = 0
+        """Pictures that were given up."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -95,6 +103,21 @@ class Waiting:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+
+    def give_up(self) -> None:
+        """Takes nothing new, and answers those that wait with StoppingError."""
+        with self._changed:
+            self._stopping = self.given_up = True
+            jobs, self._jobs = self._jobs, []
+            for job in jobs:
+                self.fail(job, STOPPED)
+            self._changed.notify_all()
+
+    def fail(self, job: Job, err: Exception) -> None:
+        """Answers a job that is not drawn; one that nobody waits for any more needs no answer."""
+        self.lost += isinstance(err, StoppingError)
+        with suppress(InvalidStateError):
+            job.future.set_exception(err)
 
     @property
     def ended(self) -> bool:

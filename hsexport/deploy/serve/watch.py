@@ -24,11 +24,13 @@ class BundleWatch:
         at_work: Manifest,
         open_session: Callable[[Bundle], Session],
         hand_over: Callable[[Session], None],
+        refused: Callable[[], None],
     ) -> None:
-        """hand_over: gets a session of whole, checked files."""
+        """hand_over: gets a session of whole, checked files. refused: hears of each bundle that cannot be taken up."""
         self._path = path
         self._open_session = open_session
         self._hand_over = hand_over
+        self._refused = refused
         self._at_work = at_work
         self._complaint = ""
         self._stopped = Event()
@@ -49,9 +51,12 @@ class BundleWatch:
         while not self._stopped.wait(every_seconds):
             try:
                 self._look_once()
-            except (HSError, OSError) as err:
+            except (
+                Exception
+            ) as err:  # two bundles may need more memory than there is, and libraries raise what they like
                 # Half copied, or broken: the one at work goes on, and the next look tries again.
-                self._complain(f"{self._path} has changed, and what lies there cannot be used: {err}")
+                told = str(err) if isinstance(err, HSError | OSError) else f"{type(err).__name__}: {err}"
+                self._complain(f"{self._path} has changed, and what lies there cannot be used: {told}")
 
     def _look_once(self) -> None:
         if read_manifest(self._path) == self._at_work:
@@ -66,5 +71,6 @@ class BundleWatch:
 
     def _complain(self, words: str) -> None:
         if words != self._complaint:
+            self._refused()
             log.warning("%s; the bundle that was opened goes on", words)
         self._complaint = words

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import Thread
 from time import monotonic
 
-from hsexport.deploy.serve.waiting import Drawn, Job, Waiting
+from hsexport.deploy.serve.waiting import STOPPED, Drawn, Job, Waiting
 from hsruntime import Session
 from hsruntime.batching import merged, parted
 from hsruntime.request import Progress, Result
@@ -71,6 +71,8 @@ class Worker:
         begun = monotonic()
 
         def after_step(_: Progress) -> None:
+            if self._waiting.given_up:
+                raise STOPPED
             if all(job.unwanted for job in jobs):
                 raise AbandonedError
 
@@ -80,14 +82,10 @@ class Worker:
                 warnings.simplefilter("ignore", PromptCutWarning)
                 result = self.session.run(merged(requests, after_step))
         except Exception as err:  # whatever it is, those who wait must hear of it, and the next batch is drawn
-            _fail(jobs, err)
+            for job in jobs:
+                self._waiting.fail(job, err)
         else:
             waits = [begun - job.queued for job in jobs]
             self._observe(waits, result)
             for job, mine, waited in zip(jobs, parted(result, requests), waits, strict=True):
                 job.future.set_result(Drawn(mine, waited, len(jobs)))
-
-
-def _fail(jobs: list[Job], err: Exception) -> None:
-    for job in jobs:
-        job.future.set_exception(err)

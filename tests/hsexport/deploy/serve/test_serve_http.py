@@ -124,7 +124,7 @@ def test_a_large_body_is_413_with_and_without_its_length(server):
 
 def test_a_body_that_does_not_come_is_408(server):
     with connected(server) as client:
-        client.sendall(b"POST /v1/images/generations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n")
+        client.sendall(b"POST /v1/images/generations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n")
         client.sendall(b'content-length: 100\r\n\r\n{"prompt":')
         assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
 
@@ -138,7 +138,7 @@ def test_a_caller_who_hangs_up_frees_the_place(server):
     drawn = server.metric("hsexport_pictures_total")
     with connected(server) as client:
         body = b'{"prompt": "red", "schedule": "large:999"}'
-        head = f"POST {GENERATIONS} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        head = f"POST {GENERATIONS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         time.sleep(0.1)
     assert server.ask("red", schedule=HYBRID).status_code == 200
