@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from hsengines.errors import as_text
 from hsexport.interrupts import check
 
 PACE_AFTER_SECONDS = 2
@@ -17,9 +20,18 @@ LINE_EVERY_SECONDS = 10
 LOG_WIDTH = 180
 
 
+class PlainConsole(Console):
+    """A console to which every string is text: no markup, no emoji, no control characters."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """As rich has it, without what rich would read into it."""
+        plain = "\n".join(map(as_text, text.split("\n")))
+        return super().render_str(plain, **{**settings, "markup": False, "emoji": False, "highlight": False})
+
+
 def tables_console() -> Console:
     """Stdout, for tables: as wide as the terminal or, in a log, as wide as they need."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    return PlainConsole(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 class BuildReport:
@@ -70,7 +82,7 @@ class BuildReport:
         check()
         self._begun = perf_counter()
         if self._task is not None:
-            self._progress.update(self._task, item=f"{item}  [dim]{note[:80]}")
+            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]{escape(as_text(note[:80]))}")
         elif note:
             self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True, markup=False)
 
@@ -79,7 +91,7 @@ class BuildReport:
         check()
         told = f"{done:,} of {total:,} {phase[:60]}{self._pace_of(item, phase, done, total)}"
         if self._task is not None:
-            self._progress.update(self._task, item=f"{item}  [dim]{told}")
+            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]{escape(as_text(told))}")
         elif perf_counter() - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = perf_counter()
             self._console.print(f"{self._stage}: {item}: {told}", soft_wrap=True, markup=False)
@@ -97,19 +109,19 @@ class BuildReport:
 
     def warn(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(f"hsexport: warning: {text}", soft_wrap=True, markup=False)
+        self._console.print(f"hsexport: warning: {as_text(text)}", soft_wrap=True, markup=False)
 
     def wait(self, item: str) -> None:
         """Says that another build is at it."""
         if self._task is not None:
-            self._progress.update(self._task, item=f"{item}  [dim]waiting for another build of it")
+            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]waiting for another build of it")
         else:
             self._console.print(f"{self._stage}: {item}: waiting for another build of it", soft_wrap=True, markup=False)
 
     def end(self, item: str, note: str = "") -> None:
         """Counts an item."""
         if self._task is not None:
-            self._progress.update(self._task, advance=1, item=f"{item}  [dim]{note}")
+            self._progress.update(self._task, advance=1, item=f"{escape(as_text(item))}  [dim]{escape(as_text(note))}")
         elif self._stage != "pack":
             seconds = perf_counter() - self._begun
             self._console.print(f"{self._stage}: {item} done in {seconds:.1f} s {note}".rstrip(), markup=False)

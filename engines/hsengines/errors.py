@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 
+def as_text(text: str) -> str:
+    r"""Text out of files and from callers without its control characters, which terminals obey: written as \x1b."""
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 class HSError(Exception):
     """A fault told in one line: subject, what was found, what was expected; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = as_text(message), as_text(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message

@@ -106,7 +106,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     with told_by_folder(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise PairError(
             f"{folder} holds a {type(tokenizer).__name__}, which cannot be written as a tokenizer.json",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from hsengines.errors import HSError
+from hsengines.errors import HSError, as_text
 from hsexport import interrupts
 
 COMMANDS = {
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"hsexport: {message}", file=sys.stderr)
+    print(f"hsexport: {as_text(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.options import picture_options, session_options
+from hsexport.report import PlainConsole
 
 if TYPE_CHECKING:
     from hsruntime.options import PictureOptions, SessionOptions
@@ -51,7 +52,7 @@ def run(
     check_writable(out, *([region] if region else []))
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
-    console = Console(stderr=True, highlight=False)
+    console = PlainConsole(stderr=True, highlight=False)
     with Session(open_bundle(bundle), session) as opened, _progress(console) as progress:
         asked = structs.replace(picture, prompt=list(prompt))
         request = asked.completed(opened.manifest, callback=_step_shower(progress))

@@ -8,7 +8,6 @@ from math import isfinite
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from hsengines.errors import HSError
@@ -18,7 +17,7 @@ from hsexport.build.verify.compare import Comparison
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.build_options import lora
 from hsexport.cli.command import bundle_argument, command, json_option
-from hsexport.report import BuildReport
+from hsexport.report import BuildReport, PlainConsole
 from hsruntime.bundle.reader import open_bundle
 
 
@@ -53,7 +52,7 @@ def _record(comparison: Comparison) -> dict[str, object]:
 
 
 def _print(result: Verification) -> None:
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     table = Table("engine", "against", "largest error", "tolerance", "", box=None)
     for c in result.comparisons:
         verdict = "[green]ok" if c.passed else "[red]fails"

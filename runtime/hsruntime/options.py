@@ -6,8 +6,9 @@ words from `schemas_of`, or are held to it by a test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.request import (
     Callback,
     Request,
+    RequestError,
     check_alone,
     check_batch,
     checked_embeddings,
@@ -33,6 +35,7 @@ from hsruntime.text.encode import TextEmbeddings
 
 Count = Annotated[int, Meta(ge=0)]
 Side = Annotated[int, Meta(ge=1)]
+MOST_THREADS = 4096
 
 
 OF_EACH = ("prompt", "negative_prompt", "seed")
@@ -120,6 +123,16 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     shapes_kept: Annotated[Side, Meta(description="for how many shapes and step counts loops stay bound")] = 4
     identity: Annotated[str, Meta(description="open only the bundle of this identity, as inspect shows it")] = ""
+
+    def checked(self) -> Self:
+        """Itself. Raises RequestError for a number that stands for nothing."""
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise RequestError(f"threads {self.threads} lies outside 0..{MOST_THREADS}", "0 takes all cores")
+        if self.shapes_kept < 1:
+            raise RequestError(f"shapes_kept {self.shapes_kept} keeps none", "keep 1 or more")
+        if self.memory_cap_mb is not None and not 0 <= self.memory_cap_mb < math.inf:  # false for nan as well
+            raise RequestError(f"memory_cap_mb {self.memory_cap_mb} is no amount of memory", "give MiB above 0")
+        return self
 
 
 def schemas_of(record: type[Struct]) -> dict[str, dict[str, Any]]:

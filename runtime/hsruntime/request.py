@@ -21,6 +21,8 @@ from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST_SCALE = 1000
 """Of guidance; beyond it pictures are noise, and far beyond it no numbers."""
+LONGEST_PROMPT = 100_000
+"""In characters, of which text encoders see some hundred words."""
 LARGEST_LATENT = 10_000
 """Noise lies within 6 or so, what the loop leaves within some dozens."""
 
@@ -187,6 +189,8 @@ def _check_texts(subject: str, texts: list[str]) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise RequestError(f"{subject} is a {type(text).__name__}, expected str")
+        if len(text) > LONGEST_PROMPT:
+            raise RequestError(f"{subject} has {len(text)} characters, at most {LONGEST_PROMPT} are read", "shorten it")
         try:
             text.encode()
         except UnicodeEncodeError as err:  # lone surrogates: Python's stand-ins for bytes that it could not decode

@@ -43,7 +43,7 @@ class Session:
         self, bundle: Bundle, options: SessionOptions | None = None, *, backend: Backend | None = None
     ) -> None:
         """As `open`, of a bundle that is open."""
-        options = options or SessionOptions()
+        options = (options or SessionOptions()).checked()
         bundle.check_identity(options.identity)
         self._lock, self._caller = Lock(), 0
         self.bundle = bundle

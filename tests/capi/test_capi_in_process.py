@@ -166,6 +166,30 @@ def test_missing_bundle_is_told(lib, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"threads": -1}, "threads -1 lies outside"),
+        ({"threads": 2**31 - 1}, "lies outside"),
+        ({"memory_cap_mb": float("nan")}, "is no amount of memory"),
+        ({"memory_cap_mb": -1.0}, "is no amount of memory"),
+        ({"vae_tile": -8}, "vae_tile -8"),
+        ({"identity": b"0" * 64}, "has identity"),
+    ],
+)
+def test_bad_option_is_a_status_and_a_line(lib, tiny_bundle, fields, words):
+    handle, options = c.c_void_p(), t.OpenOptions(c.sizeof(t.OpenOptions), flags=1)
+    for name, value in fields.items():
+        setattr(options, name, value)
+    status = lib.hsr_open(str(tiny_bundle).encode(), options, c.byref(handle))
+    assert status in (t.REQUEST, t.BUNDLE) and not handle
+    assert words in lib.hsr_last_error().decode()
+
+
+def test_prompt_without_end_is_refused_at_once(lib, handle):
+    assert refused(lib, handle, t.request_for(b"a " * 2**25))[0] == t.REQUEST
+
+
+@pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
         ({"width": 17}, t.REQUEST, "width 17 is not a multiple of"),
@@ -173,6 +197,11 @@ def test_missing_bundle_is_told(lib, tmp_path):
         ({"schedule": b"\xff"}, t.REQUEST, "a schedule is not UTF-8"),
         ({"struct_size": 3}, t.ARGUMENT, "hsr_request's struct_size is 3, expected 128"),
         ({"prompt_count": 0}, t.REQUEST, "neither a prompt nor embeddings"),
+        ({"prompt_count": 2**40}, t.ARGUMENT, "prompts's count is 1099511627776, more than"),
+        ({"seed_count": 2**60}, t.ARGUMENT, "seeds's count is"),
+        ({"embedding_count": 2**60}, t.ARGUMENT, "embeddings"),
+        ({"guidance_scale": float("nan")}, t.REQUEST, "not a finite number"),
+        ({"guidance_scale": 1e30}, t.REQUEST, "lies outside"),
     ],
 )
 def test_bad_request_is_a_status_and_a_line(lib, handle, fields, status, words):

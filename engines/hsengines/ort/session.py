@@ -17,6 +17,7 @@ from hsengines.cores import usable_cores
 from hsengines.device import Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
 from hsengines.files import link_graph
+from hsengines.ort.screening import screen
 from hsengines.spec import EngineSpec, TensorSpec
 
 NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
@@ -48,6 +49,7 @@ def open_session(
 
 def open_unchecked(engine: Path, options: ort.SessionOptions, providers: Sequence[Provider]) -> ort.InferenceSession:
     """Opens any ONNX file. Raises EngineLoadError, DeviceMemoryError if the weights find no room."""
+    screen(engine)
     try:
         # Its fallback would print to stdout and try again on the CPU.
         return ort.InferenceSession(str(engine), options, providers=list(providers), enable_fallback=0)

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hsengines.errors import HSError, ShapeError
+from hsengines.errors import HSError, ShapeError, as_text
 from hsexport.deploy.serve.api import ErrorBody, ErrorResponse
 from hsexport.deploy.serve.waiting import QueueFullError, StoppingError
 from hsruntime.request import RequestError
@@ -41,7 +41,7 @@ def error_response(
 ) -> JSONResponse:
     """`message` as OpenAI's clients look for it."""
     # A lone surrogate out of somebody's JSON cannot be sent as UTF-8.
-    told = message.encode("utf-8", "backslashreplace").decode()
+    told = as_text(message)
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     body = ErrorResponse(error=ErrorBody(message=told, type=kind, param=param, code=None))
     again = RETRY_AFTER if status in (429, 503) else {}

@@ -46,7 +46,20 @@ Ref tuple(std::initializer_list<PyObject *> owned) {
     return result;
 }
 
+namespace {
+
+constexpr size_t kMostPictures = 65536;  // far beyond any bundle's batch, and an allocation that fails nowhere
+
+void check_count(size_t count, const char *name) {
+    if (count > kMostPictures)
+        throw Failure{HSR_ERROR_ARGUMENT, std::string(name) + "'s count is " + std::to_string(count) + ", more than " +
+                                              std::to_string(kMostPictures)};
+}
+
+}  // namespace
+
 Ref byte_strings(const char *const *texts, size_t count, const char *name) {
+    check_count(count, name);
     if (count && !texts) throw Failure{HSR_ERROR_ARGUMENT, std::string(name) + " is NULL, its count is not 0"};
     Ref result = checked(py.PyTuple_New(static_cast<std::ptrdiff_t>(count)));
     for (size_t i = 0; i < count; ++i) {
@@ -57,6 +70,7 @@ Ref byte_strings(const char *const *texts, size_t count, const char *name) {
 }
 
 Ref seeds(const uint64_t *values, size_t count) {
+    check_count(count, "seeds");
     if (count && !values) throw Failure{HSR_ERROR_ARGUMENT, "seeds is NULL, its count is not 0"};
     Ref result = checked(py.PyTuple_New(static_cast<std::ptrdiff_t>(count)));
     for (size_t i = 0; i < count; ++i)

@@ -55,6 +55,8 @@ Options text_options(const hsr_request &request) {
 Ref embeddings_of(const hsr_request &request) {
     if (request.embedding_count && !request.embeddings)
         throw Failure{HSR_ERROR_ARGUMENT, "embeddings is NULL, its count is not 0"};
+    if (request.embedding_count > 4096)
+        throw Failure{HSR_ERROR_ARGUMENT, "embeddings' count is " + std::to_string(request.embedding_count)};
     Ref all = checked(py.PyTuple_New(static_cast<std::ptrdiff_t>(request.embedding_count)));
     for (size_t i = 0; i < request.embedding_count; ++i) {
         const hsr_embedding &each = request.embeddings[i];

@@ -11,6 +11,9 @@ import numpy as np
 
 from hsruntime.bundle.manifest import BundleError
 
+MOST_BYTES = 2**31
+"""Of all arrays of a golden together, unpacked."""
+
 
 def save_golden(path: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
     """Writes an uncompressed npz with members in/<name> and out/<name>; the same arrays give the same bytes."""
@@ -33,6 +36,10 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, Runt
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        size_bytes = sum(member.file_size for member in archive.infolist())
+    if size_bytes > MOST_BYTES:
+        raise ValueError(f"its arrays would take {size_bytes} bytes, allowed are {MOST_BYTES}")
     with path.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as archive:
         members = {name: archive[name] for name in archive.files}
     for name, member in members.items():

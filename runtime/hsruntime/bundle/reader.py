@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,10 @@ _PATH = re.compile(rf"{_PART}(?:/{_PART})*")
 _MANIFEST_LIMIT_BYTES = 16 * 2**20
 _DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"
 _FOREIGN = "the bundle was not written by hsexport; build it again"
+
+
+class OpenToAllWarning(UserWarning):
+    """A bundle's file that users other than its owner and group may write."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,18 @@ def _sizes_on_disk(root: Path) -> Iterator[tuple[str, int]]:
                 elif not entry.is_file(follow_symlinks=False):
                     kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a directory"
                     raise BundleError(f"{relative!r} is {kind}, a bundle holds plain files only", _DAMAGED)
-                elif relative != MANIFEST_NAME:
-                    yield relative, entry.stat(follow_symlinks=False).st_size
+                else:
+                    found = entry.stat(follow_symlinks=False)
+                    _warn_of_writers(entry.path, found.st_mode)
+                    if relative != MANIFEST_NAME:
+                        yield relative, found.st_size
+
+
+def _warn_of_writers(path: str, mode: int) -> None:
+    """Files are mapped: whoever cuts one short while it is in use ends the process that uses it, without a word."""
+    if os.name == "posix" and mode & stat.S_IWOTH:
+        told = f"{path} may be written by every user, who could end this process: chmod o-w"
+        warnings.warn(told, OpenToAllWarning, stacklevel=2)
 
 
 def _check_sizes(records: Iterable[FileRecord], found: dict[str, int]) -> None:

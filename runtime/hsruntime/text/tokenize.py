@@ -43,7 +43,15 @@ class PromptTokenizer:
         return prompt[max((end for _, end in kept), default=0) :].strip(), len(whole.ids)
 
 
+MOST_BYTES = 128 * 2**20
+"""Of a tokenizer's file; the largest in use have some 20 MB."""
+
+
 def _tokenizer_from_file(path: Path) -> Tokenizer:
+    size_bytes = path.stat().st_size if path.is_file() else 0
+    if size_bytes > MOST_BYTES:
+        told = f"tokenizer '{path}' has {size_bytes} bytes, allowed are {MOST_BYTES}"
+        raise BundleError(told, "the bundle was not written by hsexport; build it again")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as err:  # tokenizers raises Exception itself

@@ -209,3 +209,17 @@ def test_facts_that_no_bundle_can_hold_are_told_before_the_build(pair, tmp_path)
     request = BuildRequest(large=large, small=small, out=tmp_path / "b", cache=tmp_path / "c", guidance_scale=1e30)
     with pytest.raises(RecipeError, match="guidance"):
         recipe_for(request)
+
+
+def test_code_that_a_tokenizer_brings_is_not_run_and_nobody_is_asked(hsexport, pair, tmp_path):
+    large, small = pair
+    marker = tmp_path / "ran"
+    folder = large / "tokenizer"
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}, tokenizer_class="Evil")
+    done = hsexport(
+        "build", "--large", large, "--small", small, "--out", tmp_path / "b", "--cache", tmp_path / "c", input="y\n" * 9
+    )
+    assert not marker.exists()
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
