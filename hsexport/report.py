@@ -82,7 +82,7 @@ class BuildReport:
         check()
         self._begun = perf_counter()
         if self._task is not None:
-            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]{escape(as_text(note[:80]))}")
+            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]{escape(as_text(note))}")
         elif note:
             self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True, markup=False)
 

@@ -34,6 +34,12 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     schedule = resolve_schedule(request.schedule, request.steps, DEFAULT_STEPS)
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
+    levels = family.sigmas(pair).levels
+    if schedule.steps > levels:
+        raise RecipeError(
+            f"--schedule has {schedule.steps} steps, the pair was trained on {levels} noise levels",
+            f"ask for {levels} steps or fewer",
+        )
     adapters = {member.role: _adapters(member, request) for member in (pair.large, pair.small)}
 
     def transformer(member: Member) -> Transformer:

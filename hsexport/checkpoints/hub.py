@@ -137,7 +137,7 @@ def fetched(hub_id: str, role: str, parts: Collection[str], without: Collection[
         ) from err
     except RepositoryNotFoundError as err:
         raise PairError(
-            f"{role} '{hub_id}' is neither a local directory nor a repository of the hub that this account can see",
+            f"{role} '{hub_id}' is no directory or file here, nor a repository of the hub that this account can see",
             f"check the name, run hf auth login for a private one, or give a directory: --{role} PATH",
         ) from err
     except (HTTPError, HFValidationError, SafetensorsParsingError, OSError) as err:

@@ -86,6 +86,9 @@ def find_weights(component: Path) -> tuple[tuple[Path, ...], Path | None]:
             f"{component} holds only pickled weights ({pickles[0]}), expected safetensors; pickles are not read",
             "convert: load it with from_pretrained(..., use_safetensors=False), then save_pretrained(DIR)",
         )
+    if shards := sorted(component.glob("*-of-*.safetensors")):
+        told = f"{component} holds shards ({shards[0].name}) without the index that names their tensors"
+        raise PairError(told, "download or save the file *.safetensors.index.json, too")
     raise PairError(f"{component} holds no weights: found no *.safetensors", AGAIN)
 
 
@@ -113,6 +116,9 @@ def read_headers(component: Path) -> dict[str, TensorHeader]:
     for name, file in weight_map(index).items() if index else ():
         if name not in headers:
             raise PairError(f"{index} places tensor {name} in {file}, which does not hold it", AGAIN)
+    for header in headers.values():
+        if header.dtype.startswith("F8"):
+            raise PairError(f"{header.file}: tensor {header.name} is {header.dtype}", ORIGINAL)
     return headers
 
 

@@ -99,5 +99,5 @@ def _print(report: Report, files: list[Path]) -> None:
     for sentence in headline(report):
         console.print(sentence, markup=False)
     for note in report.notes:
-        console.print(f"[dim]{note}")
+        console.print(note, style="dim")
     console.print(f"wrote {', '.join(map(str, files))}", soft_wrap=True, markup=False)

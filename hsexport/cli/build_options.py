@@ -29,7 +29,7 @@ def adapter_from_text(text: str) -> AdapterRequest:
     if not mark or role not in ("large", "small"):
         role, rest = "large", text
     file, colon, scale = rest.rpartition(":")
-    if not colon:
+    if not colon or Path(rest).expanduser().is_file():
         file, scale = rest, "1"
     try:
         value = float(scale)

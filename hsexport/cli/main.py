@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
 from hsengines.errors import HSError, as_text
-from hsexport import interrupts
+from hsexport import __version__, interrupts
 
 COMMANDS = {
     "plan": "Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time.",
@@ -80,8 +82,9 @@ class Commands(click.Group):
     commands={name: click.Command(name, help=line) for name, line in COMMANDS.items()},
     subcommand_metavar="COMMAND [ARGS]...",
     invoke_without_command=True,
-    context_settings={"show_default": True},
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
 )
+@click.version_option(__version__, prog_name="hsexport")
 @click.pass_context
 def app(ctx: click.Context) -> None:
     """Builds bundles of engines from pairs of diffusion transformers, and makes pictures with them."""
@@ -93,6 +96,8 @@ def app(ctx: click.Context) -> None:
 def main() -> None:
     """Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong usage, 130 interrupted."""
     interrupts.listen()
+    if sys.stdout is None:  # closed by the shell: nobody reads what is printed
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         app(prog_name="hsexport")
     except HSError as err:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hsexport.plan.plan import Plan
 from hsruntime.facts import size_text
@@ -38,7 +39,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     for line in _picture(plan):
         console.print(line)
     for shortfall in plan.shortfalls:
-        console.print(f"[red]no room[/]: {shortfall}; {' or '.join(shortfall.hints)}", soft_wrap=True)
+        told = f": {shortfall}; {' or '.join(shortfall.hints)}"
+        console.print(Text.assemble(("no room", "red"), told), soft_wrap=True)
     if not plan.shortfalls:
         console.print("all of it finds room here")
 

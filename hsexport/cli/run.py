@@ -73,7 +73,15 @@ def run(
 
 def _progress(console: Console) -> Progress:
     text = TextColumn("{task.description:<6}")
-    return Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
+    return Progress(
+        text,
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _step_shower(progress: Progress) -> Callable[[Any], None]:

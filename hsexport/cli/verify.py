@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
@@ -55,7 +56,7 @@ def _print(result: Verification) -> None:
     console = PlainConsole(highlight=False)
     table = Table("engine", "against", "largest error", "tolerance", "", box=None)
     for c in result.comparisons:
-        verdict = "[green]ok" if c.passed else "[red]fails"
+        verdict = Text("ok", "green") if c.passed else Text("fails", "red")
         table.add_row(c.engine, c.reference, f"{c.max_relative:.1e}", f"{c.tolerance:.0e}", verdict)
     console.print(table)
     for line in result.left_out:

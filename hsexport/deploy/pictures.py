@@ -15,6 +15,10 @@ from hsruntime.request import Request, Result
 def check_writable(*files: Path) -> None:
     """Before the work, not after it. Raises HSError."""
     for file in files:
+        if file.suffix.lower() not in ("", ".png"):
+            raise HSError(f"{file}: pictures are written as PNG", f"name it {file.with_suffix('.png').name}")
+        if file.name == "-":
+            raise HSError("pictures are written to files, not to stdout", "name a file")
         if not file.parent.is_dir():
             raise HSError(f"{file.parent} is not a directory", "make it first, or write elsewhere")
         if file.is_dir():

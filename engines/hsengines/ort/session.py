@@ -42,8 +42,11 @@ def open_session(
     Raises EngineLoadError, DeviceMemoryError if the weights find no room.
     """
     session = open_unchecked(engine, options, providers)
-    _check_tensors(engine.name, session.get_inputs(), spec.inputs)
-    _check_tensors(engine.name, session.get_outputs(), spec.outputs)
+    try:
+        _check_tensors(engine.name, session.get_inputs(), spec.inputs)
+        _check_tensors(engine.name, session.get_outputs(), spec.outputs)
+    except UnicodeDecodeError as err:
+        raise EngineLoadError(f"{engine.name} has a tensor whose name is no text", "build the bundle again") from err
     return session
 
 

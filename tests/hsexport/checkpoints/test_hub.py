@@ -134,7 +134,7 @@ def test_a_download_that_finds_no_room_is_refused_before_it_begins(hsexport, rea
 
 def test_a_repository_that_is_not_there_is_told(hsexport, tiny_hub, tmp_path):
     done = hsexport("plan", "--large", "org/none", "--small", "org/small", env=tiny_hub.environment(tmp_path))
-    told_in_one_line(done, "large 'org/none' is neither a local directory nor a repository of the hub")
+    told_in_one_line(done, "large 'org/none' is no directory or file here, nor a repository of the hub")
 
 
 def test_a_repository_of_another_kind_is_told(hsexport, tmp_path):
