@@ -38,7 +38,7 @@ AS_FLAGS: dict[str, dict[str, Any]] = {
     "schedule": {"shell_complete": presets},
     "memory_cap_mb": {"flag": "--memory-cap"},
     "kernel_cache": {"callback": lambda *given: os.environ.get(KERNEL_CACHE) if given[-1] is None else given[-1]},
-    "vae_tile": {"metavar": "PIXELS", "callback": lambda *given: given[-1] or None},
+    "vae_tile": {"metavar": "PIXELS"},
 }
 """What a field of the records cannot say of its option."""
 

@@ -96,7 +96,7 @@ def picture_bytes(decoded: np.ndarray) -> np.ndarray:
 
 def tile_side(manifest: Manifest, pixels: int | None) -> int | None:
     """Latents along a tile's side; None for pictures decoded whole. Raises ShapeError for what no tile can be."""
-    if pixels is None:
+    if not pixels:
         return None
     scale = manifest.facts.latent.vae_scale
     low, high = _side_range(manifest)

@@ -167,7 +167,6 @@ def test_each_tile_is_cut_and_decoded_once_through_one_binding(bundle):
         (15, "vae_tile 15 is not a multiple of 2, a latent's side in pixels; try 14 or 16"),
         (6, r"vae_tile 6 lies outside the 8\.\.24 pixels that the bundle's VAE decodes"),
         (26, r"vae_tile 26 lies outside the 8\.\.24 pixels"),
-        (0, "vae_tile 0 lies outside"),
         (-8, "vae_tile -8 lies outside"),
     ],
 )
@@ -187,3 +186,9 @@ def test_tile_must_lie_in_the_decoders_profile_along_both_sides(bundle):
     for pixels in (8, 20):
         with pytest.raises(ShapeError, match=rf"vae_tile {pixels} lies outside the 10\.\.18 pixels"):
             tile_side(manifest, pixels)
+
+
+@pytest.mark.parametrize("pixels", [0, None])
+def test_no_tile_decodes_whole(tiny_bundle, pixels):
+    with Session.open(tiny_bundle, hashes=False, vae_tile=pixels) as session:
+        assert session._tile is None
