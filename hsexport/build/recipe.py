@@ -53,7 +53,7 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         latent=latent,
         sizes=sizes,
         sigmas=family.sigmas(pair),
-        text=family.text_sides(pair, request.parts_left_out),
+        text=family.text_sides(pair, request.parts_left_out, request.max_sequence_length),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
     )
     _check_bounds(facts)

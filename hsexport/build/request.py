@@ -43,6 +43,8 @@ class BuildRequest:
     schedule: str = "hybridstitch"
     steps: int | None = None
     guidance_scale: float = 3.5
+    max_sequence_length: int | None = None
+    """Tokens of the encoder that reads most, as diffusers calls it; None for what its tokenizer states."""
     without: tuple[str, ...] = ()
     """What the family lets a build leave out, by its names in the registry."""
 

@@ -86,6 +86,11 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
         help="the bundle's default: a preset or segments",
     ),
     click.option("--steps", type=int, help="default steps of presets; 28 if left out"),
+    click.option(
+        "--max-sequence-length",
+        type=click.IntRange(1, 512),
+        help="tokens of the text encoder that reads most, as in diffusers; as its tokenizer states if left out",
+    ),
     click.option("--guidance-scale", default=3.5, help="default classifier-free guidance"),
     *(click.option(f"--without-{name}", is_flag=True, help=told) for name, told in options_to_leave_out()),
     *(option_from(name, schema, cls=Option, section=" and ".join(schema["backends"])) for name, schema in OWN.items()),

@@ -80,7 +80,7 @@ class Family(ABC):
         """How noise levels are spaced."""
 
     @abstractmethod
-    def text_sides(self, pair: Pair, without: Collection[str]) -> dict[str, TextSide]:
+    def text_sides(self, pair: Pair, without: Collection[str], longest: int | None) -> dict[str, TextSide]:
         """Every text side by name; members that read the same text share one."""
 
     # What is built.

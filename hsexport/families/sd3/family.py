@@ -91,9 +91,9 @@ class Sd3(Family):
         scheduler = pair.parts["scheduler"]
         return Sigmas(rule="flow-match-euler", levels=scheduler.num_train_timesteps, shift=scheduler.shift)
 
-    def text_sides(self, pair: Pair, without: Collection[str]) -> dict[str, TextSide]:
+    def text_sides(self, pair: Pair, without: Collection[str], longest: int | None) -> dict[str, TextSide]:
         """One for both."""
-        return {TEXT: text_side(pair, without)}
+        return {TEXT: text_side(pair, without, longest)}
 
     def networks(self, recipe: Recipe) -> list[Network]:
         """Large, small, text encoders and their join, the VAE's decoder."""

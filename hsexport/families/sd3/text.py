@@ -20,10 +20,15 @@ def encoders_of(pair: Pair) -> list[EncoderConfig]:
     return [pair.parts[name] for name in TEXT_ENCODERS if name in pair.parts]
 
 
-def text_side(pair: Pair, without: Collection[str]) -> TextSide:
-    """The one side that both members read. T5's tokens stay, as zeros, where the build or the pair leaves it out."""
+def text_side(pair: Pair, without: Collection[str], longest: int | None) -> TextSide:
+    """The one side that both members read. T5's tokens stay, as zeros, where the build or the pair leaves it out.
+
+    longest: T5's tokens, diffusers' max_sequence_length; None for as many as its tokenizer states.
+    """
     encoders = encoders_of(pair)
     lengths = {encoder.name: _length(pair, encoder) for encoder in encoders}
+    if longest is not None and "text_encoder_3" in lengths:
+        lengths["text_encoder_3"] = longest
     slots = [
         TextSlot(
             engine=encoder.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def centre_rows(table: np.ndarray, kept: Positions) -> np.ndarray:
     return np.ascontiguousarray(middle.reshape(kept.rows * kept.columns, -1))
 
 
+OLD_ATTENTION = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
+MODERN = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def modern(name: str) -> str:
+    """What diffusers calls a tensor of a VAE that an older diffusers wrote, whose attention had other names."""
+    return OLD_ATTENTION.sub(lambda found: f"{found[1]}.{MODERN[found[2]]}.", name)
+
+
 def part_weights(folder: Path, *, prefix: str = "", kind: str = "") -> Weights:
     """All weights in a component's folder, `prefix` before each name. T5's embeddings answer to both their names."""
     headers = read_headers(folder)
@@ -69,7 +79,7 @@ def part_weights(folder: Path, *, prefix: str = "", kind: str = "") -> Weights:
     if kind == "clip":  # its text model is saved with and without its own prefix
         bare = ("embeddings.", "encoder.", "final_layer_norm.")
         found |= {f"text_model.{name}": header for name, header in headers.items() if name.startswith(bare)}
-    return Weights(folder, {prefix + name: Stored(header) for name, header in found.items()}, headers)
+    return Weights(folder, {prefix + modern(name): Stored(header) for name, header in found.items()}, headers)
 
 
 def config_fact(document: Mapping[str, Any]) -> dict[str, str]:

@@ -100,6 +100,17 @@ def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, ti
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("length", [7, 14])
+def test_max_sequence_length_equals_diffusers_own(tiny_pair_dirs, tiny_cache, tmp_path, length):
+    """Shorter than the tokenizer states, and longer."""
+    large, small = tiny_pair_dirs
+    pipeline = StableDiffusion3Pipeline.from_pretrained(large, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    with Session.open(built(large, small, tmp_path / "bundle", tiny_cache, max_sequence_length=length)) as session:
+        assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, length) <= 1
+
+
+@pytest.mark.slow
 def test_pair_shaped_like_sd3_medium_equals_diffusers(tmp_path):
     """No qk-norm, no dual attention, patch 1, no T5."""
     large, small = make_pair(tmp_path / "pair", qk_norm=None, dual_layers=(), patch_size=1, with_t5=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hsexport.build.recipe import recipe_from_pair
+from hsexport.build.recipe import recipe_for, recipe_from_pair
 from hsexport.build.request import BuildRequest, RecipeError
 from hsexport.checkpoints.documents import PairError
 from hsexport.families.pair import load_pair
@@ -144,3 +144,17 @@ def test_missing_pad_token_is_told(large):
     (large / "tokenizer" / "tokenizer_config.json").write_text("{}")
     with pytest.raises(PairError, match=r"tokenizer pads with no token"):
         recipe_of(large)
+
+
+def test_max_sequence_length_is_the_longest_encoders(tiny_pair_dirs, tmp_path):
+    large, small = map(str, tiny_pair_dirs)
+
+    def side(longest):
+        request = BuildRequest(
+            large=large, small=small, out=tmp_path / "b", cache=tmp_path / "c", max_sequence_length=longest
+        )
+        return recipe_for(request).facts.text["text"]
+
+    stated, shorter = side(None), side(5)
+    assert [slot.length for slot in shorter.encoders] == [*(slot.length for slot in stated.encoders[:-1]), 5]
+    assert stated.tokens - shorter.tokens == stated.encoders[-1].length - 5

@@ -13,6 +13,7 @@ from hsexport import __version__
 from hsexport.checkpoints.documents import PairError
 from hsexport.cli.build_options import adapter_from_text
 from hsexport.families.pair import load_pair
+from hsexport.families.sd3.weights import MODERN, part_weights
 
 
 def test_version_and_short_help(hsexport):
@@ -75,3 +76,18 @@ def test_fp8_in_any_part_is_told_from_its_header(pair, part):
     save_file(tensors, file)
     with pytest.raises(PairError, match=r"is F8_E4M3; quantised checkpoints are not read"):
         load_pair(*map(str, pair))
+
+
+def test_attention_of_an_older_vae_is_read_by_its_older_names(pair):
+    file = next((pair[0] / "vae").glob("*.safetensors"))
+    before = part_weights(pair[0] / "vae")
+    older = {modern: old for old, modern in MODERN.items()}
+    renamed = {}
+    for name, tensor in load_file(file).items():
+        for modern, old in older.items():
+            if "attentions." in name:
+                name = name.replace(f".{modern}.", f".{old}.")
+        renamed[name] = tensor
+    assert renamed.keys() != load_file(file).keys()
+    save_file(renamed, file)
+    assert part_weights(pair[0] / "vae").keys() == before.keys()

@@ -57,7 +57,7 @@ class Rotary(Family):
     def sigmas(self, pair):
         return Sigmas(rule="trailing", levels=1000, shift=2.0)
 
-    def text_sides(self, pair, without):
+    def text_sides(self, pair, without, longest):
         return {role: self._text_side(role, length) for role, length in LENGTHS.items()}
 
     def _text_side(self, role, length):
