@@ -27,6 +27,7 @@ def test_run_is_private(traced, tiny_bundle, tmp_path):
     assert (tmp_path / "red.png").exists()
 
 
+@pytest.mark.slow
 def test_serve_is_private(traced, tiny_bundle):
     command = traced.command(*HSEXPORT, "serve", tiny_bundle, "--port", "0")
     process = subprocess.Popen(command, env=traced.environment, stderr=subprocess.PIPE, text=True)
@@ -40,6 +41,7 @@ def test_serve_is_private(traced, tiny_bundle):
     _is_private(traced)
 
 
+@pytest.mark.slow
 def test_c_host_is_private(traced, service, tiny_bundle, tmp_path):
     traced.environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "runtime", ROOT / "engines")))
     traced.run(service, tiny_bundle, "--out", tmp_path, "--pictures", "1")

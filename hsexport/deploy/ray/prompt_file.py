@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -83,13 +84,19 @@ def _table(file: Path, text: str) -> Iterator[_Found]:
     table = csv.DictReader(io.StringIO(text, newline=""), restkey="(beyond the header)", delimiter=delimiter)
     if "prompt" not in (table.fieldnames or ()):
         raise HSError(f"'{file}' has columns {table.fieldnames}, expected 'prompt'", "write a header in its first line")
-    for cells in table:
-        filled = {name: cell for name, cell in cells.items() if cell}
-        line = ",".join(map(str, cells.values()))
-        try:
-            yield table.line_num, line, msgspec.convert(filled, Row, strict=False), ""
-        except msgspec.MsgspecError as err:
-            yield table.line_num, line, None, str(err)
+    try:
+        yield from map(_row, table, iter(lambda: table.line_num, None))
+    except csv.Error as err:
+        raise HSError(f"'{file}', line {table.line_num}: {err}", "write it as a table of text") from err
+
+
+def _row(cells: dict[str, Any], number: int) -> _Found:
+    filled = {name: cell for name, cell in cells.items() if cell}
+    line = ",".join(map(str, cells.values()))
+    try:
+        return number, line, msgspec.convert(filled, Row, strict=False), ""
+    except (msgspec.MsgspecError, UnicodeError) as err:
+        return number, line, None, str(err)
 
 
 def _filled(text: str) -> Iterator[tuple[int, str]]:

@@ -117,6 +117,7 @@ def test_numbers_that_are_not_finite_are_named_while_weights_are_hashed(tmp_path
         digest_of(headers)
 
 
+@pytest.mark.slow
 def test_build_names_the_tensor_before_anything_is_compiled(hsexport, pair, tmp_path):
     large, small = pair
     file = next((large / "text_encoder").glob("*.safetensors"))

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -321,3 +324,19 @@ def test_pattern_that_would_take_an_expression_for_ever_is_plain_text(large, sta
     file = write(peft(QUERY, weight), {"lora_adapter_metadata": json.dumps(settings)})
     read = weights_of(large, AdapterRequest("large", file))
     check_equal(read[f"{QUERY}.weight"].read(), weight + 6 / RANK * product(*pair_for(weight)))
+
+
+def test_mutated_loras_are_refused_or_read(large, state, write, tmp_path):
+    """Seeded; longer by HSEXPORT_FUZZ."""
+    rng = random.Random(7)
+    tensors = peft(QUERY, state[f"{QUERY}.weight"]) | {f"transformer.{QUERY}.alpha": torch.tensor(6.0)}
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 5, "transformer.alpha_pattern": {}})}
+    whole = write(tensors, metadata).read_bytes()
+    for _ in range(int(os.environ.get("HSEXPORT_FUZZ", "200"))):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(data) // 4)  # mostly the header
+            data[place : place + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        (tmp_path / "mutated.safetensors").write_bytes(data)
+        with suppress(PairError):
+            read_adapter(AdapterRequest("large", tmp_path / "mutated.safetensors"), large)

@@ -1,5 +1,8 @@
 """Prompt files: every line counts, and a bad one fails alone."""
 
+import os
+import random
+
 import pytest
 
 from hsengines.errors import HSError
@@ -66,3 +69,24 @@ def test_only_line_ends_end_a_line(tmp_path, name, text, mark):
 def test_utf_16_without_its_mark_is_told(tmp_path):
     with pytest.raises(HSError, match=r"NUL bytes.*save it as UTF-8"):
         read(tmp_path, "a.txt", "fox".encode("utf-16-le"))
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+def test_mutated_files_are_refused_or_read_line_by_line(tmp_path, suffix):
+    """Seeded; longer by HSEXPORT_FUZZ."""
+    rng = random.Random(9)
+    whole = {
+        ".txt": b"red apple\nfox\n",
+        ".jsonl": b'{"prompt": "fox", "seed": 7}\n{"prompt": "a"}\n',
+        ".csv": b'prompt,seed\n"a, b",3\nfox,\n',
+    }[suffix]
+    for _ in range(int(os.environ.get("HSEXPORT_FUZZ", "300"))):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(data) + 1)
+            data[place : place + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
+        try:
+            lines = read(tmp_path, f"a{suffix}", bytes(data))
+        except HSError:
+            continue
+        assert all(line.row is not None or line.fault for line in lines)
