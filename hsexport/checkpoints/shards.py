@@ -118,7 +118,8 @@ def read_headers(component: Path) -> dict[str, TensorHeader]:
             raise PairError(f"{index} places tensor {name} in {file}, which does not hold it", AGAIN)
     for header in headers.values():
         if header.dtype.startswith("F8"):
-            raise PairError(f"{header.file}: tensor {header.name} is {header.dtype}", ORIGINAL)
+            told = f"{header.file}: tensor {header.name} is {header.dtype}, expected one of F64, F32, F16, BF16"
+            raise PairError(told, ORIGINAL)
     return headers
 
 

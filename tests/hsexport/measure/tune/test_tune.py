@@ -73,7 +73,8 @@ def test_winner_becomes_the_default_and_nothing_else_changes(tiny_bundle, tuned_
     winner = tuned.winner.counted.schedule
     assert (after.facts.defaults.schedule, after.facts.defaults.steps) == (str(winner), winner.steps)
     facts = msgspec.structs.replace(after.facts, defaults=before.facts.defaults)
-    assert msgspec.structs.replace(after, facts=facts) == before
+    assert msgspec.structs.replace(after, facts=facts, identity=before.identity) == before
+    assert after.identity != before.identity
     assert sorted(p.name for p in tuned_bundle.parent.iterdir()) == ["own.bundle", "work"]
     with Session.open(tuned_bundle) as session:
         assert session.generate("abc").schedule == winner
