@@ -103,6 +103,7 @@ def test_wheel_carries_the_demo_pair(wheel):
     assert all(f"hsexport/demo/{name}" in names for name in DEMO_FILES)
 
 
+@pytest.mark.slow
 def test_wheel_with_cpu_extra_brings_no_torch(bare_python, tmp_path):
     listed = json.loads(run(bare_python, "-m", "pip", "list", "--format", "json", cwd=tmp_path))
     names = {package["name"].lower() for package in listed}

@@ -187,6 +187,7 @@ def test_the_note_tells_every_shape_apart(tmp_path):
     assert json.loads(files[0].made_from)["dtype"] == "torch.bfloat16"
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_foreign_folder_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     done = subprocess.run(

@@ -28,6 +28,7 @@ def started(arguments):
     )
 
 
+@pytest.mark.slow
 def test_stopped_early_there_are_graphs_and_no_bundle(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache)
     done = hsexport(*arguments, "--stop-after", "optimise", "--json")
@@ -129,6 +130,7 @@ def test_ctrl_c_leaves_no_bundle_and_one_line(tiny_pair_dirs, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_nothing(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     with small_disk(tmp_path / "disk", "200k") as disk:
         told_in_one_line(hsexport(*build_arguments(tiny_pair_dirs, disk / "b", tiny_cache)), "b", "free")

@@ -78,6 +78,7 @@ def test_verify_of_a_pair_from_paths_asks_for_them_and_goes_on_with_goldens(hsex
     assert "large was built from a local path" in report["left_out"][0] and "--large PATH" in report["left_out"][0]
 
 
+@pytest.mark.slow
 def test_verify_against_another_pair_says_what_differs(hsexport, tiny_bundle, tiny_pair_dirs):
     twice_large = pair_options((tiny_pair_dirs[0], tiny_pair_dirs[0]))
     told_in_one_line(hsexport("verify", tiny_bundle, *twice_large), "small has source local:")

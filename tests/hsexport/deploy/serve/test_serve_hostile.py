@@ -236,6 +236,7 @@ def test_identity_of_the_bundle_at_work_is_told(server, tiny_bundle):
     assert server.client.get("/v1/bundle").json()["identity"] == open_bundle(tiny_bundle).manifest.identity
 
 
+@pytest.mark.slow
 def test_probes_are_answered_while_the_longest_prompts_are_read(server):
     with ThreadPoolExecutor(8) as pool:
         prompt = "a " * (LONGEST_PROMPT // 2)

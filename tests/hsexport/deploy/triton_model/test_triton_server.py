@@ -93,6 +93,7 @@ def test_both_models_are_ready(triton):
     assert index == {"tiny": "READY", "tiny_progress": "READY"}
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_at_once_are_batched_and_get_the_sessions_pictures(triton, session):
     before = statistics(triton)
     orders = [{"PROMPT": f"abc{chr(97 + i % 26)}", "SEED": i} for i in range(CLIENTS)]

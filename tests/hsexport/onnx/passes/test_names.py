@@ -54,6 +54,7 @@ def test_names_are_unique_and_say_the_operator(tiny_onnx, network):
     assert all(re.fullmatch(rf"(.*/)?{node.op_type}(_\d+)?", node.name) for node in nodes)
 
 
+@pytest.mark.slow
 def test_two_exports_are_equal_byte_for_byte(tiny_networks, tmp_path):
     network = tiny_networks["text_encoder_3"]
     for folder in ("first", "second"):
