@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import pytest
 from one_line import told_in_one_line
 
 
