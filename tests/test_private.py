@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def traced(tmp_path):
     needs("strace")
+    if subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets no process be traced")
     return Traced(tmp_path / "traced")
 
 
