@@ -34,13 +34,18 @@ def tables_console() -> Console:
     return PlainConsole(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
+def _shown(item: str, note: str) -> str:
+    """An item beside its bar, in the markup that a bar's columns are written in."""
+    return f"{escape(as_text(item))}  [dim]{escape(as_text(note))}"
+
+
 class BuildReport:
     """A Reporter for people; a context manager, since a live display must be put away."""
 
     def __init__(self, on_stop: str, clock: ProgressColumn | None = None) -> None:
         """`on_stop`: what an interrupted user should know. `clock`: time elapsed, if nothing else is wanted."""
         self._on_stop = on_stop
-        self._console = Console(stderr=True, highlight=False)
+        self._console = PlainConsole(stderr=True, highlight=False)
         self._live = self._console.is_terminal
         self._progress = Progress(
             TextColumn("[bold]{task.description:<8}"),
@@ -82,19 +87,19 @@ class BuildReport:
         check()
         self._begun = perf_counter()
         if self._task is not None:
-            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]{escape(as_text(note))}")
+            self._progress.update(self._task, item=_shown(item, note))
         elif note:
-            self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True, markup=False)
+            self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True)
 
     def advance(self, item: str, phase: str, done: int, total: int) -> None:
         """Shows how far a phase is, its rate and the time left; a log hears of a long one now and then."""
         check()
         told = f"{done:,} of {total:,} {phase[:60]}{self._pace_of(item, phase, done, total)}"
         if self._task is not None:
-            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]{escape(as_text(told))}")
+            self._progress.update(self._task, item=_shown(item, told))
         elif perf_counter() - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = perf_counter()
-            self._console.print(f"{self._stage}: {item}: {told}", soft_wrap=True, markup=False)
+            self._console.print(f"{self._stage}: {item}: {told}", soft_wrap=True)
 
     def _pace_of(self, item: str, phase: str, done: int, total: int) -> str:
         """Once a phase has gone on for a while, how fast it goes."""
@@ -109,22 +114,22 @@ class BuildReport:
 
     def warn(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(f"hsexport: warning: {as_text(text)}", soft_wrap=True, markup=False)
+        self._console.print(f"hsexport: warning: {text}", soft_wrap=True)
 
     def wait(self, item: str) -> None:
         """Says that another build is at it."""
         if self._task is not None:
-            self._progress.update(self._task, item=f"{escape(as_text(item))}  [dim]waiting for another build of it")
+            self._progress.update(self._task, item=_shown(item, "waiting for another build of it"))
         else:
-            self._console.print(f"{self._stage}: {item}: waiting for another build of it", soft_wrap=True, markup=False)
+            self._console.print(f"{self._stage}: {item}: waiting for another build of it", soft_wrap=True)
 
     def end(self, item: str, note: str = "") -> None:
         """Counts an item."""
         if self._task is not None:
-            self._progress.update(self._task, advance=1, item=f"{escape(as_text(item))}  [dim]{escape(as_text(note))}")
+            self._progress.update(self._task, advance=1, item=_shown(item, note))
         elif self._stage != "pack":
             seconds = perf_counter() - self._begun
-            self._console.print(f"{self._stage}: {item} done in {seconds:.1f} s {note}".rstrip(), markup=False)
+            self._console.print(f"{self._stage}: {item} done in {seconds:.1f} s {note}".rstrip())
 
     def _finish_stage(self) -> None:
         if self._task is not None:

@@ -34,11 +34,11 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     schedule = resolve_schedule(request.schedule, request.steps, DEFAULT_STEPS)
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
-    levels = family.sigmas(pair).levels
-    if schedule.steps > levels:
+    sigmas = family.sigmas(pair)
+    if schedule.steps > sigmas.levels:
         raise RecipeError(
-            f"--schedule has {schedule.steps} steps, the pair was trained on {levels} noise levels",
-            f"ask for {levels} steps or fewer",
+            f"--schedule has {schedule.steps} steps, the pair was trained on {sigmas.levels} noise levels",
+            f"ask for {sigmas.levels} steps or fewer",
         )
     adapters = {member.role: _adapters(member, request) for member in (pair.large, pair.small)}
 
@@ -52,7 +52,7 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         small=transformer(pair.small),
         latent=latent,
         sizes=sizes,
-        sigmas=family.sigmas(pair),
+        sigmas=sigmas,
         text=family.text_sides(pair, request.parts_left_out, request.max_sequence_length),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
     )

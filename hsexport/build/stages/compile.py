@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,9 +13,6 @@ from hsengines.errors import EngineBuildError
 from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey
 from hsruntime.bundle.manifest import Audit
-
-if TYPE_CHECKING:
-    pass
 
 FOLDER = "engine"
 LOG = "builder.log"

@@ -36,9 +36,9 @@ from hsruntime.schedule.presets import PRESETS
 GENERATIONS = "/v1/images/generations"
 FAULTS = {
     400: "what was asked for cannot be drawn",
-    404: "there is no such thing here",
     401: "the key is missing or wrong",
     403: "the name or the page that it was asked by is not allowed",
+    404: "there is no such thing here",
     408: "the body did not come in time",
     413: "the body is too large",
     415: "the body is not JSON",

@@ -48,7 +48,6 @@ class Service:
         self.path = path
         self.options = options
         bundle = open_bundle(path)
-        bundle.check_identity(options.session.identity)
         self._most_together = most_together(bundle.manifest, options.max_batch)
         self._waiting = Waiting(options.queue, self._most_together, options.gather_seconds)
         self.metrics = Metrics(lambda: len(self._waiting))

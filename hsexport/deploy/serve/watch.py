@@ -51,10 +51,8 @@ class BundleWatch:
         while not self._stopped.wait(every_seconds):
             try:
                 self._look_once()
-            except (
-                Exception
-            ) as err:  # two bundles may need more memory than there is, and libraries raise what they like
-                # Half copied, or broken: the one at work goes on, and the next look tries again.
+            except Exception as err:
+                # Half copied, broken, or too large beside the one at work, which goes on; the next look tries again.
                 told = str(err) if isinstance(err, HSError | OSError) else f"{type(err).__name__}: {err}"
                 self._complain(f"{self._path} has changed, and what lies there cannot be used: {told}")
 
