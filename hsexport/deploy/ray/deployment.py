@@ -35,7 +35,9 @@ class DeploymentOptions(BaseModel):
     timeout: float = Field(120, gt=0)
     threads: int = Field(0, ge=0)
     """CPU threads of each replica; 0 shares the cores of its machine out."""
-    api_key: str | None = None
+    api_key: str | None = Field(None, min_length=1)
+    allowed_hosts: str = ""
+    """Names that callers know the service by, with commas between; "*" for any. Addresses and loopback need none."""
 
 
 def app(options: DeploymentOptions) -> Any:
@@ -80,4 +82,5 @@ def _replica_app(options: DeploymentOptions) -> FastAPI:
             session=SessionOptions(threads=threads),
         ),
     )
-    return make_app(service, HttpOptions(api_key=options.api_key))
+    hosts = tuple(name.strip() for name in options.allowed_hosts.split(",") if name.strip())
+    return make_app(service, HttpOptions(api_key=options.api_key, hosts=hosts))

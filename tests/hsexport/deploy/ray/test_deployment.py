@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
 from served import GENERATIONS, pictures_of
 
-from hsexport.deploy.ray.deployment import DeploymentOptions, app
+from hsexport.deploy.ray.deployment import DeploymentOptions, _replica_app, app
 from hsruntime import Session
 from hsruntime.bundle.manifest import BundleError
 
@@ -72,3 +74,15 @@ def test_two_replicas_answer_and_a_killed_one_comes_back(client, tiny_bundle):
 def test_a_bundle_that_is_not_there_is_told_before_ray_starts(tmp_path):
     with pytest.raises(BundleError, match="does not exist"):
         app(DeploymentOptions(bundle=tmp_path / "none"))
+
+
+def test_a_replica_goes_by_the_names_that_it_is_given(tiny_bundle):
+    options = DeploymentOptions(bundle=tiny_bundle, allowed_hosts="pictures.example, other.example")
+    with TestClient(_replica_app(options)) as client:
+        for host, status in (("pictures.example", 200), ("other.example:80", 200), ("evil.example", 403)):
+            assert client.get("/v1/models", headers={"host": host}).status_code == status
+
+
+def test_an_empty_key_is_refused(tiny_bundle):
+    with pytest.raises(ValidationError, match="api_key"):
+        DeploymentOptions(bundle=tiny_bundle, api_key="")
