@@ -21,7 +21,7 @@ from hsruntime.options import PictureOptions, SessionOptions
     "--prompts",
     type=FILE,
     required=True,
-    help=".txt: a prompt a line; .jsonl, .csv: prompt and, if wanted, negative_prompt and seed",
+    help=".txt: a prompt a line; .jsonl, .csv: prompt and, if wanted, prompt_2, prompt_3, negative_prompt and seed",
 )
 @click.option("--out", type=FILE, required=True, help="a directory; what it holds of this very job is kept")
 @click.option("--replicas", type=click.IntRange(1), default=1, help="sessions that draw at the same time")

@@ -38,9 +38,9 @@ def save_pictures(result: Result, request: Request, out: Path, region: Path | No
     for i, picture in enumerate(result.images):
         told = provenance(
             {
-                "prompt": request.prompts[i],
+                **dict(zip(("prompt", "prompt_2", "prompt_3"), request.prompts[i], strict=False)),
                 "seed": request.seeds[i],
-                "negative_prompt": request.negative_prompts[i],
+                "negative_prompt": request.negative_prompts[i][0],
                 "schedule": result.schedule,
                 "guidance_scale": f"{request.guidance_scale:g}",
             }

@@ -128,7 +128,8 @@ def encode(session: Session, given: Options) -> tuple[tuple[bytes, Any], ...]:
     asked = _named(given)
     guided = asked.get("guidance_scale", session.manifest.facts.defaults.guidance_scale) > 1
     negative = asked.get("negative_prompt", "") if guided else None
-    found = session.encode(asked.get("prompt", []), negative_prompt=negative)
+    others = {name: asked.get(name) for name in ("prompt_2", "prompt_3")}
+    found = session.encode(asked.get("prompt", []), negative_prompt=negative, **others)
     return tuple((name.encode(), _capsule(array)) for name, array in found.items())
 
 

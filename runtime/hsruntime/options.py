@@ -26,8 +26,8 @@ from hsruntime.request import (
     checked_latents,
     checked_schedule,
     checked_size,
-    negative_list,
-    prompt_list,
+    negative_rows,
+    prompt_rows,
     seed_list,
 )
 from hsruntime.schedule.schedule import Schedule, Steps
@@ -38,7 +38,7 @@ Side = Annotated[int, Meta(ge=1)]
 MOST_THREADS = 4096
 
 
-OF_EACH = ("prompt", "negative_prompt", "seed")
+OF_EACH = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "seed")
 """Options that may differ between pictures made together; they share the others."""
 
 
@@ -49,6 +49,8 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     prompt: Annotated[str | Sequence[str] | None, Meta(description="what the picture should be")] = None
+    prompt_2: Annotated[str | Sequence[str] | None, Meta(description="for the second text encoder; else prompt")] = None
+    prompt_3: Annotated[str | Sequence[str] | None, Meta(description="for the third text encoder; else prompt")] = None
     negative_prompt: Annotated[str | Sequence[str] | None, Meta(description="what the picture should not be")] = ""
     seed: Annotated[Count | Sequence[int] | None, Meta(description="picture i uses seed + i")] = 0
     schedule: Annotated[
@@ -70,10 +72,10 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Fills in the bundle's defaults. Raises RequestError, ShapeError or ScheduleError."""
         guidance_scale = checked_guidance(manifest, self.guidance_scale)
         if embeddings is None:
-            prompts = prompt_list(self.prompt)
-            negatives, pictures = negative_list(self.negative_prompt, len(prompts)), len(prompts)
+            prompts = prompt_rows(manifest, self.prompt, self.prompt_2, self.prompt_3)
+            negatives, pictures = negative_rows(self.negative_prompt, len(prompts)), len(prompts)
         else:
-            check_alone(self.prompt, self.negative_prompt)
+            check_alone(self.prompt, self.prompt_2, self.prompt_3, self.negative_prompt)
             prompts, negatives = [], []
             pictures = checked_embeddings(manifest, embeddings, guided=guidance_scale > 1)
         check_batch(manifest, pictures)

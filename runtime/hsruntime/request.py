@@ -17,6 +17,7 @@ from hsruntime.loop.flow import seeded_noise
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
+from hsruntime.text.tokenize import PromptRow
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST_SCALE = 1000
@@ -47,8 +48,8 @@ Callback = Callable[[Progress], None]
 class Request:
     """A complete, checked order for pictures."""
 
-    prompts: list[str]
-    negative_prompts: list[str]
+    prompts: list[PromptRow]
+    negative_prompts: list[PromptRow]
     latents: np.ndarray  # (B, C, h, w) float32, at sigma 1
     size: tuple[int, int]  # width, height in pixels
     seeds: tuple[int, ...]  # one for each picture
@@ -68,7 +69,7 @@ class Request:
         return self.guidance_scale > 1
 
     @property
-    def all_prompts(self) -> list[str]:
+    def all_prompts(self) -> list[PromptRow]:
         """Prompts by row: negative ones first, if there is guidance."""
         return [*self.negative_prompts, *self.prompts] if self.guided else self.prompts
 
@@ -107,24 +108,41 @@ class Result:
         return sum(s.seconds for s in self.segments)
 
 
-def prompt_list(prompt: str | Sequence[str] | None) -> list[str]:
-    """One prompt or several as a list. Raises RequestError."""
+Texts = str | Sequence[str] | None
+"""One text or several, as callers give them."""
+
+
+def prompt_rows(manifest: Manifest, prompt: Texts, *others: Texts) -> list[PromptRow]:
+    """A row for each prompt; `others` are what the second text encoder reads instead, the third ...
+
+    Raises RequestError.
+    """
     if prompt is None:
         raise RequestError("there is neither a prompt nor embeddings", "give one of them")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise RequestError("the list of prompts is empty", "give at least one prompt")
+    encoders = max(len(side.encoders) for side in manifest.facts.text.values())
+    given = max((number for number, other in enumerate(others, 2) if other), default=1)
+    if given > encoders:
+        raise RequestError(f"there is a prompt_{given}, the bundle has {encoders} text encoders", "leave it out")
     _check_texts("a prompt", prompts)
-    return prompts
+    columns = [_for_each(f"a prompt_{number}", other, len(prompts)) for number, other in enumerate(others, 2)]
+    return list(zip(prompts, *columns[: given - 1], strict=True))
 
 
-def negative_list(negative: str | Sequence[str] | None, count: int) -> list[str]:
-    """One negative prompt for each of `count`, None as an empty one. Raises RequestError."""
-    negatives = [negative or ""] * count if negative is None or isinstance(negative, str) else list(negative)
-    if len(negatives) != count:
-        raise RequestError(f"{len(negatives)} negative prompts for {count} prompts", "give one, or one for each")
-    _check_texts("a negative prompt", negatives)
-    return negatives
+def negative_rows(negative: Texts, count: int) -> list[PromptRow]:
+    """A row for each of `count`, which every text encoder reads; None is an empty one. Raises RequestError."""
+    return [(text,) for text in _for_each("a negative prompt", negative, count)]
+
+
+def _for_each(subject: str, given: Texts, count: int) -> list[str]:
+    """One text for each of `count`, None as an empty one."""
+    texts = [given or ""] * count if given is None or isinstance(given, str) else list(given)
+    if len(texts) != count:
+        raise RequestError(f"{len(texts)} {subject[2:]}s for {count} prompts", "give one, or one for each")
+    _check_texts(subject, texts)
+    return texts
 
 
 def check_batch(manifest: Manifest, pictures: int) -> None:
@@ -136,9 +154,9 @@ def check_batch(manifest: Manifest, pictures: int) -> None:
         )
 
 
-def check_alone(prompt: object, negative: object) -> None:
+def check_alone(*texts: object) -> None:
     """Raises RequestError for prompts that embeddings stand in for."""
-    if prompt is not None or negative not in ("", None):
+    if any(text not in ("", None) for text in texts):
         raise RequestError("there are prompts beside embeddings", "give one of them; negative rows come first")
 
 

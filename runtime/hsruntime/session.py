@@ -22,7 +22,7 @@ from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_lat
 from hsruntime.loop.loop import Loop
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
-from hsruntime.request import Callback, Request, Result, check_batch, negative_list, prompt_list
+from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (
     BoundText,
@@ -33,7 +33,7 @@ from hsruntime.text.encode import (
     empty_conditioning,
     tokenizers_of,
 )
-from hsruntime.text.tokenize import cuts_of, warn_of_cuts
+from hsruntime.text.tokenize import PromptRow, cuts_of, warn_of_cuts
 
 
 class Session:
@@ -130,6 +130,8 @@ class Session:
         prompt: str | Sequence[str] | None = None,
         *,
         embeddings: TextEmbeddings | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = "",
         seed: int | Sequence[int] | None = 0,
         latents: np.ndarray | None = None,
@@ -143,6 +145,8 @@ class Session:
         """Makes one picture per prompt; what is None comes from the bundle.
 
         embeddings: in place of prompts and negative prompts, as `encode` answers them; no text encoder runs.
+        prompt_2, prompt_3: what the second and third text encoder read in place of the prompt, as in diffusers; one for
+        all, or one per prompt.
         negative_prompt: one for all, or one per prompt; it matters under guidance only.
         seed: one for each prompt; of a single one, picture i of a batch uses seed + i. None: drawn, and told in the
         result.
@@ -155,6 +159,8 @@ class Session:
         """
         asked = PictureOptions(
             prompt=prompt,
+            prompt_2=prompt_2,
+            prompt_3=prompt_3,
             negative_prompt=negative_prompt,
             seed=seed,
             schedule=schedule,
@@ -165,24 +171,33 @@ class Session:
         )
         return self.run(asked.completed(self.manifest, embeddings=embeddings, latents=latents, callback=callback))
 
-    def cuts(self, prompts: Sequence[str]) -> list[str]:
+    def cuts(self, prompts: Sequence[str | PromptRow]) -> list[str]:
         """What the text encoders do not see of these prompts, a line for each cut; `generate` warns of the same.
+
+        A prompt may be several texts: for the first text encoder, the second ...
 
         Safe from any thread.
         """
-        return list(cuts_of(self._tokenizers, list(prompts)))
+        rows = [(prompt,) if isinstance(prompt, str) else prompt for prompt in prompts]
+        return list(cuts_of(self._tokenizers, rows))
 
     def encode(
-        self, prompt: str | Sequence[str], *, negative_prompt: str | Sequence[str] | None = None
+        self,
+        prompt: str | Sequence[str],
+        *,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
     ) -> TextEmbeddings:
         """What the text encoders make of the prompts, for `generate`.
 
-        negative_prompt: for guidance, whose rows come first; None without guidance. Raises RequestError or
-        ShapeError; warns with PromptCutWarning.
+        prompt_2, prompt_3: as there. negative_prompt: for guidance, whose rows come first; None without guidance.
+        Raises RequestError or ShapeError; warns with PromptCutWarning.
         """
-        prompts = prompt_list(prompt)
-        check_batch(self.manifest, len(prompts))
-        rows = prompts if negative_prompt is None else [*negative_list(negative_prompt, len(prompts)), *prompts]
+        rows = prompt_rows(self.manifest, prompt, prompt_2, prompt_3)
+        check_batch(self.manifest, len(rows))
+        if negative_prompt is not None:
+            rows = [*negative_rows(negative_prompt, len(rows)), *rows]
         warn_of_cuts(self._tokenizers, rows)
         with self._turn():
             if self._on_demand:

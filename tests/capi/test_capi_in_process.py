@@ -133,6 +133,14 @@ def test_call_from_its_own_callback_is_refused(lib, handle):
     assert found == [(t.ARGUMENT, "a session was called from its own callback; call it afterwards")]
 
 
+def test_other_text_encoders_read_their_own_prompts(lib, handle, session):
+    other = (c.c_char_p * 1)(b"blue")
+    asked = t.request_for(b"red", schedule=b"small:2", prompt_2s=other, prompt_2_count=1)
+    found = arrays(lib, generated(lib, handle, asked), "images")[0]
+    np.testing.assert_array_equal(found, session.generate("red", prompt_2="blue", schedule="small:2").images)
+    assert (found != session.generate("red", schedule="small:2").images).any()
+
+
 def test_threads_of_one_session_queue_and_get_their_own_pictures(lib, handle, session):
     def picture(seed):
         return arrays(lib, generated(lib, handle, t.request_for(b"red", seeds=(seed,), schedule=b"small:2")), "images")[
@@ -195,7 +203,7 @@ def test_prompt_without_end_is_refused_at_once(lib, handle):
         ({"width": 17}, t.REQUEST, "width 17 is not a multiple of"),
         ({"schedule": b"nonsense"}, t.REQUEST, "nonsense"),
         ({"schedule": b"\xff"}, t.REQUEST, "a schedule is not UTF-8"),
-        ({"struct_size": 3}, t.ARGUMENT, "hsr_request's struct_size is 3, expected 128"),
+        ({"struct_size": 3}, t.ARGUMENT, "hsr_request's struct_size is 3, expected 160"),
         ({"prompt_count": 0}, t.REQUEST, "neither a prompt nor embeddings"),
         ({"prompt_count": 2**40}, t.ARGUMENT, "prompts's count is 1099511627776, more than"),
         ({"seed_count": 2**60}, t.ARGUMENT, "seeds's count is"),

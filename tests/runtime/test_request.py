@@ -74,6 +74,26 @@ def test_prompts_that_cannot_be_are_told(complete, prompt, error, words):
 
 
 @pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"prompt_2": "caf\udce9"}, "a prompt_2 is not text"),
+        ({"prompt_2": [5, "x"]}, "a prompt_2 is a int"),
+        ({"prompt_3": "x"}, "there is a prompt_3, the bundle has 2 text encoders; leave it out"),
+        ({"prompt_2": ["a"]}, "1 prompt_2s for 2 prompts; give one, or one for each"),
+    ],
+)
+def test_other_encoders_prompts_that_cannot_be_are_told(complete, others, words):
+    with pytest.raises(RequestError, match=words):
+        complete(["x", "y"], **others)
+
+
+def test_other_encoders_prompts_stand_beside_the_first(complete):
+    found = complete(["x", "y"], prompt_2=["a", ""], negative_prompt="bad", guidance_scale=1).all_prompts
+    assert found == [("x", "a"), ("y", "")]
+    assert complete(["x", "y"], prompt_2="b").prompts == [("x", "b"), ("y", "b")]
+
+
+@pytest.mark.parametrize(
     ("negative", "words"), [("\udcff", "a negative prompt is not text"), ([5], "a negative prompt is a int")]
 )
 def test_negative_prompts_that_cannot_be_are_told(complete, negative, words):
@@ -104,15 +124,15 @@ def test_number_of_negative_prompts_must_fit(complete, negative):
 
 
 def test_one_negative_prompt_serves_all_and_stands_first(complete):
-    assert complete(["x", "y"], negative_prompt="bad").all_prompts == ["bad", "bad", "x", "y"]
-    assert complete(["x", "y"], negative_prompt=["b", "c"]).all_prompts == ["b", "c", "x", "y"]
+    assert complete(["x", "y"], negative_prompt="bad").all_prompts == [("bad",), ("bad",), ("x",), ("y",)]
+    assert complete(["x", "y"], negative_prompt=["b", "c"]).all_prompts == [("b",), ("c",), ("x",), ("y",)]
 
 
 @pytest.mark.parametrize(("scale", "guided"), [(1.0, False), (0, False), (1.01, True)])
 def test_guidance_up_to_one_is_off_as_in_diffusers(complete, scale, guided):
     request = complete("x", negative_prompt="bad", guidance_scale=scale)
     assert request.guided == guided
-    assert request.all_prompts == (["bad", "x"] if guided else ["x"])
+    assert request.all_prompts == ([("bad",), ("x",)] if guided else [("x",)])
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 8), (2, 4, 8, 8), (1, 16, 8, 8)])

@@ -88,6 +88,10 @@ class Request(c.Structure):
         ("latents", c.POINTER(Tensor)),
         ("on_step", Step),
         ("user", c.c_void_p),
+        ("prompt_2s", c.POINTER(c.c_char_p)),
+        ("prompt_2_count", c.c_size_t),
+        ("prompt_3s", c.POINTER(c.c_char_p)),
+        ("prompt_3_count", c.c_size_t),
     )
 
 

@@ -13,17 +13,17 @@ from typing import Any
 import msgspec
 
 from hsengines.errors import HSError
+from hsruntime.options import OF_EACH, PictureOptions, schemas_of
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 """What ends a line; other characters that Unicode breaks lines at may stand in a prompt."""
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a line may say; what is None comes from the job's options."""
-
-    prompt: str
-    negative_prompt: str | None = None
-    seed: int | None = None
+_KINDS: dict[str, Any] = {"string": str, "integer": int}
+_SCHEMAS = schemas_of(PictureOptions)
+_OTHERS = [(name, _KINDS[_SCHEMAS[name]["type"]] | None, None) for name in OF_EACH if name != "prompt"]
+Row: Any = msgspec.defstruct("Row", [("prompt", str), *_OTHERS], frozen=True, forbid_unknown_fields=True)
+"""What a line may say: options that pictures need not share; what is None comes from the job's."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class Line(msgspec.Struct, frozen=True):
     index: int
     number: int
     text: str
-    row: Row | None
+    row: Any
     fault: str = ""
     """Why there is no row."""
 
@@ -60,7 +60,7 @@ def _text_of(file: Path) -> str:
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 
-_Found = tuple[int, str, Row | None, str]
+_Found = tuple[int, str, Any, str]
 """Line number, text, row, fault."""
 
 

@@ -14,7 +14,7 @@ MOST_PICTURES = 10
 LONGEST_PROMPT = 32_000
 DIFFERS: dict[str, dict[str, Any]] = {
     "prompt": {"default": ..., "maxLength": LONGEST_PROMPT},
-    "negative_prompt": {"maxLength": LONGEST_PROMPT},
+    **{name: {"maxLength": LONGEST_PROMPT} for name in ("prompt_2", "prompt_3", "negative_prompt")},
     "schedule": {"maxLength": 2000},
     "seed": {
         "default": None,

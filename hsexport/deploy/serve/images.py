@@ -19,6 +19,7 @@ from hsexport.deploy.serve.worker import AbandonedError
 from hsruntime.facts import size_text
 from hsruntime.options import PictureOptions
 from hsruntime.picture.picture import region_overlay
+from hsruntime.text.tokenize import PromptRow
 
 CLIENT_GONE = 499
 """nginx's status for a caller that did not wait; nobody reads it but the metrics."""
@@ -75,7 +76,7 @@ def _too_late(service: Service) -> HTTPException:
     return HTTPException(504, f"the pictures were not there within {seconds:g} s; ask for fewer, or later")
 
 
-Cuts = Callable[[list[str]], list[str]]
+Cuts = Callable[[list[PromptRow]], list[str]]
 """What the text encoders do not see of prompts."""
 
 
@@ -83,7 +84,7 @@ def answer_of(
     asked: ImagesRequest,
     orders: Sequence[PictureOptions],
     pictures: Sequence[Drawn],
-    cuts: Callable[[list[str]], list[str]],
+    cuts: Cuts,
 ) -> ImagesResponse:
     """Encodes; to be called off the event loop."""
     last = pictures[-1]
@@ -98,7 +99,7 @@ def answer_of(
             segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
-            warnings=cuts([asked.prompt, asked.negative_prompt or ""]),
+            warnings=cuts([(asked.prompt, asked.prompt_2 or "", asked.prompt_3 or ""), (asked.negative_prompt or "",)]),
         ),
     )
 

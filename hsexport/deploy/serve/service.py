@@ -19,6 +19,7 @@ from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.options import PictureOptions, SessionOptions
+from hsruntime.text.tokenize import PromptRow
 
 log = logging.getLogger("hsexport.deploy.serve")
 
@@ -114,7 +115,7 @@ class Service:
         self._waiting.add(jobs)
         return jobs
 
-    def cuts(self, prompts: list[str]) -> list[str]:
+    def cuts(self, prompts: Sequence[str | PromptRow]) -> list[str]:
         """What the text encoders do not see of these prompts, a line for each cut."""
         return self._worker.session.cuts(prompts)
 

@@ -104,6 +104,10 @@ typedef struct hsr_request {
     const DLTensor *latents; /* (B, C, h, w) instead of seeded noise */
     hsr_step_callback on_step;
     void *user; /* handed to on_step */
+    const char *const *prompt_2s; /* what the second text encoder reads in place of prompts; "" reads the prompt */
+    size_t prompt_2_count;        /* 0, 1 for all, or one for each prompt */
+    const char *const *prompt_3s;
+    size_t prompt_3_count;
 } hsr_request;
 
 /* Tensors lie on the CPU and are not copied. To keep one, set its field to NULL and call its deleter when done, from any
@@ -154,8 +158,8 @@ HSR_API hsr_status hsr_describe(hsr_session *session, const char **json);
 /* Makes pictures. *result is NULL unless HSR_OK. */
 HSR_API hsr_status hsr_generate(hsr_session *session, const hsr_request *request, hsr_result **result);
 
-/* What the text encoders make of a request's prompts, ready to be a request's embeddings; other fields than prompts,
- * negative prompts and guidance_scale are not looked at. */
+/* What the text encoders make of a request's prompts, ready to be a request's embeddings; other fields than the
+ * prompts, negative prompts and guidance_scale are not looked at. */
 HSR_API hsr_status hsr_encode(hsr_session *session, const hsr_request *request, hsr_embeddings **embeddings);
 
 /* Free what is left in them; NULL is allowed. */

@@ -45,6 +45,8 @@ Ref object_of(hsr_session &session) {
 Options text_options(const hsr_request &request) {
     Options asked;
     asked.with("prompt", byte_strings(request.prompts, request.prompt_count, "prompts"))
+        .with("prompt_2", byte_strings(request.prompt_2s, request.prompt_2_count, "prompt_2s"))
+        .with("prompt_3", byte_strings(request.prompt_3s, request.prompt_3_count, "prompt_3s"))
         .with("negative_prompt",
               byte_strings(request.negative_prompts, request.negative_prompt_count, "negative_prompts"))
         .with("guidance_scale", real(request.guidance_scale));

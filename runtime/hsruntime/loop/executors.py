@@ -16,6 +16,7 @@ from hsruntime.loop.flow import latents_from_tokens
 from hsruntime.loop.loop import Loop
 from hsruntime.picture.decode import Decoder
 from hsruntime.text.encode import BoundText, Conditioning, TextEmbeddings, empty_conditioning
+from hsruntime.text.tokenize import PromptRow
 
 BindText = Callable[[Conditioning], BoundText]
 
@@ -38,7 +39,7 @@ class Executor:
         self._latent, self._grid = manifest.facts.latent, shape.grid
         self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.latents, tile)
 
-    def encode(self, prompts: list[str]) -> None:
+    def encode(self, prompts: list[PromptRow]) -> None:
         """Prompts by row into the conditioning, by encoders that stay open."""
         assert self._text
         self._text.encode(prompts)

@@ -13,7 +13,7 @@ from hsengines.spec import TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
 from hsruntime.facts import Facts, TextSide
-from hsruntime.text.tokenize import PromptTokenizer
+from hsruntime.text.tokenize import PromptRow, PromptTokenizer
 
 Conditioning = dict[str, Tensor]
 """What the prompts became, on the device, by name: rows of negative prompts, then rows of prompts; without guidance
@@ -66,8 +66,9 @@ def embeddings_of(conditioning: Conditioning) -> TextEmbeddings:
 
 def tokenizers_of(bundle: Bundle) -> list[PromptTokenizer]:
     """The bundle's tokenizers, in the order of its text encoders, of which sides may share some."""
-    slots = {slot.engine: slot for slot in bundle.manifest.facts.slots}
-    return [PromptTokenizer(bundle.file(slot.tokenizer), slot) for slot in slots.values()]
+    sides = bundle.manifest.facts.text.values()
+    placed = {slot.engine: (slot, place) for side in sides for place, slot in enumerate(side.encoders)}
+    return [PromptTokenizer(bundle.file(slot.tokenizer), slot, place) for slot, place in placed.values()]
 
 
 class BoundText:
@@ -87,7 +88,7 @@ class BoundText:
         sides = text_sides(facts).items()
         self._joins = [_bound_join(side, start, answers, engines[side.join], device, into) for start, side in sides]
 
-    def encode(self, prompts: list[str]) -> None:
+    def encode(self, prompts: list[PromptRow]) -> None:
         """Fills the conditioning's rows from as many prompts."""
         for encoder in self._encoders:
             encoder.encode(prompts)
@@ -110,7 +111,7 @@ class BoundEncoder:
         self._ids = device.empty((rows, tokenizer.encoder.length), "int32")
         self._binding = engine.bind({"ids": self._ids}, self.outputs)
 
-    def encode(self, prompts: list[str]) -> None:
+    def encode(self, prompts: list[PromptRow]) -> None:
         """Enqueues the encoder over as many prompts as there are rows."""
         self._ids.write(self._tokenizer.ids(prompts))
         self._binding.enqueue()
@@ -133,7 +134,7 @@ class TextOnDemand:
         self._manifest = manifest
         self._device = device
         self._load = load
-        self._last: tuple[list[str], Conditioning] | None = None
+        self._last: tuple[list[PromptRow], Conditioning] | None = None
 
     @property
     def engines(self) -> set[str]:
@@ -141,14 +142,14 @@ class TextOnDemand:
         joins = {side.join for side in text_sides(self._manifest.facts).values()}
         return {t.encoder.engine for t in self._tokenizers} | joins
 
-    def encoded(self, prompts: list[str]) -> Conditioning:
+    def encoded(self, prompts: list[PromptRow]) -> Conditioning:
         """What the prompts became; nothing is opened for those of the call before. Raises EngineLoadError."""
         if self._last is None or self._last[0] != prompts:
             self._last = None  # its memory is free for the next
             self._last = list(prompts), self._encode(prompts)
         return self._last[1]
 
-    def _encode(self, prompts: list[str]) -> Conditioning:
+    def _encode(self, prompts: list[PromptRow]) -> Conditioning:
         answers = {t.encoder.engine: self._answer(t, prompts) for t in self._tokenizers}
         result = empty_conditioning(self._device, self._manifest, len(prompts))
         for start, side in text_sides(self._manifest.facts).items():
@@ -160,7 +161,7 @@ class TextOnDemand:
                 self._device.synchronize()
         return result
 
-    def _answer(self, tokenizer: PromptTokenizer, prompts: list[str]) -> dict[str, Tensor]:
+    def _answer(self, tokenizer: PromptTokenizer, prompts: list[PromptRow]) -> dict[str, Tensor]:
         """All that the encoder answers; its engine is open in here alone."""
         with (
             closing(self._load(tokenizer.encoder.engine)) as engine,

@@ -18,11 +18,19 @@ class PromptCutWarning(UserWarning):
     """A prompt was longer than an encoder takes; the message says what was lost."""
 
 
-class PromptTokenizer:
-    """One encoder's tokenizer at its fixed length. Raises BundleError for a file that tokenizers refuses."""
+PromptRow = tuple[str, ...]
+"""A prompt as the first text encoder reads it, the second ...; where one is empty or missing, the first stands."""
 
-    def __init__(self, path: Path, encoder: TextSlot) -> None:
+
+class PromptTokenizer:
+    """One encoder's tokenizer at its fixed length. Raises BundleError for a file that tokenizers refuses.
+
+    place: the encoder's in its text side, from 0.
+    """
+
+    def __init__(self, path: Path, encoder: TextSlot, place: int = 0) -> None:
         self.encoder = encoder
+        self._place = place
         self._whole = _tokenizer_from_file(path)
         self._whole.no_truncation()
         self._whole.no_padding()
@@ -30,9 +38,13 @@ class PromptTokenizer:
         self._fixed.enable_truncation(encoder.length)
         self._fixed.enable_padding(length=encoder.length, pad_id=encoder.pad_id)
 
-    def ids(self, prompts: list[str]) -> np.ndarray:
+    def ids(self, prompts: list[PromptRow]) -> np.ndarray:
         """Ids (B, length) int32, padded and cut."""
-        return np.array([e.ids for e in self._fixed.encode_batch(prompts)], np.int32)
+        return np.array([e.ids for e in self._fixed.encode_batch(list(map(self.text, prompts)))], np.int32)
+
+    def text(self, row: PromptRow) -> str:
+        """What of a row this encoder reads."""
+        return "".join(row[self._place : self._place + 1]) or row[0]
 
     def lost(self, prompt: str) -> tuple[str, int]:
         """The end of `prompt` that does not fit, as written, and the whole number of ids; ("", n) if all fits."""
@@ -58,7 +70,7 @@ def _tokenizer_from_file(path: Path) -> Tokenizer:
         raise BundleError(f"tokenizer '{path}' cannot be read: {err}", "build the bundle again") from err
 
 
-def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[str]) -> None:
+def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[PromptRow]) -> None:
     """Warns of every cut, at the line that called hsruntime."""
     for cut in cuts_of(tokenizers, prompts):
         warnings.warn(cut, PromptCutWarning, stacklevel=_outside())
@@ -72,14 +84,14 @@ def _outside() -> int:
     return level
 
 
-def cuts_of(tokenizers: list[PromptTokenizer], prompts: list[str]) -> Iterator[str]:
-    """A line once per prompt and length: encoders of one length lose the same words."""
-    for prompt in dict.fromkeys(prompts):
-        seen: set[int] = set()
+def cuts_of(tokenizers: list[PromptTokenizer], prompts: list[PromptRow]) -> Iterator[str]:
+    """A line once per text and length: encoders of one length lose the same words."""
+    seen: set[tuple[str, int]] = set()
+    for row in dict.fromkeys(prompts):
         for tokenizer in tokenizers:
-            lost, count = tokenizer.lost(prompt)
-            length = tokenizer.encoder.length
-            if lost and length not in seen:
-                seen.add(length)
+            text, length = tokenizer.text(row), tokenizer.encoder.length
+            lost, count = tokenizer.lost(text)
+            if lost and (text, length) not in seen:
+                seen.add((text, length))
                 name = tokenizer.encoder.engine
                 yield f"{name} reads {length} of the prompt's {count} tokens and does not see its end: '{lost}'"

@@ -13,6 +13,7 @@ from hsexport.build.build import build
 from hsexport.build.request import BuildRequest
 from hsexport.progress import Silent
 from hsruntime import Session
+from hsruntime.request import RequestError
 
 PROMPTS = ["a red apple", "an old teapot on a table"]
 NEGATIVE = "blue"
@@ -36,7 +37,7 @@ def diffusers_pipeline(large: Path, small: Path | None = None) -> StableDiffusio
     return pipeline
 
 
-def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_length):
+def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_length, **texts):
     """Over final pixels, in steps of 1/255."""
     latent, (width, height) = session.manifest.facts.latent, size
     shape = (len(PROMPTS), latent.channels, height // latent.vae_scale, width // latent.vae_scale)
@@ -51,6 +52,7 @@ def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_le
         height=height,
         max_sequence_length=t5_length,
         output_type="np",
+        **texts,
     ).images
     ours = session.generate(
         PROMPTS,
@@ -58,6 +60,7 @@ def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_le
         latents=noise,
         guidance_scale=guidance,
         schedule=f"{schedule}:{steps}",
+        **texts,
     ).images
     expected = (theirs * 255).round().astype(np.uint8)
     assert expected.std() > 5, "a flat picture would agree with anything"
@@ -84,6 +87,25 @@ def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift)
             assert large_difference <= 1 and small_difference <= 1, (size, guidance)
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"prompt_2": ["pears"] * 2},
+        {"prompt_3": ["a red fish", "a dog"]},
+        {"prompt_2": ["x", "z"], "prompt_3": ["y"] * 2},
+    ],
+)
+def test_other_prompts_for_other_text_encoders_equal_diffusers_own(tiny_pair_dirs, tiny_bundle, texts):
+    pipeline = diffusers_pipeline(tiny_pair_dirs[0])
+    with Session.open(tiny_bundle) as session:
+        assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, T5_LENGTH, **texts) <= 1
+        plain = session.generate(PROMPTS, schedule="large:6").images
+        other = session.generate(PROMPTS, schedule="large:6", **texts).images
+        assert np.abs(plain.astype(int) - other).max() > 1, "the tiny pair looks at each encoder's answer"
+        rows = session.encode(PROMPTS, negative_prompt="", **texts)
+        assert np.array_equal(session.generate(embeddings=rows, schedule="large:6").images, other)
+
+
 def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     large, small = tiny_pair_dirs
     parts = {"text_encoder_3": None, "tokenizer_3": None}
@@ -95,6 +117,8 @@ def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, ti
         assert not [name for name in (*manifest.engines, *(f.path for f in manifest.files)) if "_3" in name]
         assert largest_difference(pipeline, session, "large", 6, (16, 16), 4.0, T5_LENGTH) <= 1
         short = session.generate(PROMPTS[0], schedule="large:6").image
+        with pytest.raises(RequestError, match="there is a prompt_3, the bundle has 2 text encoders; leave it out"):
+            session.generate(PROMPTS[0], prompt_3="x")
     with Session.open(tiny_bundle) as session:
         assert np.abs(session.generate(PROMPTS[0], schedule="large:6").image.astype(int) - short).max() > 1
 

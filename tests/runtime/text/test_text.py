@@ -46,7 +46,7 @@ def test_ids_equal_transformers(tokenizers, tiny_pair_dirs, number):
     theirs = AutoTokenizer.from_pretrained(folder)(
         PROMPTS, padding="max_length", max_length=length, truncation=True, return_tensors="np"
     )
-    ours = tokenizers[number].ids(PROMPTS)
+    ours = tokenizers[number].ids([(prompt,) for prompt in PROMPTS])
     assert ours.dtype == np.int32
     np.testing.assert_array_equal(ours, theirs.input_ids)
 
@@ -76,7 +76,7 @@ def test_end_of_a_prompt_that_does_not_fit_is_known_as_written(tokenizers, promp
 
 def test_cut_prompt_warns_once_for_each_length(tokenizers):
     with pytest.warns(PromptCutWarning) as caught:
-        warn_of_cuts(tokenizers, ["abcdefghijklm"] * 2)
+        warn_of_cuts(tokenizers, [("abcdefghijklm",)] * 2)
     assert [str(w.message) for w in caught] == [
         "text_encoder reads 12 of the prompt's 15 tokens and does not see its end: 'klm'",
         "text_encoder_3 reads 10 of the prompt's 15 tokens and does not see its end: 'ijklm'",
@@ -85,11 +85,11 @@ def test_cut_prompt_warns_once_for_each_length(tokenizers):
 
 def test_each_cut_prompt_of_a_batch_warns(tokenizers):
     with pytest.warns(PromptCutWarning) as caught:
-        warn_of_cuts(tokenizers[:1], ["abcdefghijklm", "short", "nopqrstuvwxyz"])
+        warn_of_cuts(tokenizers[:1], [("abcdefghijklm",), ("short",), ("nopqrstuvwxyz",)])
     assert ["'klm'" in str(caught[0].message), "'xyz'" in str(caught[1].message)] == [True, True]
 
 
 def test_prompt_that_fits_does_not_warn(tokenizers):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_cuts(tokenizers, ["short", ""])
+        warn_of_cuts(tokenizers, [("short",), ("",)])
