@@ -1,5 +1,7 @@
 import numpy as np
+import psutil
 import pytest
+from msgspec import structs
 from onnx import TensorProto, helper, save
 
 from hsengines.backend import get_backend
@@ -210,3 +212,16 @@ def test_output_in_place_of_an_input_is_refused(backend, device, onnx):
     other = EngineSpec("join", (*SPEC.inputs, SPEC.outputs[0]), SPEC.outputs[1:], SPEC.profiles)
     with pytest.raises(EngineLoadError, match=r"has other tensors than its spec: \['sum'\]"):
         backend.load(onnx, other, device)
+
+
+def test_engines_lend_each_other_what_their_runs_take(backend, device, onnx):
+    """`all` takes 96 MiB while the engine runs; eight engines in turn need it once."""
+    inputs, outputs = tensors(device, active=8)
+    inputs["past"] = device.empty((2**23, 3), "float32")
+    wide = structs.replace(SPEC, profiles=(Profile("all", {"M": DimRange(1, 2, 8), "R": DimRange(0, 2, 2**23)}),))
+    engines = [backend.load(onnx, wide, device) for _ in range(8)]
+    taken = []
+    for engine in engines:
+        engine.bind(inputs, outputs).enqueue()
+        taken.append(psutil.Process().memory_info().rss)
+    assert taken[-1] - taken[0] < 96 * 2**20

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,23 @@ def use_shared_pool(threads: int) -> None:
         warnings.warn(f"{threads} threads asked for, but this process's engines already share {kept}", stacklevel=3)
 
 
+@cache
+def _share_arena() -> None:
+    """Registers one arena for what the engines of the process need on the CPU while they run.
+
+    They run in turns, but an arena of its own would hold for each engine what its largest shape ever took: of 1,000
+    pictures of random shapes the demo bundle's engines kept 616 MB so, and 391 MB together.
+    """
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
+
+
 def shared_options() -> ort.SessionOptions:
-    """Options of a session in the shared pool, which is sized here if nobody has yet."""
+    """Options of a session in the shared pool, which is sized here if nobody has yet, with the shared arena."""
     use_shared_pool(0)
+    _share_arena()
     options = ort.SessionOptions()
     options.use_per_session_threads = False
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
     return options

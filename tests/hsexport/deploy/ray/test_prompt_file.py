@@ -20,8 +20,8 @@ def test_text_is_a_prompt_a_line_and_blank_lines_are_none(tmp_path):
 
 
 def test_objects_may_name_seed_and_negative_prompt_and_bad_ones_say_why(tmp_path):
-    data = b'{"prompt": "fox", "seed": 7, "negative_prompt": "dog", "prompt_3": "cat"}\n{"prompt": 3}\n{"promt": "x"}\nno json\n'
-    lines = read(tmp_path, "a.jsonl", data)
+    whole = b'{"prompt": "fox", "seed": 7, "negative_prompt": "dog", "prompt_3": "cat"}\n'
+    lines = read(tmp_path, "a.jsonl", whole + b'{"prompt": 3}\n{"promt": "x"}\nno json\n')
     assert lines[0].row == Row("fox", prompt_3="cat", negative_prompt="dog", seed=7) and not lines[0].fault
     assert [line.row for line in lines[1:]] == [None] * 3
     assert "Expected `str`" in lines[1].fault and "promt" in lines[2].fault and "malformed" in lines[3].fault
