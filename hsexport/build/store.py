@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,10 @@ SHAPING = {
 """A stage and the source that decides what comes out of it."""
 
 
+SHOWN = 60
+"""Characters of a fact that are told."""
+
+
 @dataclass(frozen=True)
 class BuildKey:
     """Named facts about one product, for example {"builder": "onnxruntime 1.31.1", "onnx": "ab12..."}."""
@@ -54,13 +59,23 @@ class BuildKey:
         """Which facts differ from an earlier build's, in words: "builder 11.3 -> 11.4"."""
         names = sorted(set(self.facts) | set(earlier))
         changed = [n for n in names if self.facts.get(n) != earlier.get(n)]
-        return ", ".join(f"{n} {_short(earlier.get(n))} -> {_short(self.facts.get(n))}" for n in changed)
+        return ", ".join(f"{n} {_change(earlier.get(n), self.facts.get(n))}" for n in changed)
 
 
-def _short(value: str | None) -> str:
+def _change(before: str | None, now: str | None) -> str:
+    """Both values; of long ones what they do not begin with together, so that the difference is not cut away."""
+    common = len(os.path.commonprefix([before or "", now or ""]))
+    skipped = common - 20 if max(len(before or ""), len(now or "")) > SHOWN and common > 20 else 0
+    return f"{_short(before, skipped)} -> {_short(now, skipped)}"
+
+
+def _short(value: str | None, skipped: int) -> str:
     if value is None:
         return "nothing"
-    return value[:8] if len(value) == 64 else value[:60]
+    if len(value) == 64 and not skipped:  # a digest
+        return value[:8]
+    rest = value[skipped:]
+    return f"{'...' if skipped else ''}{rest[:SHOWN]}{'...' if len(rest) > SHOWN else ''}"
 
 
 @cache

@@ -86,6 +86,16 @@ def test_rebuild_says_what_changed(store):
     assert store.why_missing(key("onnxruntime 2")) == "builder onnxruntime 1 -> onnxruntime 2"
 
 
+def test_what_changed_is_told_where_long_facts_differ():
+    before, now = (f"{'x' * 100}{'y' * 20}{end}" for end in "78")
+    told = BuildKey("onnx", "large", {"shape": now}).changes_since({"shape": before})
+    assert told == f"shape ...{'y' * 20}7 -> ...{'y' * 20}8"
+    digests = "a" * 64, "b" * 64
+    assert BuildKey("onnx", "large", {"weights": digests[1]}).changes_since({"weights": digests[0]}) == (
+        "weights aaaaaaaa -> bbbbbbbb"
+    )
+
+
 def test_what_changed_is_told_against_the_same_network(store):
     store.make(key(), filler())
     assert store.why_missing(key(name="small")) == "first build"
