@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -64,7 +64,7 @@ class BuildKey:
 
 def _change(before: str | None, now: str | None) -> str:
     """Both values; of long ones what they do not begin with together, so that the difference is not cut away."""
-    common = len(os.path.commonprefix([before or "", now or ""]))
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before or "", now or "", strict=False)))
     skipped = common - 20 if max(len(before or ""), len(now or "")) > SHOWN and common > 20 else 0
     return f"{_short(before, skipped)} -> {_short(now, skipped)}"
 
