@@ -86,7 +86,8 @@ def option_from(name: str, schema: dict[str, Any], **settings: Any) -> Callable[
     elif "enum" in found:
         shape["type"] = click.Choice(found["enum"])
     else:
-        shape["type"] = click.IntRange(found["minimum"]) if "minimum" in found else KINDS[found["type"]]
+        ranged = click.FloatRange if found["type"] == "number" else click.IntRange
+        shape["type"] = ranged(found["minimum"]) if "minimum" in found else KINDS[found["type"]]
     return click.option(flag, name, **{**shape, **settings})
 
 

@@ -43,19 +43,19 @@ AS_FLAGS: dict[str, dict[str, Any]] = {
 """What a field of the records cannot say of its option."""
 
 
-def option_of(record: type[Struct], field: str, help: str | None = None) -> Decorator:
+def option_of(record: type[Struct], field: str, help: str | None = None, **settings: Any) -> Decorator:
     """The option of one field: type, default and, unless there are other words for it, help are the record's.
 
     A picture's bounds are the runtime's to check, which tells more than that a number is out of range.
     """
-    settings = dict(AS_FLAGS.get(field, {}))
+    settings = AS_FLAGS.get(field, {}) | settings
     schema = schemas_of(record)[field] | {"flag": settings.pop("flag", flag_of(field))}
     if record is PictureOptions:
         settings["type"] = KINDS[schema["type"]]
     return option_from(field, schema, help=help or schema["description"], **settings)
 
 
-def _record_options(record: type[Struct], options: dict[str, Decorator], into: str) -> Decorator:
+def record_options(record: type[Struct], options: dict[str, Decorator], into: str) -> Decorator:
     """These options by name, whose values reach the command as one record, by the name `into`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,12 +75,12 @@ def picture_options(**helps: str) -> Decorator:
     """All of a picture's options but the prompt, as `picture`; helps: by field, where other words fit better."""
     fields = [name for name in PictureOptions.__struct_fields__ if name not in ("prompt", "width", "height")]
     options = {name: option_of(PictureOptions, name, helps.get(name)) for name in fields}
-    return _record_options(PictureOptions, {**options, "size": size}, "picture")
+    return record_options(PictureOptions, {**options, "size": size}, "picture")
 
 
 def session_options(*fields: str) -> Decorator:
     """These of a session's options, as `session`."""
-    return _record_options(SessionOptions, {name: option_of(SessionOptions, name) for name in fields}, "session")
+    return record_options(SessionOptions, {name: option_of(SessionOptions, name) for name in fields}, "session")
 
 
 size = click.option("--size", metavar="WxH", type=size_from_text, help="in pixels, within the bundle's range")

@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from hsexport.deploy.ray.executor import gpus_of_each, threads_of_each
-from hsexport.deploy.serve.app import HttpOptions, make_app
-from hsexport.deploy.serve.service import Service, ServiceOptions
+from hsexport.deploy.serve.app import make_app
+from hsexport.deploy.serve.options import ServerOptions
+from hsexport.deploy.serve.service import Service
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import SessionOptions
 
@@ -72,15 +73,7 @@ def app(options: DeploymentOptions) -> Any:
 
 
 def _replica_app(options: DeploymentOptions) -> FastAPI:
-    threads = threads_of_each(options.replicas, options.threads)
-    service = Service(
-        options.bundle,
-        ServiceOptions(
-            queue=options.queue,
-            max_batch=options.max_batch,
-            timeout_seconds=options.timeout,
-            session=SessionOptions(threads=threads),
-        ),
-    )
     hosts = tuple(name.strip() for name in options.allowed_hosts.split(",") if name.strip())
-    return make_app(service, HttpOptions(api_key=options.api_key, hosts=hosts))
+    shared = options.model_dump(include=set(ServerOptions.__struct_fields__))
+    threads = threads_of_each(options.replicas, options.threads)
+    return make_app(Service(options.bundle, ServerOptions(hosts=hosts, **shared), SessionOptions(threads=threads)))

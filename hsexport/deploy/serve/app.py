@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -26,8 +25,8 @@ from hsexport.deploy.serve.api import (
     Models,
 )
 from hsexport.deploy.serve.images import answer_of, drawn
-from hsexport.deploy.serve.limits import BodyLimits, Heads, Origins, RequestLimit
-from hsexport.deploy.serve.metrics import Measured
+from hsexport.deploy.serve.limits import body_limits, heads_answered, origins_checked, request_limit
+from hsexport.deploy.serve.metrics import measured
 from hsexport.deploy.serve.pages import page_headers, reference
 from hsexport.deploy.serve.service import Service
 from hsruntime.facts import size_text
@@ -49,45 +48,28 @@ FAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class HttpOptions:
-    """What callers may do."""
-
-    api_key: str | None = None
-    most_body_bytes: int = 256 * 1024
-    header_seconds: float = 10
-    """How long a connection may take to each request's headers, and to read what is sent."""
-    body_seconds: float = 10
-    drain_seconds: float = 30
-    most_requests: int = 256
-    """At work at a time; more get 503."""
-    hosts: tuple[str, ...] = ()
-    """Names that the server goes by, beside those of loopback and addresses; "*" for any."""
-    origins: tuple[str, ...] = ()
-    """Pages elsewhere that browsers may ask from."""
-
-
-def make_app(service: Service, options: HttpOptions) -> FastAPI:
+def make_app(service: Service) -> FastAPI:
     """The application over a service, which it starts and closes."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
-        await asyncio.to_thread(service.close, options.drain_seconds)
+        await asyncio.to_thread(service.close)
 
+    options = service.options
     app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(BodyLimits, most_bytes=options.most_body_bytes, seconds=options.body_seconds)
-    app.add_middleware(Measured, metrics=service.metrics, path=GENERATIONS)
-    app.add_middleware(RequestLimit, most=options.most_requests)
-    app.add_middleware(Heads)
+    app.add_middleware(body_limits, most_bytes=1024 * options.max_body_kb, seconds=options.body_timeout)
+    app.add_middleware(measured, metrics=service.metrics, path=GENERATIONS)
+    app.add_middleware(request_limit, most=options.max_connections)
+    app.add_middleware(heads_answered)
     if options.origins:
         app.add_middleware(CORSMiddleware, allow_origins=options.origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Origins, hosts=options.hosts, origins=options.origins)
+    app.add_middleware(origins_checked, hosts=options.hosts, origins=options.origins)
     errors.register(app)
     _add_state(app, service)
-    _add_api(app, service, options)
+    _add_api(app, service)
     _add_page(app)
     return app
 
@@ -113,12 +95,14 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
+def _add_api(app: FastAPI, service: Service) -> None:
+    api_key = service.options.api_key
+
     def check_key(request: Request) -> None:
         """Compares in constant time."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = secrets.compare_digest(given.strip().encode("latin-1"), (options.api_key or "").encode())
-        if options.api_key and not (right and scheme.lower() == "bearer"):
+        right = secrets.compare_digest(given.strip().encode("latin-1"), (api_key or "").encode())
+        if api_key and not (right and scheme.lower() == "bearer"):
             told = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
             raise HTTPException(401, told, {"www-authenticate": "Bearer"})
 

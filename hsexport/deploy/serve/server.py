@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hsengines.errors import HSError
-from hsexport.deploy.serve.app import HttpOptions, make_app
+from hsexport.deploy.serve.app import make_app
 from hsexport.deploy.serve.service import Service
 
 
@@ -86,10 +86,10 @@ class _PromptProtocol(H11Protocol):
 class _DrainingServer(uvicorn.Server):
     """The first SIGTERM or Ctrl-C drains; a second one, or the end of the time for it, gives up what is not drawn."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._giving_up = Timer(drain_seconds, service.give_up)
+        self._giving_up = Timer(service.options.drain_timeout, service.give_up)
         self._giving_up.daemon = True
 
     @contextmanager
@@ -128,22 +128,21 @@ GRACE_SECONDS = 5
 """For answers, and for the step that is being computed, once pictures are given up."""
 
 
-def serve(
-    service: Service, sock: socket.socket, options: HttpOptions, *, most_connections: int, log_level: str
-) -> bool:
+def serve(service: Service, sock: socket.socket, log_level: str) -> bool:
     """Answers until SIGTERM or Ctrl-C, then finishes what was begun; whether all of it was.
 
     Where a step goes on after everything was given up, the process ends here, with exit code 1.
     """
-    own = {"seconds": options.header_seconds, "most": most_connections, "silent": {}}
+    options = service.options
+    own = {"seconds": options.header_timeout, "most": options.max_connections, "silent": {}}
     config = uvicorn.Config(
-        make_app(service, options),
+        make_app(service),
         http=type("PromptProtocol", (_PromptProtocol,), own),
-        timeout_graceful_shutdown=round(options.drain_seconds) + GRACE_SECONDS,
+        timeout_graceful_shutdown=round(options.drain_timeout) + GRACE_SECONDS,
         log_level=log_level,
         server_header=False,
     )
-    _DrainingServer(config, service, options.drain_seconds).run([sock])
+    _DrainingServer(config, service).run([sock])
     if service.alive:
         logging.shutdown()
         os._exit(1)  # the interpreter's own end would abort over a thread that computes
