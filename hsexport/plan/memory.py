@@ -10,7 +10,7 @@ from hsexport.build.request import BuildRequest
 from hsexport.networks.network import Network
 from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
 from hsexport.plan.networks import item_bytes
-from hsexport.plan.work import Extent
+from hsexport.plan.work import run_dims
 from hsruntime.facts import Facts, Size
 from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes
 from hsruntime.schedule.schedule import Schedule
@@ -60,8 +60,7 @@ def run_memory(
     shape = LoopShape.of(facts, schedule, size, pictures, guided=facts.defaults.guidance_scale > 1)
     item, traits = item_bytes(request.options.precision), traits_of(request.backend)
     cache, text = cache_bytes(facts, shape, item), facts.text_tokens
-    whole = Extent.of(shape, shape.rows, text).dims
-    region = Extent.of(shape, shape.rows, text, region=True).dims
+    whole, region = (run_dims(shape, shape.rows, text, region=part) for part in (False, True))
     decoded = {"B": pictures, "h": size[1] // facts.latent.vae_scale, "w": size[0] // facts.latent.vae_scale}
 
     def activations(name: str, dims: Mapping[str, int]) -> int:

@@ -73,14 +73,15 @@ class Choices:
     """Whether a narrower precision is to be had."""
 
 
-def device_shortfall(what: str, room_bytes: int, choices: Choices) -> Shortfall | None:
-    """For the most that the bundle allows: the largest size, as many pictures as it takes."""
+def device_shortfalls(machine: Machine, gpu: Gpu | None, choices: Choices, *, on_cpu: bool) -> Iterator[Shortfall]:
+    """For the most that the bundle allows: the largest size, as many pictures as it takes; on `gpu`, or here by CPU."""
+    if gpu is None and not on_cpu:
+        return
+    what, room = (gpu.name, int(gpu.memory_gb * GB)) if gpu else ("this machine", machine.memory_bytes)
     worst = choices.memory(choices.sizes.maximum, choices.sizes.max_batch)
-    if worst.total_bytes <= room_bytes:
-        return None
-    size, pictures = worst.size, worst.pictures
-    at = f"{pictures} of {size_text(size)} at once" if pictures > 1 else size_text(size)
-    return Shortfall(f"{at} on {what}", worst.total_bytes, room_bytes, tuple(_hints(worst, room_bytes, choices)))
+    if worst.total_bytes > room:
+        at = f"{worst.pictures} of {size_text(worst.size)} at once" if worst.pictures > 1 else size_text(worst.size)
+        yield Shortfall(f"{at} on {what}", worst.total_bytes, room, tuple(_hints(worst, room, choices)))
 
 
 def _hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
@@ -122,8 +123,3 @@ def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
 def _larger_gpu(needed: int) -> str:
     names = [gpu.name for gpu in GPUS.values() if gpu.memory_gb * GB >= needed]
     return f"a larger GPU: {', '.join(names)}" if names else "a machine with more memory"
-
-
-def gpu_room_bytes(gpu: Gpu) -> int:
-    """What a process can have of it."""
-    return int(gpu.memory_gb * GB)

@@ -7,8 +7,8 @@ import hashlib
 import io
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -64,36 +64,24 @@ def write_archive(out: Path, place: Path, members: Sequence[Member], reporter: R
     Every file is read once, in pieces. Raises HSError for one whose bytes are not what its Member says.
     """
     members = sorted(members, key=lambda member: member.path)
-    members = [Member.of_bytes(SUMS, sums_of(members)), *members]
+    sums = "".join(f"{member.sha256}  {member.path}\n" for member in members)  # as `sha256sum --check` reads it
+    members = [Member.of_bytes(SUMS, sums.encode()), *members]
     check_room(place, members)
     reporter.stage("pack", len(members))
     partial, top = place / "archive", checked_name(out)
-    with partial.open("xb") as stream, _tar(stream, compressed=out.name.endswith(".gz")) as tar:
+    with ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(partial.open("xb"))
+        if out.name.endswith(".gz"):
+            squeezed = stack.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0))
+            stream = cast(IO[bytes], squeezed)
+        tar = stack.enter_context(tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT))
+        tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
         for member in members:
             reporter.begin(member.path)
             _add(tar, top, member, reporter)
             reporter.end(member.path)
     flush(partial)
     partial.replace(out)
-
-
-def sums_of(members: Sequence[Member]) -> bytes:
-    """As `sha256sum --check` reads it."""
-    return "".join(f"{member.sha256}  {member.path}\n" for member in members).encode()
-
-
-@contextmanager
-def _tar(stream: IO[bytes], *, compressed: bool) -> Iterator[tarfile.TarFile]:
-    if not compressed:
-        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-            tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
-            yield tar
-        return
-    with (
-        gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as squeezed,
-        _tar(cast(IO[bytes], squeezed), compressed=False) as tar,
-    ):
-        yield tar
 
 
 def _add(tar: tarfile.TarFile, top: str, member: Member, reporter: Reporter) -> None:

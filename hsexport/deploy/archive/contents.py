@@ -33,7 +33,7 @@ class RuntimeOptions:
 class Archive:
     """A written archive."""
 
-    file: Path
+    archive: Path
     size_bytes: int
     requirements: tuple[str, ...]
     wheels: tuple[str, ...]

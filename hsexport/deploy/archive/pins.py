@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hsengines.errors import HSError
 from hsexport.deploy.archive.target import Target
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
 
 
 def pins_of(requires: Sequence[str], extra: str, target: Target, given: Mapping[str, str]) -> list[str]:
@@ -29,8 +28,6 @@ def pins_of(requires: Sequence[str], extra: str, target: Target, given: Mapping[
 
 def given_versions(file: Path) -> dict[str, str]:
     """Versions by name from lines `name==version`. Raises HSError for a line that is none."""
-    from packaging.utils import canonicalize_name
-
     lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
     versions = {}
     for line in filter(None, lines):
@@ -51,8 +48,6 @@ class _Search:
     done: set[tuple[str, str]] = field(default_factory=set)
 
     def follow(self, requires: Iterable[str], extras: Iterable[str], asker: str) -> None:
-        from packaging.requirements import Requirement
-
         environments = [{**self.target.markers, "extra": extra} for extra in ("", *extras)]
         for wanted in map(Requirement, requires):
             # A marker's other names come from this machine: packaging fills them in.
@@ -60,8 +55,6 @@ class _Search:
                 self._take(wanted, asker)
 
     def _take(self, wanted: Requirement, asker: str) -> None:
-        from packaging.utils import canonicalize_name
-
         name = canonicalize_name(wanted.name)
         self.found[name] = version = self._version(name, wanted, asker)
         for extra in sorted({"", *wanted.extras}):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform as host
+import os
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from hsengines.errors import HSError
 
@@ -15,33 +13,25 @@ _LIBCS = (17, 24, 26, 27, 28, 31, 34, 35)
 """Of glibc 2.x, the versions that wheels are built for."""
 
 
-@dataclass(frozen=True)
-class _Platform:
-    markers: Mapping[str, str]
-    tags: tuple[str, ...]
-
-
-def _linux(machine: str) -> _Platform:
+def _linux(machine: str) -> tuple[dict[str, str], tuple[str, ...]]:
     markers = {
         "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": machine,
     }  # fmt: skip
     oldest = "manylinux1" if machine == "x86_64" else "manylinux2014"
     named = (f"{oldest}_{machine}", f"manylinux2014_{machine}", f"linux_{machine}")
     # The oldest first: pip takes the first that fits, and the machine's own glibc is not known here.
-    return _Platform(markers, (*(f"manylinux_2_{minor}_{machine}" for minor in _LIBCS), *named))
+    return markers, (*(f"manylinux_2_{minor}_{machine}" for minor in _LIBCS), *named)
 
 
-PLATFORMS: Mapping[str, _Platform] = MappingProxyType(
-    {
-        "linux-x86_64": _linux("x86_64"),
-        "linux-aarch64": _linux("aarch64"),
-        "windows-x86_64": _Platform(
-            {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt", "platform_machine": "AMD64"},
-            ("win_amd64",),
-        ),
-    }
-)
-"""What `--platform` may say."""
+PLATFORMS = {
+    "linux-x86_64": _linux("x86_64"),
+    "linux-aarch64": _linux("aarch64"),
+    "windows-x86_64": (
+        {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt", "platform_machine": "AMD64"},
+        ("win_amd64",),
+    ),
+}
+"""What `--platform` may say: its markers, where they differ from this machine's, and pip's tags for it."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +60,20 @@ class Target:
     @property
     def is_windows(self) -> bool:
         """Whether its shell is not a POSIX one."""
-        return self.markers["os_name"] == "nt"
+        return self.markers.get("os_name", os.name) == "nt"
 
     @property
-    def markers(self) -> Mapping[str, str]:
+    def markers(self) -> dict[str, str]:
         """For requirements' markers: where it differs from this machine."""
         python = {"python_version": self.python_version, "python_full_version": f"{self.python_version}.0"}
-        names = {"sys_platform": sys.platform, "os_name": "nt" if host.system() == "Windows" else "posix"}
-        return {**names, **({} if self.python is None else python)} | (
-            dict(PLATFORMS[self.platform].markers) if self.platform else {}
-        )
+        platform = PLATFORMS[self.platform][0] if self.platform else {}
+        return {**(python if self.python else {}), **platform}
 
     @property
     def pip_options(self) -> list[str]:
         """Choose wheels for it, and nothing but wheels."""
         options = ["--only-binary=:all:", "--implementation=cp", f"--python-version={self.python_version}"]
-        tags = PLATFORMS[self.platform].tags if self.platform else ()
+        tags = PLATFORMS[self.platform][1] if self.platform else ()
         return options + [f"--platform={tag}" for tag in tags]
 
 

@@ -6,19 +6,19 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 
 from msgspec import structs
 
+from hsengines.errors import HSError
 from hsexport.deploy.serve.metrics import Metrics
 from hsexport.deploy.serve.options import ServerOptions
 from hsexport.deploy.serve.waiting import STOPPED, Drawn, Job, Waiting, batch_sizes
-from hsexport.deploy.serve.watch import BundleWatch
 from hsruntime import Session
 from hsruntime.batching import merged, most_together, parted
-from hsruntime.bundle.manifest import Manifest
-from hsruntime.bundle.reader import Bundle, open_bundle
+from hsruntime.bundle.manifest import BundleError, Manifest
+from hsruntime.bundle.reader import Bundle, open_bundle, read_manifest
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.request import Progress
 from hsruntime.text.tokenize import PromptCutWarning
@@ -31,9 +31,8 @@ class AbandonedError(Exception):
 
 
 class Service:
-    """A bundle at work. One thread draws, since a session is not to be called from two.
-
-    Everything but `start` and `close` is safe from any thread.
+    """A bundle at work. One thread draws, since a session is not to be called from two; another one looks after the
+    bundle's manifest, which holds every file's hash. Everything but `start` and `close` is safe from any thread.
     """
 
     def __init__(self, path: Path, options: ServerOptions, session: SessionOptions) -> None:
@@ -49,17 +48,20 @@ class Service:
         self._session = self._session_of(bundle)
         self._next: Session | None = None
         self._thread = Thread(target=self._work, name="hsexport-draws", daemon=True)
-        self._watch = BundleWatch(path, bundle.manifest, self._session_of, self._take_up, self._refuse)
+        self._watch = Thread(target=self._look, args=(bundle.manifest,), name="hsexport-watches", daemon=True)
+        self._closing = Event()
 
     def start(self) -> None:
         """Begins to draw, and to look after the bundle."""
         self._thread.start()
         if self.options.watch:
-            self._watch.start(self.options.watch)
+            self._watch.start()
 
     def close(self) -> None:
         """Draws what waits, for as long as a drain may take, and frees everything."""
-        self._watch.stop()
+        self._closing.set()
+        if self._watch.is_alive():
+            self._watch.join()  # a bundle that is being opened is opened to its end
         self.drain()
         self._thread.join(self.options.drain_timeout)
         if self.alive:
@@ -126,15 +128,32 @@ class Service:
                 raise
         return session
 
-    def _refuse(self) -> None:
-        self.metrics.reloads.labels("refused").inc()
+    def _look(self, at_work: Manifest) -> None:
+        complaint = ""
+        while not self._closing.wait(self.options.watch):
+            try:
+                if read_manifest(self.path) != at_work:
+                    at_work, complaint = self._take_up(open_bundle(self.path)), ""
+            except Exception as err:
+                # Half copied, broken, or too large beside the one at work, which goes on; the next look tries again.
+                told = str(err) if isinstance(err, HSError | OSError) else f"{type(err).__name__}: {err}"
+                if told != complaint:
+                    self.metrics.reloads.labels("refused").inc()
+                    words = "%s has changed, and what lies there cannot be used: %s; the bundle that was opened goes on"
+                    log.warning(words, self.path, told)
+                complaint = told
 
-    def _take_up(self, session: Session) -> None:
-        """Hands over another bundle's session, which the thread takes up between two batches."""
+    def _take_up(self, bundle: Bundle) -> Manifest:
+        """Opens a session of whole, checked files, which the drawing thread goes on with between two batches."""
+        session = self._session_of(bundle)
+        if read_manifest(self.path) != bundle.manifest:  # some engines may be one bundle's and some the other's
+            session.close()
+            raise BundleError("it was replaced while it was being opened", "it is opened again")
         self._next = session
         self._waiting.wake()
         self.metrics.reloads.labels("taken up").inc()
         log.info("%s was replaced; the new bundle draws from the next picture on", self.path)
+        return bundle.manifest
 
     def _work(self) -> None:
         """Draws batches until the queue is stopped and empty; answers every job once."""
