@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import click
 from msgspec import Struct
 
-from hsexport.cli.command import KINDS, flag_of, one_of, option_from, with_options
+from hsexport.cli.command import KINDS, one_of, option_from, with_options
 from hsruntime.options import PictureOptions, SessionOptions, schemas_of
+from hsruntime.schedule.presets import PRESETS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -24,14 +25,7 @@ def size_from_text(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def preset_names() -> Iterable[str]:
-    """What `--schedule` may be called by name."""
-    from hsruntime.schedule.presets import PRESETS
-
-    return PRESETS
-
-
-presets = one_of(preset_names)
+presets = one_of(lambda: PRESETS)
 KERNEL_CACHE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder where no option does; set but empty, nothing is kept. click itself takes empty for unset."""
 AS_FLAGS: dict[str, dict[str, Any]] = {
@@ -49,7 +43,7 @@ def option_of(record: type[Struct], field: str, help: str | None = None, **setti
     A picture's bounds are the runtime's to check, which tells more than that a number is out of range.
     """
     settings = AS_FLAGS.get(field, {}) | settings
-    schema = schemas_of(record)[field] | {"flag": settings.pop("flag", flag_of(field))}
+    schema = schemas_of(record)[field] | {"flag": settings.pop("flag", "--" + field.replace("_", "-"))}
     if record is PictureOptions:
         settings["type"] = KINDS[schema["type"]]
     return option_from(field, schema, help=help or schema["description"], **settings)
@@ -85,8 +79,3 @@ def session_options(*fields: str) -> Decorator:
 
 size = click.option("--size", metavar="WxH", type=size_from_text, help="in pixels, within the bundle's range")
 threads = option_of(SessionOptions, "threads")
-max_batch = click.option(
-    "--max-batch",
-    type=click.IntRange(1),
-    help="pictures drawn together; default: as built on a GPU, 1 on a CPU",
-)

@@ -10,9 +10,8 @@ import click
 
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option, one_of
-from hsexport.deploy.archive.contents import RuntimeOptions, archive_bundle
-from hsexport.deploy.archive.pins import given_versions
-from hsexport.deploy.archive.target import PLATFORMS, Target
+from hsexport.deploy.archive.archive import RuntimeOptions, archive_bundle
+from hsexport.deploy.archive.pins import PLATFORMS, Target, given_versions
 from hsexport.report import BuildReport
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.options import option_of, record_options
 from hsexport.deploy.triton.config import TritonOptions
+from hsexport.deploy.triton.repository import Written, write_repository
 from hsruntime.options import schemas_of
-
-if TYPE_CHECKING:
-    from hsexport.deploy.triton.repository import Written
 
 OPTIONS = {name: option_of(TritonOptions, name) for name in TritonOptions.__struct_fields__}
 OPTIONS["progress"] = click.option(
@@ -32,8 +30,6 @@ OPTIONS["execution_env"] = option_of(TritonOptions, "execution_env", metavar="PA
 @json_option("print what was written for scripts")
 def triton(bundle: Path, out: Path, name: str | None, options: TritonOptions, link: bool, as_json: bool) -> None:
     """Write a model repository for NVIDIA Triton."""
-    from hsexport.deploy.triton.repository import write_repository
-
     written = write_repository(bundle, out, options, name=name, link=link)
     if as_json:
         click.echo(json.dumps(_summary(written, options)))

@@ -16,17 +16,10 @@ from hsexport.families.registry import FAMILIES
 from hsexport.networks.network import Network
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine, machine_at
-from hsexport.plan.memory import RunMemory, run_memory
 from hsexport.plan.networks import NetworkPlan, network_plan, resident_weights
-from hsexport.plan.shortfalls import (
-    Choices,
-    Shortfall,
-    device_shortfalls,
-    disk_shortfalls,
-    memory_shortfalls,
-)
+from hsexport.plan.shortfalls import Choices, Shortfall, device_shortfalls, disk_shortfalls, memory_shortfalls
 from hsexport.plan.stages import StagePlan, stage_plans
-from hsexport.plan.work import Roofline, Work, roofline, work_of
+from hsexport.plan.work import Roofline, RunMemory, Work, roofline, run_memory, work_of
 from hsruntime.facts import Facts, Sizes
 from hsruntime.schedule.presets import resolve_schedule
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hsexport.plan.gpus import GPUS, Gpu
 from hsexport.plan.machine import Machine
-from hsexport.plan.memory import RunMemory
 from hsexport.plan.stages import StagePlan
+from hsexport.plan.work import RunMemory
 from hsruntime.facts import Size, Sizes, size_text
 
 GB = 1e9
@@ -81,20 +81,18 @@ def device_shortfalls(machine: Machine, gpu: Gpu | None, choices: Choices, *, on
     worst = choices.memory(choices.sizes.maximum, choices.sizes.max_batch)
     if worst.total_bytes > room:
         at = f"{worst.pictures} of {size_text(worst.size)} at once" if worst.pictures > 1 else size_text(worst.size)
-        yield Shortfall(f"{at} on {what}", worst.total_bytes, room, tuple(_hints(worst, room, choices)))
+        yield Shortfall(f"{at} on {what}", worst.total_bytes, room, _hints(worst, room, choices))
 
 
-def _hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
+def _hints(worst: RunMemory, room: int, choices: Choices) -> tuple[str, ...]:
     """Each that is enough by itself; else the least that the bundle can be, with one more saving; else a larger GPU."""
-    single = list(_single_hints(worst, room, choices))
-    yield from single
-    if single:
-        return
+    if single := tuple(_single_hints(worst, room, choices)):
+        return single
     least = choices.memory(choices.sizes.default, 1)
     fewest = f"--max-batch 1 --max-size {size_text(choices.sizes.default)}"
     together = ((0, fewest), *((saved, f"{fewest} and {words}") for saved, words in _savings(least, choices)))
     fitting = (words for saved, words in together if least.total_bytes - saved <= room)
-    yield next(fitting, None) or _larger_gpu(least.total_bytes)
+    return (next(fitting, None) or _larger_gpu(least.total_bytes),)
 
 
 def _single_hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:

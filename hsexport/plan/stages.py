@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hsengines.traits import traits_of
+from hsexport.plan import measured
 from hsexport.plan.machine import Machine
-from hsexport.plan.measured import (
-    BUILDER_COPIES,
-    EXPORT_PER_TENSOR,
-    EXPORT_PROCESS,
-    GRAPH_PER_TENSOR,
-    RUNNER_PROCESS,
-)
 from hsexport.plan.networks import NetworkPlan
 
 WIDE, NARROW = 4, 2
@@ -37,11 +31,11 @@ def stage_plans(
     """Each keeps its products in the cache, but for pack, which fills the bundle. stripped: engines without weights."""
     resident = traits_of(backend).resident_weights
     most = max(network.tensors for network in networks)
-    graphs = sum(network.tensors for network in networks) * GRAPH_PER_TENSOR
+    graphs = sum(network.tensors for network in networks) * measured.GRAPH_PER_TENSOR
     goldens = sum(network.signature_bytes for network in networks)
     # Goldens read one layer's weights at a time, casts one tensor's: as it lies, and in fp32.
     reading = max(network.largest_parameters for network in networks) * (WIDE + NARROW)
-    host = EXPORT_PROCESS + most * EXPORT_PER_TENSOR + reading
+    host = measured.EXPORT_PROCESS + most * measured.EXPORT_PER_TENSOR + reading
     weights = copied = sum(network.bundle_bytes for network in networks)
     copied_why = "one copy of the weights"
     if resident and machine.checkpoint_beside_cache:
@@ -54,7 +48,7 @@ def stage_plans(
             compiled_why = "plans without weights, and the weights"
     building = building_bytes(max(network.bundle_bytes for network in networks), backend)
     # Cast back to fp32 if it was narrow: a host has no other arithmetic.
-    running = RUNNER_PROCESS + WIDE * max(network.parameters for network in networks)
+    running = measured.RUNNER_PROCESS + WIDE * max(network.parameters for network in networks)
     packed, packed_why = 0, "second names of the cache's files"
     if not machine.one_disk:
         packed, packed_why = compiled if resident else copied, "a copy: the bundle lies on another disk than the cache"
@@ -63,15 +57,15 @@ def stage_plans(
         StagePlan("optimise", graphs + copied, host, copied_why),
         StagePlan("compile", compiled, building, compiled_why, certain=False),
         StagePlan("verify", 0, running, "the largest engine, run once on the host", certain=False),
-        StagePlan("pack", packed, EXPORT_PROCESS, packed_why),
+        StagePlan("pack", packed, measured.EXPORT_PROCESS, packed_why),
     )
     if not machine.download:
         return stages
     why = "weights that the hub's cache lacks"
-    return (StagePlan("download", machine.download.size_bytes, RUNNER_PROCESS, why), *stages)
+    return (StagePlan("download", machine.download.size_bytes, measured.RUNNER_PROCESS, why), *stages)
 
 
 def building_bytes(weights_bytes: int, backend: str) -> int:
     """Memory of compiling a network of so many bytes: in the process that exported it, torch and all."""
-    copies = BUILDER_COPIES if traits_of(backend).resident_weights else 1
-    return EXPORT_PROCESS + int(copies * weights_bytes)
+    copies = measured.BUILDER_COPIES if traits_of(backend).resident_weights else 1
+    return measured.EXPORT_PROCESS + int(copies * weights_bytes)

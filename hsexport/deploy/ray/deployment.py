@@ -18,11 +18,7 @@ from hsruntime.options import SessionOptions
 
 
 class DeploymentOptions(BaseModel):
-    """What `serve run` takes as NAME=VALUE, and a Serve config file under `args`.
-
-    One replica draws on one GPU, large and small together. Large and small on two GPUs of one replica would need
-    sessions whose engines lie on two devices, and the blended velocity copied between them at every step: not offered.
-    """
+    """What `serve run` takes as NAME=VALUE, and a Serve config file under `args`."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,12 +1,17 @@
-"""The ASGI application: routes, and what stands around them."""
+"""The ASGI application: routes, what stands around them, and what browsers get."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
+from html import escape
 from importlib.resources import files
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
@@ -24,15 +29,16 @@ from hsexport.deploy.serve.api import (
     Model,
     Models,
 )
-from hsexport.deploy.serve.images import answer_of, drawn
+from hsexport.deploy.serve.images import answered
 from hsexport.deploy.serve.limits import body_limits, heads_answered, origins_checked, request_limit
 from hsexport.deploy.serve.metrics import measured
-from hsexport.deploy.serve.pages import page_headers, reference
 from hsexport.deploy.serve.service import Service
 from hsruntime.facts import size_text
 from hsruntime.schedule.presets import PRESETS
 
 GENERATIONS = "/v1/images/generations"
+INLINE = {"script-src": r"<script>(.*?)</script>", "style-src": r"<style>(.*?)</style>"}
+STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:2px 1em 2px 0}"
 FAULTS = {
     400: "what was asked for cannot be drawn",
     401: "the key is missing or wrong",
@@ -111,9 +117,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.post(GENERATIONS, dependencies=keyed, responses=_faults(*FAULTS))
     async def generate(asked: ImagesRequest, request: Request) -> ImagesResponse:
         """Draws pictures."""
-        orders = asked.pictures()
-        pictures = await drawn(service, orders, request)
-        return await asyncio.to_thread(answer_of, asked, orders, pictures, service.cuts)
+        return await answered(service, asked, request)
 
     @app.get("/v1/models", dependencies=keyed, responses=_faults(401))
     async def models() -> Models:
@@ -135,7 +139,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     page = files("hsexport.deploy.serve").joinpath("page.html").read_text("utf-8")
-    headers = page_headers(page)
+    headers = _page_headers(page)
 
     @app.get("/", include_in_schema=False)
     async def try_it() -> HTMLResponse:
@@ -145,12 +149,54 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         """What may be asked for."""
-        text = reference(app.openapi())
-        return HTMLResponse(text, headers=page_headers(text))
+        text = _reference(app.openapi())
+        return HTMLResponse(text, headers=_page_headers(text))
+
+
+def _page_headers(page: str) -> dict[str, str]:
+    """A page may run what stands in it and ask this server, nothing else; no other page may frame it."""
+    allowed = {
+        kind: " ".join(f"'sha256-{_digest(text)}'" for text in re.findall(pattern, page, re.DOTALL)) or "'none'"
+        for kind, pattern in INLINE.items()
+    }
+    rules = {"default-src": "'none'", **allowed, "img-src": "'self' data: blob:", "connect-src": "'self'"}
+    rules |= {"base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in rules.items()),
+        "x-frame-options": "DENY",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }
+
+
+def _digest(text: str) -> str:
+    return b64encode(sha256(text.encode()).digest()).decode()
+
+
+def _reference(openapi: dict[str, Any]) -> str:
+    """Routes and fields as HTML; /openapi.json has more for programs."""
+    schemas = openapi["components"]["schemas"]
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>hsexport</title><style>{STYLE}</style>"]
+    for path, methods in openapi["paths"].items():
+        for method, route in methods.items():
+            parts.append(f"<h3>{method.upper()} {escape(path)}</h3><p>{escape(route.get('description', ''))}</p>")
+            parts += [
+                _fields(schemas[name]) for name in re.findall(r"schemas/(\w+)", str(route.get("requestBody", "")))
+            ]
+    return "".join([*parts, "<p>All of it for programs: <a href=openapi.json>openapi.json</a></p></html>"])
+
+
+def _fields(schema: dict[str, Any]) -> str:
+    rows = [
+        f"<tr><td><code>{escape(name)}</code><td>{escape(field.get('description', ''))}"
+        f"<td>{escape(repr(field['default'])) if 'default' in field else ''}"
+        for name, field in schema["properties"].items()
+    ]
+    return f"<table><tr><th>field<th>what it is<th>default{''.join(rows)}</table>"
 
 
 def _facts(service: Service) -> BundleFacts:
-    manifest = service.manifest
+    manifest = service.session.manifest
     return BundleFacts(
         identity=manifest.identity,
         backend=manifest.backend,

@@ -6,7 +6,6 @@ import asyncio
 import io
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, Provenance
 from hsexport.deploy.serve.service import AbandonedError, Service
 from hsexport.deploy.serve.waiting import STOPPED, Drawn, Job
+from hsruntime import Session
 from hsruntime.facts import size_text
 from hsruntime.options import PictureOptions
 from hsruntime.picture.picture import region_overlay
@@ -25,11 +25,12 @@ CLIENT_GONE = 499
 LOOK_FOR_CLIENT_SECONDS = 0.25
 
 
-async def drawn(service: Service, orders: Sequence[PictureOptions], client: Request) -> list[Drawn]:
+async def answered(service: Service, asked: ImagesRequest, client: Request) -> ImagesResponse:
     """Waits for all pictures, as long as the caller does.
 
     Raises what `Service.submit` raises, HTTPException (504, 499), or what drawing failed with.
     """
+    orders = asked.pictures()
     jobs = await asyncio.to_thread(service.submit, orders)
     pictures = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
     pictures.add_done_callback(_retrieved)
@@ -40,7 +41,7 @@ async def drawn(service: Service, orders: Sequence[PictureOptions], client: Requ
             if _late(jobs):
                 raise _too_late(service)
             await asyncio.wait([pictures], timeout=LOOK_FOR_CLIENT_SECONDS)
-        return pictures.result()
+        drawn = pictures.result()
     except (AbandonedError, asyncio.CancelledError):
         if _late(jobs):
             raise _too_late(service) from None
@@ -49,6 +50,7 @@ async def drawn(service: Service, orders: Sequence[PictureOptions], client: Requ
         raise
     finally:
         service.abandon(jobs)
+    return await asyncio.to_thread(_answer, asked, orders, drawn, service.session)
 
 
 def _retrieved(pictures: asyncio.Future[Any]) -> None:
@@ -66,11 +68,8 @@ def _too_late(service: Service) -> HTTPException:
     return HTTPException(504, f"the pictures were not there within {seconds:g} s; ask for fewer, or later")
 
 
-def answer_of(
-    asked: ImagesRequest,
-    orders: Sequence[PictureOptions],
-    pictures: Sequence[Drawn],
-    cuts: Callable[[list[str]], list[str]],
+def _answer(
+    asked: ImagesRequest, orders: list[PictureOptions], pictures: list[Drawn], session: Session
 ) -> ImagesResponse:
     """Encodes; to be called off the event loop."""
     last = pictures[-1]
@@ -85,7 +84,7 @@ def answer_of(
             segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
-            warnings=cuts([asked.prompt, asked.negative_prompt or ""]),
+            warnings=session.cuts([asked.prompt, asked.negative_prompt or ""]),
         ),
     )
 

@@ -19,10 +19,6 @@ from hsexport.deploy.serve.app import make_app
 from hsexport.deploy.serve.service import Service
 
 
-class AddressError(HSError):
-    """An address that cannot be listened on."""
-
-
 class _PromptProtocol(H11Protocol):
     """Has a deadline for the headers of each request, not of a connection's first alone, and for what it writes.
 
@@ -88,8 +84,8 @@ class _DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service = service
-        self._giving_up = Timer(service.options.drain_timeout, service.give_up)
+        self._waiting = service.waiting
+        self._giving_up = Timer(service.options.drain_timeout, service.waiting.give_up)
         self._giving_up.daemon = True
 
     @contextmanager
@@ -106,22 +102,20 @@ class _DrainingServer(uvicorn.Server):
     def _end(self, *_: object) -> None:
         if self.should_exit:
             # On a thread: a signal may come while this one holds the very locks.
-            Thread(target=self._service.give_up, daemon=True).start()
+            Thread(target=self._waiting.give_up, daemon=True).start()
             return
         self.should_exit = True
         self._giving_up.start()
-        Thread(target=self._service.drain, daemon=True).start()
+        Thread(target=self._waiting.stop, daemon=True).start()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises AddressError."""
+    """A listening socket; port 0 takes any free one. Raises HSError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as err:
-        raise AddressError(
-            f"{host}:{port} cannot be listened on: {err.strerror}", "name another --host or --port"
-        ) from err
+        raise HSError(f"{host}:{port} cannot be listened on: {err.strerror}", "name another --host or --port") from err
 
 
 GRACE_SECONDS = 5
@@ -146,4 +140,4 @@ def serve(service: Service, sock: socket.socket, log_level: str) -> bool:
     if service.alive:
         logging.shutdown()
         os._exit(1)  # the interpreter's own end would abort over a thread that computes
-    return not service.gave_up
+    return not service.waiting.lost

@@ -43,9 +43,10 @@ class Service:
         together = most_together(bundle.manifest, options.max_batch)
         kept = session.shapes_kept + len(batch_sizes(together))
         self._session_options = structs.replace(session, shapes_kept=kept)
-        self._waiting = Waiting(options.queue, together, options.gather_ms / 1000)
-        self.metrics = Metrics(lambda: len(self._waiting))
-        self._session = self._session_of(bundle)
+        self.waiting = Waiting(options.queue, together, options.gather_ms / 1000)
+        self.metrics = Metrics(lambda: len(self.waiting))
+        self.session = self._session_of(bundle)
+        """Of the bundle that is at work; only the thread may run it."""
         self._next: Session | None = None
         self._thread = Thread(target=self._work, name="hsexport-draws", daemon=True)
         self._watch = Thread(target=self._look, args=(bundle.manifest,), name="hsexport-watches", daemon=True)
@@ -62,31 +63,13 @@ class Service:
         self._closing.set()
         if self._watch.is_alive():
             self._watch.join()  # a bundle that is being opened is opened to its end
-        self.drain()
+        self.waiting.stop()
         self._thread.join(self.options.drain_timeout)
         if self.alive:
-            self.give_up()
+            self.waiting.give_up()
             self._thread.join(1)
         if self.alive:
             log.warning("a picture was still being drawn after %.0f s", self.options.drain_timeout)
-
-    def give_up(self) -> None:
-        """Ends what is not drawn yet, waiting or begun: whoever waits hears StoppingError."""
-        self._waiting.give_up()
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether pictures that were taken on were not drawn to their end."""
-        return self._waiting.lost > 0
-
-    def drain(self) -> None:
-        """From now on not ready, and nothing new is taken."""
-        self._waiting.stop()
-
-    @property
-    def manifest(self) -> Manifest:
-        """The bundle's that is at work."""
-        return self._session.manifest
 
     @property
     def alive(self) -> bool:
@@ -96,27 +79,23 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether a request would be taken, if the queue has room."""
-        return self.alive and not self._waiting.stopping
+        return self.alive and not self.waiting.stopping
 
     def submit(self, orders: Sequence[PictureOptions]) -> list[Job]:
         """Checks all orders and puts all or none into the queue.
 
         Raises RequestError, ShapeError or ScheduleError for what the bundle cannot draw; QueueFullError; StoppingError.
         """
-        manifest, deadline = self.manifest, monotonic() + self.options.timeout
+        manifest, deadline = self.session.manifest, monotonic() + self.options.timeout
         jobs = [Job(order, manifest, order.completed(manifest), deadline) for order in orders]
-        self._waiting.add(jobs)
+        self.waiting.add(jobs)
         return jobs
-
-    def cuts(self, prompts: list[str]) -> list[str]:
-        """What the text encoders do not see of these prompts, a line for each cut."""
-        return self._session.cuts(prompts)
 
     def abandon(self, jobs: Sequence[Job]) -> None:
         """Nobody waits for these any more."""
         for job in jobs:
             job.abandoned = True
-        self._waiting.wake()
+        self.waiting.wake()
 
     def _session_of(self, bundle: Bundle) -> Session:
         session = Session(bundle, self._session_options)
@@ -150,28 +129,30 @@ class Service:
             session.close()
             raise BundleError("it was replaced while it was being opened", "it is opened again")
         self._next = session
-        self._waiting.wake()
+        self.waiting.wake()
         self.metrics.reloads.labels("taken up").inc()
         log.info("%s was replaced; the new bundle draws from the next picture on", self.path)
         return bundle.manifest
 
     def _work(self) -> None:
         """Draws batches until the queue is stopped and empty; answers every job once."""
-        while not self._waiting.ended:
+        while not self.waiting.ended:
             following, self._next = self._next, None
             if following:
-                self._session.close()
-                self._session = following
-            jobs = [job for job in self._waiting.take(self.manifest) if job.future.set_running_or_notify_cancel()]
+                self.session.close()
+                self.session = following
+            jobs = [
+                job for job in self.waiting.take(self.session.manifest) if job.future.set_running_or_notify_cancel()
+            ]
             if jobs:
                 self._draw(jobs)
-        self._session.close()
+        self.session.close()
 
     def _draw(self, jobs: list[Job]) -> None:
         begun = monotonic()
 
         def after_step(_: Progress) -> None:
-            if self._waiting.given_up:
+            if self.waiting.given_up:
                 raise STOPPED
             if all(job.unwanted for job in jobs):
                 raise AbandonedError
@@ -180,10 +161,10 @@ class Service:
             requests = [job.request for job in jobs]
             with warnings.catch_warnings():  # the answer names what was cut
                 warnings.simplefilter("ignore", PromptCutWarning)
-                result = self._session.run(merged(requests, after_step))
+                result = self.session.run(merged(requests, after_step))
         except Exception as err:  # whatever it is, those who wait must hear of it, and the next batch is drawn
             for job in jobs:
-                self._waiting.fail(job, err)
+                self.waiting.fail(job, err)
         else:
             waits = [begun - job.queued for job in jobs]
             self.metrics.observe(waits, result)

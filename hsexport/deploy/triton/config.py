@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import Template
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import Count, PictureOptions, schemas_of
@@ -71,15 +71,13 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
     if options.execution_env:
         parameters["EXECUTION_ENV_PATH"] = options.execution_env
     return _CONFIG.substitute(
+        structs.asdict(options),
         mark=MARK,
         name=name,
         max_batch=manifest.facts.sizes.max_batch,
         inputs="".join(_input(name, schema["type"]) for name, schema in schemas_of(PictureOptions).items()),
         outputs="".join(_output(*row) for row in outputs),
-        max_queue_delay_us=options.max_queue_delay_us,
         queue_timeout_us=1000 * options.queue_timeout_ms,
-        max_queue_size=options.max_queue_size,
-        instances=options.instances,
         # hsruntime takes the first GPU that it sees.
         kind="kind: KIND_CPU" if manifest.on_cpu else "kind: KIND_GPU, gpus: [ 0 ]",
         decoupled=str(options.progress).lower(),

@@ -11,7 +11,7 @@ import pytest
 
 from hsengines.errors import HSError
 from hsexport.deploy.archive import archive
-from hsexport.deploy.archive.contents import archive_bundle
+from hsexport.deploy.archive.archive import archive_bundle
 from hsexport.progress import Silent
 
 

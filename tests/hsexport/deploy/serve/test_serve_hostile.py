@@ -254,7 +254,7 @@ def test_probes_are_answered_while_the_longest_prompts_are_read(server):
 def test_a_replacement_that_cannot_be_opened_does_not_end_the_watch(tiny_bundle, tmp_path, error, monkeypatch):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     service = Service(bundle, ServerOptions(watch=0.02, warm_up=False), SessionOptions())
-    manifest, tried = service.manifest, []
+    manifest, tried = service.session.manifest, []
     other = manifest.with_defaults(msgspec.structs.replace(manifest.facts.defaults, steps=5))
     (bundle / MANIFEST_NAME).write_bytes(manifest_bytes(other))
 
@@ -268,5 +268,5 @@ def test_a_replacement_that_cannot_be_opened_does_not_end_the_watch(tiny_bundle,
     while len(tried) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     service.close()
-    assert len(tried) >= 3 and service.manifest == manifest
+    assert len(tried) >= 3 and service.session.manifest == manifest
     assert b'hsexport_bundle_reloads_total{outcome="refused"} 1.0' in service.metrics.text()
