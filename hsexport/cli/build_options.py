@@ -130,12 +130,8 @@ def request_from(
     options = build_options(backend, weights=weights, **told, **({"precision": precision} if precision else {}))
     options.check_for(backend)
     without = tuple(name for name, _ in options_to_leave_out() if asked.pop(f"without_{name}"))
-    kept = cache or default_cache()
-    return BuildRequest(backend=backend, options=options, cache=kept, without=without, **asked)
+    if cache is None:
+        from platformdirs import user_cache_path
 
-
-def default_cache() -> Path:
-    """The user's cache folder, as the platform has it."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("hsexport")
+        cache = user_cache_path("hsexport")
+    return BuildRequest(backend=backend, options=options, cache=cache, without=without, **asked)

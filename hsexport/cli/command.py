@@ -67,11 +67,6 @@ def json_option(help: str) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
-def flag_of(name: str) -> str:
-    """What an option is called after a field's name."""
-    return "--" + name.replace("_", "-")
-
-
 def option_from(name: str, schema: dict[str, Any], **settings: Any) -> Callable[..., Any]:
     """An option by a field's JSON schema, whose "flag" is what it is called; settings go before what that says."""
     flag, default = schema["flag"], schema["default"]
@@ -86,7 +81,8 @@ def option_from(name: str, schema: dict[str, Any], **settings: Any) -> Callable[
     elif "enum" in found:
         shape["type"] = click.Choice(found["enum"])
     else:
-        shape["type"] = click.IntRange(found["minimum"]) if "minimum" in found else KINDS[found["type"]]
+        ranged = click.FloatRange if found["type"] == "number" else click.IntRange
+        shape["type"] = ranged(found["minimum"]) if "minimum" in found else KINDS[found["type"]]
     return click.option(flag, name, **{**shape, **settings})
 
 

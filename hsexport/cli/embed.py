@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hsexport.cli.command import FILE, command, json_option
-from hsexport.deploy.capi import built_in, shipped
+from hsexport.deploy.capi import build_in, facts_of, shipped
 
 
 @command()
@@ -20,11 +20,13 @@ from hsexport.deploy.capi import built_in, shipped
 @json_option("print all of it for scripts")
 def embed(build: Path | None, as_json: bool, **asked: bool) -> None:
     """Tell where the C library is, for programs in C and C++."""
-    found = built_in(build.resolve()) if build else shipped()
-    wanted = [fact for name, fact in found.facts.items() if asked[name.replace("-", "_")]]
+    if build:
+        build_in(build.resolve())
+    facts = facts_of(build.resolve() if build else shipped())
+    wanted = [fact for name, fact in facts.items() if asked[name.replace("-", "_")]]
     if as_json:
-        click.echo(json.dumps(found.facts))
+        click.echo(json.dumps(facts))
     elif wanted:
         click.echo(" ".join(wanted))
     else:
-        click.echo("\n".join(f"{name:<15} {fact}" for name, fact in found.facts.items()))
+        click.echo("\n".join(f"{name:<15} {fact}" for name, fact in facts.items()))

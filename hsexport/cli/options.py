@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import click
 from msgspec import Struct
 
-from hsexport.cli.command import KINDS, flag_of, one_of, option_from, with_options
+from hsexport.cli.command import KINDS, one_of, option_from, with_options
 from hsruntime.options import PictureOptions, SessionOptions, schemas_of
+from hsruntime.schedule.presets import PRESETS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -24,14 +25,7 @@ def size_from_text(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def preset_names() -> Iterable[str]:
-    """What `--schedule` may be called by name."""
-    from hsruntime.schedule.presets import PRESETS
-
-    return PRESETS
-
-
-presets = one_of(preset_names)
+presets = one_of(lambda: PRESETS)
 KERNEL_CACHE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder where no option does; set but empty, nothing is kept. click itself takes empty for unset."""
 AS_FLAGS: dict[str, dict[str, Any]] = {
@@ -43,19 +37,19 @@ AS_FLAGS: dict[str, dict[str, Any]] = {
 """What a field of the records cannot say of its option."""
 
 
-def option_of(record: type[Struct], field: str, help: str | None = None) -> Decorator:
+def option_of(record: type[Struct], field: str, help: str | None = None, **settings: Any) -> Decorator:
     """The option of one field: type, default and, unless there are other words for it, help are the record's.
 
     A picture's bounds are the runtime's to check, which tells more than that a number is out of range.
     """
-    settings = dict(AS_FLAGS.get(field, {}))
-    schema = schemas_of(record)[field] | {"flag": settings.pop("flag", flag_of(field))}
+    settings = AS_FLAGS.get(field, {}) | settings
+    schema = schemas_of(record)[field] | {"flag": settings.pop("flag", "--" + field.replace("_", "-"))}
     if record is PictureOptions:
         settings["type"] = KINDS[schema["type"]]
     return option_from(field, schema, help=help or schema["description"], **settings)
 
 
-def _record_options(record: type[Struct], options: dict[str, Decorator], into: str) -> Decorator:
+def record_options(record: type[Struct], options: dict[str, Decorator], into: str) -> Decorator:
     """These options by name, whose values reach the command as one record, by the name `into`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,18 +69,13 @@ def picture_options(**helps: str) -> Decorator:
     """All of a picture's options but the prompt, as `picture`; helps: by field, where other words fit better."""
     fields = [name for name in PictureOptions.__struct_fields__ if name not in ("prompt", "width", "height")]
     options = {name: option_of(PictureOptions, name, helps.get(name)) for name in fields}
-    return _record_options(PictureOptions, {**options, "size": size}, "picture")
+    return record_options(PictureOptions, {**options, "size": size}, "picture")
 
 
 def session_options(*fields: str) -> Decorator:
     """These of a session's options, as `session`."""
-    return _record_options(SessionOptions, {name: option_of(SessionOptions, name) for name in fields}, "session")
+    return record_options(SessionOptions, {name: option_of(SessionOptions, name) for name in fields}, "session")
 
 
 size = click.option("--size", metavar="WxH", type=size_from_text, help="in pixels, within the bundle's range")
 threads = option_of(SessionOptions, "threads")
-max_batch = click.option(
-    "--max-batch",
-    type=click.IntRange(1),
-    help="pictures drawn together; default: as built on a GPU, 1 on a CPU",
-)

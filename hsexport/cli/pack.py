@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option, one_of
-from hsexport.deploy.archive.contents import Archive, RuntimeOptions, archive_bundle
-from hsexport.deploy.archive.pins import given_versions
-from hsexport.deploy.archive.target import PLATFORMS, Target
+from hsexport.deploy.archive.archive import RuntimeOptions, archive_bundle
+from hsexport.deploy.archive.pins import PLATFORMS, Target, given_versions
 from hsexport.report import BuildReport
 
 
@@ -53,15 +53,6 @@ def pack(
     with BuildReport("nothing was written") as report:
         done = archive_bundle(bundle, out, options, report)
     if as_json:
-        click.echo(json.dumps(_record(done)))
+        click.echo(json.dumps(asdict(done), default=str))
     else:
         click.echo(f"{out}: {done.size_bytes / 1e6:.1f} MB", err=True)
-
-
-def _record(done: Archive) -> dict[str, object]:
-    return {
-        "archive": str(done.file),
-        "size_bytes": done.size_bytes,
-        "requirements": done.requirements,
-        "wheels": done.wheels,
-    }

@@ -5,52 +5,34 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import hsruntime
 from hsengines.errors import HSError
 
 PACKAGE = Path(hsruntime.__file__).parent
-HEADER = Path("include") / "hsruntime.h"
 
 
-@dataclass(frozen=True)
-class Installed:
-    """The C library, installed under one folder."""
-
-    prefix: Path
-
-    @property
-    def is_there(self) -> bool:
-        """Whether header and library lie where they should."""
-        return (self.prefix / HEADER).is_file() and (self.lib / "libhsruntime.so").exists()
-
-    @property
-    def lib(self) -> Path:
-        """The library's folder."""
-        return self.prefix / "lib"
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What `hsexport embed` tells, by the name of its option."""
-        return {
-            "cflags": f"-I{self.prefix / 'include'}",
-            "libs": f"-L{self.lib} -lhsruntime -Wl,-rpath,{self.lib}",
-            "cmake-dir": str(self.lib / "cmake" / "hsruntime"),
-            "pkg-config-dir": str(self.lib / "pkgconfig"),
-        }
+def facts_of(prefix: Path) -> dict[str, str]:
+    """What `hsexport embed` tells of the library that is installed there, by the name of its option."""
+    lib = prefix / "lib"
+    return {
+        "cflags": f"-I{prefix / 'include'}",
+        "libs": f"-L{lib} -lhsruntime -Wl,-rpath,{lib}",
+        "cmake-dir": str(lib / "cmake" / "hsruntime"),
+        "pkg-config-dir": str(lib / "pkgconfig"),
+    }
 
 
-def shipped() -> Installed:
-    """As the wheel carries it. Raises HSError."""
-    found = Installed(PACKAGE / "capi")
-    if not found.is_there:
+def shipped() -> Path:
+    """Where the wheel carries it. Raises HSError."""
+    prefix = PACKAGE / "capi"
+    if not ((prefix / "include" / "hsruntime.h").is_file() and (prefix / "lib" / "libhsruntime.so").exists()):
         raise HSError("this installation carries no libhsruntime", "build it: hsexport embed --build DIR")
-    return found
+    return prefix
 
 
-def built_in(prefix: Path) -> Installed:
+def build_in(prefix: Path) -> None:
     """Builds from the sources beside the package, for this interpreter. Raises HSError."""
     sources = next((s for s in (PACKAGE / "capi" / "source", PACKAGE.parent / "capi") if s.is_dir()), None)
     if sources is None:
@@ -62,7 +44,6 @@ def built_in(prefix: Path) -> Installed:
     _run_cmake("-S", str(sources), "-B", str(tree), *places)
     _run_cmake("--build", str(tree))
     _run_cmake("--install", str(tree))
-    return Installed(prefix)
 
 
 def _run_cmake(*words: str) -> None:

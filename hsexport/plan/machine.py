@@ -42,6 +42,10 @@ def machine_at(out: Path, cache: Path, checkpoint: Path, previews: Previews | No
     """
     places = existing(out), existing(cache)
     weights = next((file.resolve() for file in checkpoint.glob("*.safetensors")), checkpoint.resolve())
+    download = None
+    if previews and previews.root and (missing := previews.missing_bytes):
+        beside = previews.root.stat().st_dev == places[1].stat().st_dev
+        download = Download(missing, shutil.disk_usage(previews.root).free, beside_cache=beside)
     return Machine(
         memory_bytes=available_memory(),
         cache_free_bytes=shutil.disk_usage(places[1]).free,
@@ -49,18 +53,7 @@ def machine_at(out: Path, cache: Path, checkpoint: Path, previews: Previews | No
         out_free_bytes=shutil.disk_usage(places[0]).free,
         one_disk=places[0].stat().st_dev == places[1].stat().st_dev,
         checkpoint_beside_cache=weights.stat().st_dev == places[1].stat().st_dev,
-        download=_download(previews, places[1]) if previews else None,
-    )
-
-
-def _download(previews: Previews, cache: Path) -> Download | None:
-    missing = previews.missing_bytes
-    if not (previews.root and missing):
-        return None
-    return Download(
-        missing,
-        shutil.disk_usage(previews.root).free,
-        beside_cache=previews.root.stat().st_dev == cache.stat().st_dev,
+        download=download,
     )
 
 

@@ -56,7 +56,9 @@ def resident_weights(network: Network, request: BuildRequest) -> list[ResidentWe
     if network.weights is None:
         return []
     precision = network.precision_in(request.options.precision)
-    wide = _fp32_modules(network, request, precision)
+    # Rules for single operators hold norms: next to nothing.
+    rules = [rule for rule in network.fp32_rules(precision, request.fp32) if not rule.operators]
+    wide = [pattern for rule in rules for pattern in rule.modules]
     held: list[ResidentWeight] = []
     for name, weight in _distinct(network.weights):
         if network.reads(name):
@@ -93,12 +95,6 @@ def network_plan(network: Network, weights: Sequence[ResidentWeight], precision:
         largest_parameters=max((tensor.elements for tensor in weights), default=0),
         signature_bytes=sum(4 * math.prod(tensor.resolve(network.check_dims)) for tensor in signature),
     )
-
-
-def _fp32_modules(network: Network, request: BuildRequest, precision: str) -> tuple[str, ...]:
-    """Patterns of modules whose weights stay fp32; rules for single operators hold norms: next to nothing."""
-    rules = network.fp32_rules(precision, request.fp32)
-    return tuple(pattern for rule in rules if not rule.operators for pattern in rule.modules)
 
 
 def item_bytes(precision: str) -> int:

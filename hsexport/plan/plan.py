@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
@@ -15,21 +16,12 @@ from hsexport.families.registry import FAMILIES
 from hsexport.networks.network import Network
 from hsexport.plan.gpus import Gpu
 from hsexport.plan.machine import Machine, machine_at
-from hsexport.plan.memory import RunMemory, run_memory
 from hsexport.plan.networks import NetworkPlan, network_plan, resident_weights
-from hsexport.plan.shortfalls import (
-    Choices,
-    Shortfall,
-    device_shortfall,
-    disk_shortfalls,
-    gpu_room_bytes,
-    memory_shortfalls,
-)
+from hsexport.plan.shortfalls import Choices, Shortfall, device_shortfalls, disk_shortfalls, memory_shortfalls
 from hsexport.plan.stages import StagePlan, stage_plans
-from hsexport.plan.work import Roofline, Work, roofline, work_of
-from hsruntime.facts import Facts, Size, Sizes
+from hsexport.plan.work import Roofline, RunMemory, Work, roofline, run_memory, work_of
+from hsruntime.facts import Facts, Sizes
 from hsruntime.schedule.presets import resolve_schedule
-from hsruntime.schedule.schedule import Schedule
 
 
 class RoomError(HSError):
@@ -90,25 +82,35 @@ def plan_of(
         stages = stages[: 1 + [stage.name for stage in stages].index(request.stop_after)]
     held = {plan.name: 0 if options.streams_weights else plan.bundle_bytes for plan in plans}
     by_name = {network.name: network for network in networks}
-    counted = _Counted(request, facts, by_name, schedule, held)
+    memory = partial(run_memory, request, facts, by_name, schedule, held)
+    sizes, traits = facts.sizes, traits_of(backend)
+    cases = dict.fromkeys((size, n) for size in (sizes.default, sizes.maximum) for n in (1, sizes.max_batch))
+    optional = FAMILIES[facts.family].optional
+    choices = Choices(
+        sizes=sizes,
+        memory=memory,
+        optional_bytes={name: held.get(part, 0) for name, (part, _) in optional.items()},
+        streams_weights=traits.resident_weights and not options.streams_weights,
+        halves=precision == "fp32",
+    )
     work = work_of(request, facts, by_name, schedule, weights)
     return Plan(
         backend=backend,
         precision=precision,
-        sizes=facts.sizes,
+        sizes=sizes,
         schedule=facts.defaults.schedule,
         steps=facts.defaults.steps,
         guidance_scale=facts.defaults.guidance_scale,
         networks=plans,
         stages=stages,
-        memory=tuple(counted.cases()),
+        memory=tuple(memory(*case) for case in cases),
         work=work,
         roofline=roofline(work, gpu) if gpu else None,
         machine=machine,
         shortfalls=(
             *disk_shortfalls(stages, machine),
             *memory_shortfalls(stages, machine),
-            *counted.device_shortfalls(machine, gpu),
+            *device_shortfalls(machine, gpu, choices, on_cpu=traits.on_cpu),
         ),
     )
 
@@ -124,39 +126,3 @@ def check_room(plan: Plan) -> list[str]:
         if shortfall.certain:
             raise RoomError(str(shortfall), " or ".join(shortfall.hints))
     return [f"{shortfall}; {' or '.join(shortfall.hints)}" for shortfall in plan.shortfalls]
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """Counts the memory of pictures of any size."""
-
-    request: BuildRequest
-    facts: Facts
-    networks: Mapping[str, Network]
-    schedule: Schedule
-    weights: Mapping[str, int]
-
-    def memory(self, size: Size, pictures: int) -> RunMemory:
-        return run_memory(self.request, self.facts, self.networks, self.schedule, self.weights, size, pictures)
-
-    def cases(self) -> Iterator[RunMemory]:
-        sizes = self.facts.sizes
-        cases = ((size, n) for size in (sizes.default, sizes.maximum) for n in (1, sizes.max_batch))
-        yield from (self.memory(*case) for case in dict.fromkeys(cases))
-
-    def device_shortfalls(self, machine: Machine, gpu: Gpu | None) -> Iterator[Shortfall]:
-        traits, options = traits_of(self.request.backend), self.request.options
-        parts = {name: part for name, (part, _) in FAMILIES[self.facts.family].optional.items()}
-        choices = Choices(
-            sizes=self.facts.sizes,
-            memory=self.memory,
-            optional_bytes={name: self.weights.get(part, 0) for name, part in parts.items()},
-            streams_weights=traits.resident_weights and not options.streams_weights,
-            halves=options.precision == "fp32",
-        )
-        if gpu:
-            found = device_shortfall(gpu.name, gpu_room_bytes(gpu), choices)
-        else:
-            found = device_shortfall("this machine", machine.memory_bytes, choices) if traits.on_cpu else None
-        if found:
-            yield found

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from hsexport.plan.gpus import GPUS, Gpu
 from hsexport.plan.machine import Machine
-from hsexport.plan.memory import RunMemory
 from hsexport.plan.stages import StagePlan
+from hsexport.plan.work import RunMemory
 from hsruntime.facts import Size, Sizes, size_text
 
 GB = 1e9
@@ -73,27 +73,26 @@ class Choices:
     """Whether a narrower precision is to be had."""
 
 
-def device_shortfall(what: str, room_bytes: int, choices: Choices) -> Shortfall | None:
-    """For the most that the bundle allows: the largest size, as many pictures as it takes."""
-    worst = choices.memory(choices.sizes.maximum, choices.sizes.max_batch)
-    if worst.total_bytes <= room_bytes:
-        return None
-    size, pictures = worst.size, worst.pictures
-    at = f"{pictures} of {size_text(size)} at once" if pictures > 1 else size_text(size)
-    return Shortfall(f"{at} on {what}", worst.total_bytes, room_bytes, tuple(_hints(worst, room_bytes, choices)))
-
-
-def _hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
-    """Each that is enough by itself; else the least that the bundle can be, with one more saving; else a larger GPU."""
-    single = list(_single_hints(worst, room, choices))
-    yield from single
-    if single:
+def device_shortfalls(machine: Machine, gpu: Gpu | None, choices: Choices, *, on_cpu: bool) -> Iterator[Shortfall]:
+    """For the most that the bundle allows: the largest size, as many pictures as it takes; on `gpu`, or here by CPU."""
+    if gpu is None and not on_cpu:
         return
+    what, room = (gpu.name, int(gpu.memory_gb * GB)) if gpu else ("this machine", machine.memory_bytes)
+    worst = choices.memory(choices.sizes.maximum, choices.sizes.max_batch)
+    if worst.total_bytes > room:
+        at = f"{worst.pictures} of {size_text(worst.size)} at once" if worst.pictures > 1 else size_text(worst.size)
+        yield Shortfall(f"{at} on {what}", worst.total_bytes, room, _hints(worst, room, choices))
+
+
+def _hints(worst: RunMemory, room: int, choices: Choices) -> tuple[str, ...]:
+    """Each that is enough by itself; else the least that the bundle can be, with one more saving; else a larger GPU."""
+    if single := tuple(_single_hints(worst, room, choices)):
+        return single
     least = choices.memory(choices.sizes.default, 1)
     fewest = f"--max-batch 1 --max-size {size_text(choices.sizes.default)}"
     together = ((0, fewest), *((saved, f"{fewest} and {words}") for saved, words in _savings(least, choices)))
     fitting = (words for saved, words in together if least.total_bytes - saved <= room)
-    yield next(fitting, None) or _larger_gpu(least.total_bytes)
+    return (next(fitting, None) or _larger_gpu(least.total_bytes),)
 
 
 def _single_hints(worst: RunMemory, room: int, choices: Choices) -> Iterator[str]:
@@ -122,8 +121,3 @@ def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
 def _larger_gpu(needed: int) -> str:
     names = [gpu.name for gpu in GPUS.values() if gpu.memory_gb * GB >= needed]
     return f"a larger GPU: {', '.join(names)}" if names else "a machine with more memory"
-
-
-def gpu_room_bytes(gpu: Gpu) -> int:
-    """What a process can have of it."""
-    return int(gpu.memory_gb * GB)

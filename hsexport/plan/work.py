@@ -1,4 +1,4 @@
-"""Operations of a step and of a picture, and the time that a GPU's peaks allow them."""
+"""What pictures take: operations of a step and in all, the time that a GPU's peaks allow them, and memory."""
 
 from __future__ import annotations
 
@@ -6,44 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hsengines.traits import traits_of
 from hsexport.build.request import BuildRequest
 from hsexport.networks.network import Network
 from hsexport.plan.gpus import Gpu
+from hsexport.plan.measured import DEVICE_PROCESS, RUNNER_PROCESS
 from hsexport.plan.networks import ResidentWeight, item_bytes
-from hsruntime.facts import Facts, Transformer, counted
-from hsruntime.loop.buffers import LoopShape, cache_bytes
+from hsruntime.facts import Facts, Size, Transformer, counted
+from hsruntime.loop.buffers import LoopShape, cache_bytes, loop_bytes
 from hsruntime.schedule.arithmetic import Kind, predicted_speedup, runs
 from hsruntime.schedule.schedule import Schedule
 
 
-@dataclass(frozen=True)
-class Extent:
-    """How much a run of a transformer is over: rows G, active M of N tokens, T text tokens, these cached or live."""
+def run_dims(shape: LoopShape, rows: int, text: int, *, region: bool = False) -> dict[str, int]:
+    """Extents of a transformer's run over a whole picture or over its region, by the names that operations have.
 
-    rows: int
-    active: int
-    tokens: int
-    text: int
-    text_cached: bool = False
-
-    @property
-    def dims(self) -> dict[str, int]:
-        """By the names that operations have for them; L are the text tokens that go through the network."""
-        live = 0 if self.text_cached else self.text
-        return {"G": self.rows, "M": self.active, "N": self.tokens, "T": self.text, "L": live}
-
-    @classmethod
-    def of(cls, shape: LoopShape, rows: int, text: int, *, region: bool = False) -> Extent:
-        """A run over a whole picture, or over its region."""
-        active = shape.active if region else shape.tokens
-        return cls(rows, active, shape.tokens, text, text_cached=region and shape.text_cached)
-
-
-def pass_flops(model: Transformer, over: Extent) -> dict[str, int]:
-    """Of one run, all rows together, by part of the network: what a counter finds in the exported graph, to the last
-    one.
+    Rows G, active M of N tokens, T text tokens, of which L go through the network.
     """
-    return {part: counted(terms, **over.dims) for part, terms in model.operations.items()}
+    live = 0 if region and shape.text_cached else text
+    return {"G": rows, "M": shape.active if region else shape.tokens, "N": shape.tokens, "T": text, "L": live}
+
+
+def pass_flops(model: Transformer, dims: Mapping[str, int]) -> dict[str, int]:
+    """Of one run, all rows together, by part of the network: what a counter finds in its graph, to the last one."""
+    return {part: counted(terms, **dims) for part, terms in model.operations.items()}
 
 
 @dataclass(frozen=True)
@@ -122,23 +108,39 @@ def work_of(
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=facts.defaults.guidance_scale > 1)
     guided, item = shape.rows == 2, item_bytes(request.options.precision)
     sizes = {name: sum(weight.size_bytes for weight in each) for name, each in weights.items()}
-    counter = _Counter(facts, shape, item, sizes)
 
-    def run(name: str, dims: Mapping[str, int]) -> Run:
+    def flops_of(kind: Kind, rows: int) -> dict[str, int]:
+        model = facts.small if kind == "small" else facts.large
+        text = facts.text[model.text].tokens
+        return pass_flops(model, run_dims(shape, rows, text, region=kind == "region"))
+
+    def run_of(kind: Kind, rows: int, times: int) -> Run:
+        flops = sum(flops_of(kind, rows).values())
+        if kind == "small":
+            return Run(kind, times, flops, sizes["small"])
+        # Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own.
+        once = LoopShape(1, rows, shape.grid, 0, shape.steps)
+        return Run(kind, times, flops, sizes["large"] + cache_bytes(facts, once, item))
+
+    def step_of(kind: Kind) -> Step:
+        run = run_of(kind, shape.rows, 1)
+        return Step({**flops_of(kind, shape.rows), "total": run.flops}, run)
+
+    def single(name: str, dims: Mapping[str, int]) -> Run:
         counted, shapes = networks[name].operations, {weight.name: weight.shape for weight in weights[name]}
         return Run(name, 1, counted(shapes, dims) if counted else 0, sizes[name])
 
     height, width = (side * facts.latent.patch_size for side in shape.grid)
-    before = [run(slot.engine, {"B": shape.rows}) for slot in facts.slots]
-    after = run("vae_decoder", {"B": 1, "h": height, "w": width})
+    before = [single(slot.engine, {"B": shape.rows}) for slot in facts.slots]
+    after = single("vae_decoder", {"B": 1, "h": height, "w": width})
     return Work(
-        large=counter.step("large"),
-        region=counter.step("region") if shape.active else None,
-        small=counter.step("small"),
+        large=step_of("large"),
+        region=step_of("region") if shape.active else None,
+        small=step_of("small"),
         text_flops=sum(each.flops for each in before),
         decode_flops=after.flops,
-        runs=(*before, *(counter.run(*each) for each in runs(schedule, guided=guided)), after),
-        reference=(*before, counter.run("large", shape.rows, schedule.steps), after),
+        runs=(*before, *(run_of(*each) for each in runs(schedule, guided=guided)), after),
+        reference=(*before, run_of("large", shape.rows, schedule.steps), after),
         speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
     )
 
@@ -165,33 +167,65 @@ def _time(run: Run, gpu: Gpu) -> RunTime:
 
 
 @dataclass(frozen=True)
-class _Counter:
-    """Counts runs of the transformers over one loop's shape."""
+class RunMemory:
+    """What as many pictures at once of one size take, in bytes.
 
-    facts: Facts
-    shape: LoopShape
-    item_bytes: int
-    weights: Mapping[str, int]
+    Activations are the larger tensors alive at once within a network, counted, not measured: a builder that fuses more
+    needs less. Engines run one after the other in shared scratch memory, so only the largest of them adds up.
+    """
 
-    def step(self, kind: Kind) -> Step:
-        """One run with all rows."""
-        run = self.run(kind, self.shape.rows, 1)
-        return Step({**self.flops(kind, self.shape.rows), "total": run.flops}, run)
+    size: Size
+    pictures: int
+    weights_bytes: int
+    """Of all engines; 0 where they are streamed, for then they take whatever room is left."""
+    cache_bytes: int
+    """Keys and values."""
+    loop_bytes: int
+    """The loop's other tensors."""
+    full_bytes: int
+    """Activations of large over the whole picture."""
+    region_bytes: int
+    """Of large over the region; 0 if the schedule has none."""
+    small_bytes: int
+    decoder_bytes: int
+    process_bytes: int
 
-    def run(self, kind: Kind, rows: int, times: int) -> Run:
-        """As many runs with what one of them moves."""
-        weights, cache = (
-            (self.weights["small"], 0) if kind == "small" else (self.weights["large"], self._cache_bytes(rows))
-        )
-        return Run(kind, times, sum(self.flops(kind, rows).values()), weights + cache)
+    @property
+    def total_bytes(self) -> int:
+        """All that is there at the same time."""
+        scratch = max(self.full_bytes, self.region_bytes, self.small_bytes, self.decoder_bytes)
+        return self.weights_bytes + self.cache_bytes + self.loop_bytes + scratch + self.process_bytes
 
-    def flops(self, kind: Kind, rows: int) -> dict[str, int]:
-        """Of one run."""
-        model = self.facts.small if kind == "small" else self.facts.large
-        text = self.facts.text[model.text].tokens
-        return pass_flops(model, Extent.of(self.shape, rows, text, region=kind == "region"))
 
-    def _cache_bytes(self, rows: int) -> int:
-        """Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own."""
-        once = LoopShape(1, rows, self.shape.grid, 0, self.shape.steps)
-        return cache_bytes(self.facts, once, self.item_bytes)
+def run_memory(
+    request: BuildRequest,
+    facts: Facts,
+    networks: Mapping[str, Network],
+    schedule: Schedule,
+    weights: Mapping[str, int],
+    size: Size,
+    pictures: int,
+) -> RunMemory:
+    """For `pictures` of `size` at once; `weights` are every engine's bytes by name."""
+    shape = LoopShape.of(facts, schedule, size, pictures, guided=facts.defaults.guidance_scale > 1)
+    item, traits = item_bytes(request.options.precision), traits_of(request.backend)
+    cache, text = cache_bytes(facts, shape, item), facts.text_tokens
+    whole, region = (run_dims(shape, shape.rows, text, region=part) for part in (False, True))
+    decoded = {"B": pictures, "h": size[1] // facts.latent.vae_scale, "w": size[0] // facts.latent.vae_scale}
+
+    def activations(name: str, dims: Mapping[str, int]) -> int:
+        counted = networks[name].activations
+        return item * counted(dims, traits.fused_attention) if counted else 0
+
+    return RunMemory(
+        size=size,
+        pictures=pictures,
+        weights_bytes=sum(weights.values()),
+        cache_bytes=cache,
+        loop_bytes=loop_bytes(facts, shape, item) - cache,
+        full_bytes=activations("large", whole),
+        region_bytes=activations("large", region) if shape.active else 0,
+        small_bytes=activations("small", whole),
+        decoder_bytes=activations("vae_decoder", decoded),
+        process_bytes=RUNNER_PROCESS if traits.on_cpu else DEVICE_PROCESS,
+    )

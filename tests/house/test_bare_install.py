@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsexport.deploy.archive.pins import pins_of
-from hsexport.deploy.archive.target import Target
+from hsexport.deploy.archive.pins import Target, pins_of
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 UNWANTED = {"torch", "pydantic", "polygraphy", "typer"}

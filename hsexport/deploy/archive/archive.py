@@ -1,21 +1,29 @@
-"""A tar archive that is whole or not there, with the same bytes for the same contents."""
+"""An archive of a bundle, and if wanted of all that a machine with nothing but Python needs to run it.
+
+It is a tar file that is whole or not there, with the same bytes for the same contents.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
+import shlex
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
 from hsengines.errors import HSError
-from hsengines.files import flush
+from hsengines.files import flush, workplace
+from hsengines.traits import traits_of
+from hsexport.deploy.archive.pins import Target, pins_of
+from hsexport.deploy.archive.wheels import fetch_wheels, own_wheel, requirements_of
 from hsexport.progress import Reporter, bytes_told
+from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, open_bundle, sha256_of
 
 SUMS = "SHA256SUMS"
 SUFFIXES = (".tar", ".tar.gz")
@@ -64,36 +72,24 @@ def write_archive(out: Path, place: Path, members: Sequence[Member], reporter: R
     Every file is read once, in pieces. Raises HSError for one whose bytes are not what its Member says.
     """
     members = sorted(members, key=lambda member: member.path)
-    members = [Member.of_bytes(SUMS, sums_of(members)), *members]
+    sums = "".join(f"{member.sha256}  {member.path}\n" for member in members)  # as `sha256sum --check` reads it
+    members = [Member.of_bytes(SUMS, sums.encode()), *members]
     check_room(place, members)
     reporter.stage("pack", len(members))
     partial, top = place / "archive", checked_name(out)
-    with partial.open("xb") as stream, _tar(stream, compressed=out.name.endswith(".gz")) as tar:
+    with ExitStack() as stack:
+        stream: IO[bytes] = stack.enter_context(partial.open("xb"))
+        if out.name.endswith(".gz"):
+            squeezed = stack.enter_context(gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0))
+            stream = cast(IO[bytes], squeezed)
+        tar = stack.enter_context(tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT))
+        tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
         for member in members:
             reporter.begin(member.path)
             _add(tar, top, member, reporter)
             reporter.end(member.path)
     flush(partial)
     partial.replace(out)
-
-
-def sums_of(members: Sequence[Member]) -> bytes:
-    """As `sha256sum --check` reads it."""
-    return "".join(f"{member.sha256}  {member.path}\n" for member in members).encode()
-
-
-@contextmanager
-def _tar(stream: IO[bytes], *, compressed: bool) -> Iterator[tarfile.TarFile]:
-    if not compressed:
-        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-            tar.copybufsize = _CHUNK_BYTES  # type: ignore[attr-defined]
-            yield tar
-        return
-    with (
-        gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as squeezed,
-        _tar(cast(IO[bytes], squeezed), compressed=False) as tar,
-    ):
-        yield tar
 
 
 def _add(tar: tarfile.TarFile, top: str, member: Member, reporter: Reporter) -> None:
@@ -134,3 +130,96 @@ class _Checked:
             f"file '{member.path}' {found}, expected {member.size_bytes} bytes of sha256 {member.sha256}",
             "it is damaged, or was changed meanwhile; copy it again or build it again",
         )
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """The runtime beside the bundle. wheels: those of other packages, too, so that no network is needed there."""
+
+    target: Target = field(default_factory=Target)
+    wheels: bool = True
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Exact ones by name that go before those installed here; see `pins_of`."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A written archive."""
+
+    archive: Path
+    size_bytes: int
+    requirements: tuple[str, ...]
+    wheels: tuple[str, ...]
+
+
+def archive_bundle(path: Path, out: Path, runtime: RuntimeOptions | None, reporter: Reporter) -> Archive:
+    """Writes the archive `out` of the bundle at `path`, whole or not at all; a file there is replaced.
+
+    The bundle's bytes are checked while they are copied. Raises BundleError, or HSError for what cannot be packed.
+    """
+    bundle = open_bundle(path, hashes=False)
+    _check_out(out, bundle)
+    with workplace(out.parent, out.name) as place:
+        pins, wheels = _runtime(bundle, runtime, place, reporter) if runtime else ([], [])
+        members = [*_bundle_members(bundle), *(_runtime_members(out, pins, wheels, runtime) if runtime else ())]
+        write_archive(out, place, members, reporter)
+    return Archive(out, out.stat().st_size, tuple(pins), tuple(wheel.name for wheel in wheels))
+
+
+def _check_out(out: Path, bundle: Bundle) -> None:
+    checked_name(out)
+    if not out.parent.is_dir():
+        raise HSError(f"{out.parent} is not a directory", "make it first, or write elsewhere")
+    if out.is_dir():
+        raise HSError(f"{out} is a directory", "name a file in it")
+    if out.resolve().is_relative_to(bundle.path.resolve()):
+        raise HSError(f"{out} lies inside the bundle, which holds its own files only", "write it elsewhere")
+
+
+def _bundle_members(bundle: Bundle) -> list[Member]:
+    # A folder of its own: a bundle with one file more is refused when it is opened.
+    listed = [Member(f"bundle/{f.path}", bundle.path / f.path, f.size_bytes, f.sha256) for f in bundle.manifest.files]
+    return [*listed, Member.of_bytes(f"bundle/{MANIFEST_NAME}", (bundle.path / MANIFEST_NAME).read_bytes())]
+
+
+def _runtime(bundle: Bundle, runtime: RuntimeOptions, place: Path, reporter: Reporter) -> tuple[list[str], list[Path]]:
+    """Pins, and wheels with our own first."""
+    extra = traits_of(bundle.manifest.backend).extra
+    if not extra:
+        raise HSError(f"the bundle's backend '{bundle.manifest.backend}' has no runtime to pack", "leave --runtime out")
+    ours = own_wheel(place)
+    if not runtime.target.is_here and not ours.stem.endswith("-any"):
+        raise HSError(f"the hsexport installed here is for this platform alone ({ours.name})", "pack from a checkout")
+    pins = pins_of(requirements_of(ours), extra, runtime.target, runtime.versions)
+    return pins, [ours, *(fetch_wheels(pins, runtime.target, place, reporter) if runtime.wheels else ())]
+
+
+def _runtime_members(out: Path, pins: list[str], wheels: list[Path], runtime: RuntimeOptions) -> list[Member]:
+    steps = install_steps(out, wheels[0].name, runtime)
+    return [
+        Member.of_bytes("requirements.txt", "".join(f"{pin}\n" for pin in pins).encode()),
+        Member.of_bytes("INSTALL", "".join(f"{step}\n" for step in steps).encode()),
+        *(Member(f"wheels/{w.name}", w, w.stat().st_size, sha256_of(w)) for w in wheels),
+    ]
+
+
+def install_steps(out: Path, wheel: str, runtime: RuntimeOptions) -> list[str]:
+    """Five lines for the machine that the archive is copied to."""
+    target, offline = runtime.target, "--no-index " if runtime.wheels else ""
+    install = f"-m pip install {offline}--find-links wheels wheels/{wheel} -r requirements.txt"
+    run = 'run bundle --prompt "red apple" --out picture.png'
+    if target.is_windows:
+        return [
+            f'tar -xf "{out.name}" && cd "{checked_name(out)}"',
+            "rem certutil -hashfile FILE SHA256 tells what SHA256SUMS says of each file",
+            f"py -{target.python_version} -m venv env",
+            f"env\\Scripts\\python {install}",
+            f"env\\Scripts\\hsexport {run}",
+        ]
+    return [
+        f"tar -xf {shlex.quote(out.name)} && cd {shlex.quote(checked_name(out))}",
+        "sha256sum --check --quiet SHA256SUMS",
+        f"python{target.python_version} -m venv env",
+        f"env/bin/python {install}",
+        f"env/bin/hsexport {run}",
+    ]

@@ -10,40 +10,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from msgspec import structs
+from msgspec import Meta, Struct, structs
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
-from hsexport.deploy.ray.executor import Executor, gpus_of_each, threads_of_each
-from hsexport.deploy.ray.ledger import Ledger, Task
+from hsexport.deploy.ray.executor import Executor, Ledger, Task, gpus_of_each, threads_of_each
 from hsexport.deploy.ray.prompt_file import Line, read_prompts
 from hsexport.progress import Reporter
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
-from hsruntime.options import PictureOptions
+from hsruntime.options import Count, PictureOptions, Side
 from hsruntime.request import seed_list
 
 _MOST_BLOCKS = 2000  # Ray Data's own cost per block shows beyond some thousand
 _OBJECT_STORE_BYTES = 128 * 2**20  # prompts go through it, pictures do not
+Share = Annotated[float, Meta(ge=0)]
 
 
-@dataclass(frozen=True)
-class BatchOptions:
-    """For every picture, and how they are spread. What is None comes from the bundle."""
+class BatchOptions(Struct, frozen=True, kw_only=True):
+    """How a job's pictures are spread."""
 
-    asked: PictureOptions
-    """Line i has its seed + i; its prompt and, if it names them, negative prompt and seed are its own."""
-    replicas: int = 1
-    gpus_per_replica: float | None = None
-    """None: 1, or 0 for a bundle that runs on CPUs."""
-    max_batch: int | None = None
-    """None: as the bundle was built on a GPU, 1 on a CPU."""
-    threads: int = 0
-    """CPU threads of each replica; 0 shares the cores out."""
+    replicas: Annotated[Side, Meta(description="sessions that draw at the same time")] = 1
+    gpus_per_replica: Annotated[Share | None, Meta(description="default: 1, or 0 on a CPU")] = None
+    max_batch: Annotated[
+        Side | None, Meta(description="pictures drawn together; default: as built on a GPU, 1 on a CPU")
+    ] = None
+    threads: Annotated[Count, Meta(description="CPU threads of each replica; 0 shares the cores out")] = 0
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,17 @@ class Summary:
     failed: tuple[str, ...]
 
 
-def run_batch(path: Path, prompts: Path, out: Path, options: BatchOptions, reporter: Reporter) -> Summary:
+def run_batch(
+    path: Path, prompts: Path, out: Path, asked: PictureOptions, options: BatchOptions, reporter: Reporter
+) -> Summary:
     """Draws what `out` lacks; kept pictures are those of the same prompt, seed, options and bundle.
 
     A prompt that cannot be drawn is recorded as failed and does not end the job. Raises HSError for what concerns the
     whole job: the bundle, the file, the options, the machine, or another job in `out`.
     """
     manifest = open_bundle(path).manifest
-    _check(manifest, options)
-    tasks = tasks_of(read_prompts(prompts), options, manifest)
+    _check(manifest, asked)
+    tasks = tasks_of(read_prompts(prompts), asked, manifest)
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out)
     with _alone_in(out):
@@ -82,25 +80,22 @@ def run_batch(path: Path, prompts: Path, out: Path, options: BatchOptions, repor
     return Summary(**counts, failed=tuple(failed))
 
 
-def tasks_of(lines: Sequence[Line], options: BatchOptions, manifest: Manifest) -> list[Task]:
-    """A task for each line, those that cannot be drawn included."""
-    seeds = seed_list(options.asked.seed, len(lines))
-    return [
-        _task(line, structs.replace(options.asked, seed=seed), manifest.identity)
-        for line, seed in zip(lines, seeds, strict=True)
-    ]
+def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest) -> list[Task]:
+    """A task for each line, those that cannot be drawn included.
+
+    Line i has the seed asked for + i; its prompt and, if it names them, negative prompt and seed are its own.
+    """
+    tasks = []
+    for line, seed in zip(lines, seed_list(asked.seed, len(lines)), strict=True):
+        row = structs.asdict(line.row) if line.row else {"prompt": line.text}
+        own = {"seed": seed} | {name: value for name, value in row.items() if value is not None}
+        tasks.append(Task(line.index, line.number, structs.replace(asked, **own), manifest.identity, line.fault))
+    return tasks
 
 
-def _task(line: Line, asked: PictureOptions, digest: str) -> Task:
-    own = {"prompt": line.text}
-    if line.row:
-        own |= {name: value for name, value in structs.asdict(line.row).items() if value is not None}
-    return Task(line.index, line.number, structs.replace(asked, **own), digest, line.fault)
-
-
-def _check(manifest: Manifest, options: BatchOptions) -> None:
+def _check(manifest: Manifest, asked: PictureOptions) -> None:
     """What would fail every picture fails once, before anything starts."""
-    structs.replace(options.asked, prompt="").completed(manifest)
+    structs.replace(asked, prompt="").completed(manifest)
     why = get_backend(manifest.backend).why_not_here()
     if why:
         raise BackendUnavailable(f"backend '{manifest.backend}' does not run here: {why}", "run the job elsewhere")
@@ -127,7 +122,10 @@ def _outcomes(
     together = most_together(manifest, options.max_batch)
     threads = threads_of_each(options.replicas, options.threads)
     with _ray(options.replicas):
-        _check_gpus(ray.cluster_resources().get("GPU", 0), gpus * options.replicas)
+        found, wanted = ray.cluster_resources().get("GPU", 0), gpus * options.replicas
+        if found < wanted:  # Ray would wait for them for ever
+            told = f"the replicas need {wanted:g} GPUs, this machine has {found:g}"
+            raise HSError(told, "ask for fewer --replicas")
         items = [{"task": task.json} for task in tasks]
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
@@ -173,9 +171,7 @@ def _ray(replicas: int) -> Iterator[None]:
 
 @contextmanager
 def _no_metadata_services(own_address: str) -> Iterator[None]:
-    """One of Ray's processes asks the clouds' metadata services where it runs, usage statistics or not: a proxy that is
-    not there answers.
-    """
+    """One of Ray's processes asks the clouds' metadata services where it runs: a proxy that is not there answers."""
     kept = dict(os.environ)
     os.environ |= dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:9")
     os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"localhost,127.0.0.1,{own_address}")
@@ -185,9 +181,3 @@ def _no_metadata_services(own_address: str) -> Iterator[None]:
         for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
             os.environ.pop(name)
             os.environ |= {name: kept[name]} if name in kept else {}
-
-
-def _check_gpus(found: float, wanted: float) -> None:
-    """Ray would wait for them for ever."""
-    if found < wanted:
-        raise HSError(f"the replicas need {wanted:g} GPUs, this machine has {found:g}", "ask for fewer --replicas")

@@ -10,18 +10,15 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from hsexport.deploy.ray.executor import gpus_of_each, threads_of_each
-from hsexport.deploy.serve.app import HttpOptions, make_app
-from hsexport.deploy.serve.service import Service, ServiceOptions
+from hsexport.deploy.serve.app import make_app
+from hsexport.deploy.serve.options import ServerOptions
+from hsexport.deploy.serve.service import Service
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import SessionOptions
 
 
 class DeploymentOptions(BaseModel):
-    """What `serve run` takes as NAME=VALUE, and a Serve config file under `args`.
-
-    One replica draws on one GPU, large and small together. Large and small on two GPUs of one replica would need
-    sessions whose engines lie on two devices, and the blended velocity copied between them at every step: not offered.
-    """
+    """What `serve run` takes as NAME=VALUE, and a Serve config file under `args`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,15 +69,7 @@ def app(options: DeploymentOptions) -> Any:
 
 
 def _replica_app(options: DeploymentOptions) -> FastAPI:
-    threads = threads_of_each(options.replicas, options.threads)
-    service = Service(
-        options.bundle,
-        ServiceOptions(
-            queue=options.queue,
-            max_batch=options.max_batch,
-            timeout_seconds=options.timeout,
-            session=SessionOptions(threads=threads),
-        ),
-    )
     hosts = tuple(name.strip() for name in options.allowed_hosts.split(",") if name.strip())
-    return make_app(service, HttpOptions(api_key=options.api_key, hosts=hosts))
+    shared = options.model_dump(include=set(ServerOptions.__struct_fields__))
+    threads = threads_of_each(options.replicas, options.threads)
+    return make_app(Service(options.bundle, ServerOptions(hosts=hosts, **shared), SessionOptions(threads=threads)))

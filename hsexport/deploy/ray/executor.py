@@ -1,18 +1,28 @@
-"""What a replica gets of a machine, and what it does in a batch job: a session, and groups of tasks through it."""
+"""What a replica gets of a machine, and what it does in a batch job: groups of tasks through a session.
+
+Of each task it leaves a picture and a record, named by what they were made from.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from hsengines.cores import usable_cores
 from hsengines.errors import HSError
-from hsexport.deploy.ray.ledger import Ledger, Task
+from hsengines.files import replace_file
+from hsexport.deploy.pictures import provenance
 from hsruntime import Session
 from hsruntime.batching import batches, merged, parted
 from hsruntime.bundle.manifest import Manifest
+from hsruntime.options import OF_EACH, PictureOptions
+from hsruntime.picture.picture import save_png
 from hsruntime.request import Request
 
 Outcome = tuple[int, str, str]
@@ -29,6 +39,91 @@ def gpus_of_each(manifest: Manifest, asked: float | None) -> float:
 def threads_of_each(replicas: int, asked: int) -> int:
     """CPU threads: as asked; 0 shares out the cores that this process may use."""
     return asked or max(1, usable_cores() // replicas)
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One picture to draw; `bundle` is its manifest's digest."""
+
+    index: int
+    line: int
+    asked: PictureOptions
+    bundle: str
+    fault: str = ""
+    """Why it cannot be drawn; what is asked for has then the line as it stands for a prompt."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """The reverse of `json`. Nothing is checked here: what the bundle cannot draw must fail as one picture."""
+        fields = json.loads(text)
+        return cls(**{**fields, "asked": PictureOptions(**fields["asked"])})
+
+    @property
+    def json(self) -> str:
+        """For Ray. By way of `json`, since a prompt that is not text must come through; msgspec refuses it."""
+        return json.dumps(msgspec.to_builtins(self))
+
+    @property
+    def name(self) -> str:
+        """Of its files: equal for equal pictures at one place of the file, and for those only."""
+        *asked, width, height = msgspec.structs.astuple(self.asked)
+        named = json.dumps([*asked, [width, height], self.bundle, self.fault])
+        return f"{self.index:06d}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+
+    def completed(self, manifest: Manifest) -> Request:
+        """Checked against the bundle. Raises HSError."""
+        if self.fault:
+            raise HSError(self.fault)
+        return self.asked.completed(manifest)
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What tells the picture from the job's others."""
+        return {name: getattr(self.asked, name) for name in OF_EACH}
+
+
+class Record(msgspec.Struct):
+    """What of `<name>.json` vouches for the picture; people read more there."""
+
+    status: str
+    size_bytes: int | None = None
+
+
+class Ledger:
+    """A directory of pictures and records; one job at a time may write to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def clear_leftovers(self) -> None:
+        """Removes what killed jobs had begun."""
+        for file in self.root.glob(".*.part-*"):
+            file.unlink()
+
+    def has(self, task: Task) -> bool:
+        """Whether the task's picture and record are both there and whole."""
+        with suppress(OSError, msgspec.MsgspecError):
+            record = msgspec.json.decode(self._file(task, "json").read_bytes(), type=Record)
+            return record.status == "done" and self._file(task, "png").stat().st_size == record.size_bytes
+        return False
+
+    def write_done(self, task: Task, picture: np.ndarray, *, schedule: str, seconds: float, together: int) -> None:
+        """The picture (H, W, 3) first, then the record that vouches for it."""
+        file = self._file(task, "png")
+        save_png(file, picture, provenance({**task.told, "schedule": schedule}))
+        done = {"schedule": schedule, "seconds": seconds, "together": together, "size_bytes": file.stat().st_size}
+        self._write(task, {"status": "done", **done})
+
+    def write_failed(self, task: Task, error: str) -> None:
+        """A record alone; the next job tries again."""
+        self._write(task, {"status": "failed", "error": error})
+
+    def _write(self, task: Task, outcome: dict[str, object]) -> None:
+        # json, since a prompt that is not text must be recorded as well; msgspec refuses it.
+        record = json.dumps({**outcome, "line": task.line, **task.told}, indent=1)
+        replace_file(self._file(task, "json"), f"{record}\n")
+
+    def _file(self, task: Task, suffix: str) -> Path:
+        return self.root / f"{task.name}.{suffix}"
 
 
 class Executor:

@@ -1,13 +1,17 @@
-"""The ASGI application: routes, and what stands around them."""
+"""The ASGI application: routes, what stands around them, and what browsers get."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from hashlib import sha256
+from html import escape
 from importlib.resources import files
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
@@ -25,15 +29,16 @@ from hsexport.deploy.serve.api import (
     Model,
     Models,
 )
-from hsexport.deploy.serve.images import answer_of, drawn
-from hsexport.deploy.serve.limits import BodyLimits, Heads, Origins, RequestLimit
-from hsexport.deploy.serve.metrics import Measured
-from hsexport.deploy.serve.pages import page_headers, reference
+from hsexport.deploy.serve.images import answered
+from hsexport.deploy.serve.limits import body_limits, heads_answered, origins_checked, request_limit
+from hsexport.deploy.serve.metrics import measured
 from hsexport.deploy.serve.service import Service
 from hsruntime.facts import size_text
 from hsruntime.schedule.presets import PRESETS
 
 GENERATIONS = "/v1/images/generations"
+INLINE = {"script-src": r"<script>(.*?)</script>", "style-src": r"<style>(.*?)</style>"}
+STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:2px 1em 2px 0}"
 FAULTS = {
     400: "what was asked for cannot be drawn",
     401: "the key is missing or wrong",
@@ -49,45 +54,28 @@ FAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class HttpOptions:
-    """What callers may do."""
-
-    api_key: str | None = None
-    most_body_bytes: int = 256 * 1024
-    header_seconds: float = 10
-    """How long a connection may take to each request's headers, and to read what is sent."""
-    body_seconds: float = 10
-    drain_seconds: float = 30
-    most_requests: int = 256
-    """At work at a time; more get 503."""
-    hosts: tuple[str, ...] = ()
-    """Names that the server goes by, beside those of loopback and addresses; "*" for any."""
-    origins: tuple[str, ...] = ()
-    """Pages elsewhere that browsers may ask from."""
-
-
-def make_app(service: Service, options: HttpOptions) -> FastAPI:
+def make_app(service: Service) -> FastAPI:
     """The application over a service, which it starts and closes."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
-        await asyncio.to_thread(service.close, options.drain_seconds)
+        await asyncio.to_thread(service.close)
 
+    options = service.options
     app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(BodyLimits, most_bytes=options.most_body_bytes, seconds=options.body_seconds)
-    app.add_middleware(Measured, metrics=service.metrics, path=GENERATIONS)
-    app.add_middleware(RequestLimit, most=options.most_requests)
-    app.add_middleware(Heads)
+    app.add_middleware(body_limits, most_bytes=1024 * options.max_body_kb, seconds=options.body_timeout)
+    app.add_middleware(measured, metrics=service.metrics, path=GENERATIONS)
+    app.add_middleware(request_limit, most=options.max_connections)
+    app.add_middleware(heads_answered)
     if options.origins:
         app.add_middleware(CORSMiddleware, allow_origins=options.origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Origins, hosts=options.hosts, origins=options.origins)
+    app.add_middleware(origins_checked, hosts=options.hosts, origins=options.origins)
     errors.register(app)
     _add_state(app, service)
-    _add_api(app, service, options)
+    _add_api(app, service)
     _add_page(app)
     return app
 
@@ -113,12 +101,14 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
+def _add_api(app: FastAPI, service: Service) -> None:
+    api_key = service.options.api_key
+
     def check_key(request: Request) -> None:
         """Compares in constant time."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = secrets.compare_digest(given.strip().encode("latin-1"), (options.api_key or "").encode())
-        if options.api_key and not (right and scheme.lower() == "bearer"):
+        right = secrets.compare_digest(given.strip().encode("latin-1"), (api_key or "").encode())
+        if api_key and not (right and scheme.lower() == "bearer"):
             told = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
             raise HTTPException(401, told, {"www-authenticate": "Bearer"})
 
@@ -127,9 +117,7 @@ def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
     @app.post(GENERATIONS, dependencies=keyed, responses=_faults(*FAULTS))
     async def generate(asked: ImagesRequest, request: Request) -> ImagesResponse:
         """Draws pictures."""
-        orders = asked.pictures()
-        pictures = await drawn(service, orders, request)
-        return await asyncio.to_thread(answer_of, asked, orders, pictures, service.cuts)
+        return await answered(service, asked, request)
 
     @app.get("/v1/models", dependencies=keyed, responses=_faults(401))
     async def models() -> Models:
@@ -151,7 +139,7 @@ def _add_api(app: FastAPI, service: Service, options: HttpOptions) -> None:
 
 def _add_page(app: FastAPI) -> None:
     page = files("hsexport.deploy.serve").joinpath("page.html").read_text("utf-8")
-    headers = page_headers(page)
+    headers = _page_headers(page)
 
     @app.get("/", include_in_schema=False)
     async def try_it() -> HTMLResponse:
@@ -161,12 +149,54 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         """What may be asked for."""
-        text = reference(app.openapi())
-        return HTMLResponse(text, headers=page_headers(text))
+        text = _reference(app.openapi())
+        return HTMLResponse(text, headers=_page_headers(text))
+
+
+def _page_headers(page: str) -> dict[str, str]:
+    """A page may run what stands in it and ask this server, nothing else; no other page may frame it."""
+    allowed = {
+        kind: " ".join(f"'sha256-{_digest(text)}'" for text in re.findall(pattern, page, re.DOTALL)) or "'none'"
+        for kind, pattern in INLINE.items()
+    }
+    rules = {"default-src": "'none'", **allowed, "img-src": "'self' data: blob:", "connect-src": "'self'"}
+    rules |= {"base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in rules.items()),
+        "x-frame-options": "DENY",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }
+
+
+def _digest(text: str) -> str:
+    return b64encode(sha256(text.encode()).digest()).decode()
+
+
+def _reference(openapi: dict[str, Any]) -> str:
+    """Routes and fields as HTML; /openapi.json has more for programs."""
+    schemas = openapi["components"]["schemas"]
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>hsexport</title><style>{STYLE}</style>"]
+    for path, methods in openapi["paths"].items():
+        for method, route in methods.items():
+            parts.append(f"<h3>{method.upper()} {escape(path)}</h3><p>{escape(route.get('description', ''))}</p>")
+            parts += [
+                _fields(schemas[name]) for name in re.findall(r"schemas/(\w+)", str(route.get("requestBody", "")))
+            ]
+    return "".join([*parts, "<p>All of it for programs: <a href=openapi.json>openapi.json</a></p></html>"])
+
+
+def _fields(schema: dict[str, Any]) -> str:
+    rows = [
+        f"<tr><td><code>{escape(name)}</code><td>{escape(field.get('description', ''))}"
+        f"<td>{escape(repr(field['default'])) if 'default' in field else ''}"
+        for name, field in schema["properties"].items()
+    ]
+    return f"<table><tr><th>field<th>what it is<th>default{''.join(rows)}</table>"
 
 
 def _facts(service: Service) -> BundleFacts:
-    manifest = service.manifest
+    manifest = service.session.manifest
     return BundleFacts(
         identity=manifest.identity,
         backend=manifest.backend,

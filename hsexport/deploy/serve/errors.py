@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -37,49 +38,41 @@ def status_of(err: HSError) -> int:
 
 
 def error_response(
-    status: int, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    status: int, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """`message` as OpenAI's clients look for it."""
-    # A lone surrogate out of somebody's JSON cannot be sent as UTF-8.
-    told = as_text(message)
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    body = ErrorResponse(error=ErrorBody(message=told, type=kind, param=param, code=None))
+    # As text: a lone surrogate out of somebody's JSON cannot be sent as UTF-8.
+    body = ErrorResponse(error=ErrorBody(message=as_text(message), type=kind, param=param))
     again = RETRY_AFTER if status in (429, 503) else {}
     return JSONResponse(body.model_dump(), status, {**(headers or {}), **again})
 
 
 def register(app: FastAPI) -> None:
     """Every error of a route as `error_response`."""
-    app.add_exception_handler(HSError, _of_ours)
-    app.add_exception_handler(RequestValidationError, _of_the_body)
-    app.add_exception_handler(HTTPException, _of_http)
-    app.add_exception_handler(Exception, _unforeseen)
 
+    @app.exception_handler(HSError)
+    async def of_ours(_: Request, err: HSError) -> JSONResponse:
+        status = status_of(err)
+        if status == 500:
+            log.error("%s", err)
+        return error_response(status, str(err))
 
-async def _of_ours(_: Request, err: Exception) -> JSONResponse:
-    assert isinstance(err, HSError)
-    status = status_of(err)
-    if status == 500:
-        log.error("%s", err)
-    return error_response(status, str(err))
+    @app.exception_handler(RequestValidationError)
+    async def of_the_body(_: Request, err: RequestValidationError) -> JSONResponse:
+        first = err.errors()[0]
+        if first["type"] == "json_invalid":
+            return error_response(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+        where = [str(part) for part in first["loc"] if part != "body"]
+        param = where[0].encode("utf-8", "backslashreplace").decode() if where else None
+        message = first["msg"] if not where else f"{'.'.join(where)}: {first['msg']}"
+        return error_response(400, message, param=param)
 
+    @app.exception_handler(HTTPException)
+    async def of_http(_: Request, err: HTTPException) -> JSONResponse:
+        return error_response(err.status_code, str(err.detail), headers=err.headers)
 
-async def _of_the_body(_: Request, err: Exception) -> JSONResponse:
-    assert isinstance(err, RequestValidationError)
-    first = err.errors()[0]
-    if first["type"] == "json_invalid":
-        return error_response(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
-    where = [str(part) for part in first["loc"] if part != "body"]
-    param = where[0].encode("utf-8", "backslashreplace").decode() if where else None
-    message = first["msg"] if not where else f"{'.'.join(where)}: {first['msg']}"
-    return error_response(400, message, param=param)
-
-
-async def _of_http(_: Request, err: Exception) -> JSONResponse:
-    assert isinstance(err, HTTPException)
-    return error_response(err.status_code, str(err.detail), headers=dict(err.headers or {}))
-
-
-async def _unforeseen(request: Request, err: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=err)
-    return error_response(500, "an error inside the server; its log says more")
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, err: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=err)
+        return error_response(500, "an error inside the server; its log says more")

@@ -6,49 +6,42 @@ import asyncio
 import io
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import HTTPException, Request
 from PIL import Image
 
 from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, Provenance
-from hsexport.deploy.serve.service import Service
+from hsexport.deploy.serve.service import AbandonedError, Service
 from hsexport.deploy.serve.waiting import STOPPED, Drawn, Job
-from hsexport.deploy.serve.worker import AbandonedError
+from hsruntime import Session
 from hsruntime.facts import size_text
 from hsruntime.options import PictureOptions
 from hsruntime.picture.picture import region_overlay
-from hsruntime.text.tokenize import PromptRow
 
 CLIENT_GONE = 499
 """nginx's status for a caller that did not wait; nobody reads it but the metrics."""
 LOOK_FOR_CLIENT_SECONDS = 0.25
 
 
-async def drawn(service: Service, orders: Sequence[PictureOptions], client: Request) -> list[Drawn]:
+async def answered(service: Service, asked: ImagesRequest, client: Request) -> ImagesResponse:
     """Waits for all pictures, as long as the caller does.
 
     Raises what `Service.submit` raises, HTTPException (504, 499), or what drawing failed with.
     """
+    orders = asked.pictures()
     jobs = await asyncio.to_thread(service.submit, orders)
-    futures = [asyncio.wrap_future(job.future) for job in jobs]
-    for future in futures:
-        future.add_done_callback(_retrieved)
+    pictures = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+    pictures.add_done_callback(_retrieved)
     try:
-        while waited_for := [future for future in futures if not future.done()]:
-            done, _ = await asyncio.wait(waited_for, timeout=LOOK_FOR_CLIENT_SECONDS, return_when="FIRST_EXCEPTION")
-            if any(future.cancelled() or future.exception() for future in done):
-                break
-            if len(done) == len(waited_for):
-                break
+        while not pictures.done():
             if await client.is_disconnected():
                 raise HTTPException(CLIENT_GONE, "the caller is gone")
             if _late(jobs):
                 raise _too_late(service)
-        for failed in (future for future in futures if future.done()):
-            failed.result()
-        return [future.result() for future in futures]
+            await asyncio.wait([pictures], timeout=LOOK_FOR_CLIENT_SECONDS)
+        drawn = pictures.result()
     except (AbandonedError, asyncio.CancelledError):
         if _late(jobs):
             raise _too_late(service) from None
@@ -56,15 +49,14 @@ async def drawn(service: Service, orders: Sequence[PictureOptions], client: Requ
             raise STOPPED from None
         raise
     finally:
-        for future in futures:
-            future.cancel()
         service.abandon(jobs)
+    return await asyncio.to_thread(_answer, asked, orders, drawn, service.session)
 
 
-def _retrieved(future: asyncio.Future[Drawn]) -> None:
-    """What a picture failed with after its caller had gone is nobody's news."""
-    if not future.cancelled():
-        future.exception()
+def _retrieved(pictures: asyncio.Future[Any]) -> None:
+    """What they failed with after their caller had gone is nobody's news."""
+    if not pictures.cancelled():
+        pictures.exception()
 
 
 def _late(jobs: list[Job]) -> bool:
@@ -72,19 +64,12 @@ def _late(jobs: list[Job]) -> bool:
 
 
 def _too_late(service: Service) -> HTTPException:
-    seconds = service.options.timeout_seconds
+    seconds = service.options.timeout
     return HTTPException(504, f"the pictures were not there within {seconds:g} s; ask for fewer, or later")
 
 
-Cuts = Callable[[list[PromptRow]], list[str]]
-"""What the text encoders do not see of prompts."""
-
-
-def answer_of(
-    asked: ImagesRequest,
-    orders: Sequence[PictureOptions],
-    pictures: Sequence[Drawn],
-    cuts: Cuts,
+def _answer(
+    asked: ImagesRequest, orders: list[PictureOptions], pictures: list[Drawn], session: Session
 ) -> ImagesResponse:
     """Encodes; to be called off the event loop."""
     last = pictures[-1]
@@ -99,7 +84,9 @@ def answer_of(
             segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
-            warnings=cuts([(asked.prompt, asked.prompt_2 or "", asked.prompt_3 or ""), (asked.negative_prompt or "",)]),
+            warnings=session.cuts(
+                [(asked.prompt, asked.prompt_2 or "", asked.prompt_3 or ""), asked.negative_prompt or ""]
+            ),
         ),
     )
 

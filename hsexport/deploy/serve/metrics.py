@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -17,38 +18,21 @@ class Metrics:
     """One server's collectors, in a registry of their own."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self.requests = Counter(
-            "hsexport_requests", "Requests for pictures by HTTP status.", ["status"], registry=self._registry
-        )
-        self.seconds = Histogram(
-            "hsexport_request_seconds", "From request to answer.", buckets=SECONDS, registry=self._registry
-        )
-        self._queue_seconds = Histogram(
-            "hsexport_queue_seconds", "From order to begin.", buckets=SECONDS, registry=self._registry
-        )
-        self._segment_seconds = Histogram(
-            "hsexport_segment_seconds",
-            "One segment of a batch, by its mode.",
-            ["mode"],
-            buckets=SECONDS,
-            registry=self._registry,
-        )
-        self._batch_seconds = Histogram(
-            "hsexport_batch_seconds", "One batch: text, loop, decoding.", buckets=SECONDS, registry=self._registry
-        )
-        self._batch_size = Histogram(
-            "hsexport_batch_size", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32), registry=self._registry
-        )
-        self._pictures = Counter("hsexport_pictures", "Pictures drawn.", registry=self._registry)
-        self.reloads = Counter(
-            "hsexport_bundle_reloads",
-            "Bundles taken up in place of another, by outcome.",
-            ["outcome"],
-            registry=self._registry,
-        )
-        Gauge("hsexport_queue_length", "Pictures that wait.", registry=self._registry).set_function(waiting)
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        seconds = partial(Histogram, buckets=SECONDS, registry=registry)
+        counter = partial(Counter, registry=registry)
+        self.requests = counter("hsexport_requests", "Requests for pictures by HTTP status.", ["status"])
+        self.seconds = seconds("hsexport_request_seconds", "From request to answer.")
+        self._queue_seconds = seconds("hsexport_queue_seconds", "From order to begin.")
+        self._segment_seconds = seconds("hsexport_segment_seconds", "One segment of a batch, by its mode.", ["mode"])
+        self._batch_seconds = seconds("hsexport_batch_seconds", "One batch: text, loop, decoding.")
+        sizes = (1, 2, 4, 8, 16, 32)
+        self._batch_size = Histogram("hsexport_batch_size", "Pictures in a batch.", buckets=sizes, registry=registry)
+        self._pictures = counter("hsexport_pictures", "Pictures drawn.")
+        outcomes = "Bundles taken up in place of another, by outcome."
+        self.reloads = counter("hsexport_bundle_reloads", outcomes, ["outcome"])
+        Gauge("hsexport_queue_length", "Pictures that wait.", registry=registry).set_function(waiting)
 
     def observe(self, waits: list[float], result: Result) -> None:
         """Counts a finished batch."""
@@ -65,18 +49,12 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class Measured:
+def measured(app: ASGIApp, metrics: Metrics, path: str) -> ASGIApp:
     """ASGI middleware that counts and times the requests of one path; one without any answer counts as 500."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, path: str) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._path = path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Looks at the status on its way out."""
-        if scope["type"] != "http" or scope["path"] != self._path:
-            await self._app(scope, receive, send)
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != path:
+            await app(scope, receive, send)
             return
         begun, status = perf_counter(), 500
 
@@ -87,7 +65,9 @@ class Measured:
             await send(message)
 
         try:
-            await self._app(scope, receive, seen)
+            await app(scope, receive, seen)
         finally:
-            self._metrics.requests.labels(str(status)).inc()
-            self._metrics.seconds.observe(perf_counter() - begun)
+            metrics.requests.labels(str(status)).inc()
+            metrics.seconds.observe(perf_counter() - begun)
+
+    return counted

@@ -15,12 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hsengines.errors import HSError
-from hsexport.deploy.serve.app import HttpOptions, make_app
+from hsexport.deploy.serve.app import make_app
 from hsexport.deploy.serve.service import Service
-
-
-class AddressError(HSError):
-    """An address that cannot be listened on."""
 
 
 class _PromptProtocol(H11Protocol):
@@ -86,10 +82,10 @@ class _PromptProtocol(H11Protocol):
 class _DrainingServer(uvicorn.Server):
     """The first SIGTERM or Ctrl-C drains; a second one, or the end of the time for it, gives up what is not drawn."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service = service
-        self._giving_up = Timer(drain_seconds, service.give_up)
+        self._waiting = service.waiting
+        self._giving_up = Timer(service.options.drain_timeout, service.waiting.give_up)
         self._giving_up.daemon = True
 
     @contextmanager
@@ -106,45 +102,42 @@ class _DrainingServer(uvicorn.Server):
     def _end(self, *_: object) -> None:
         if self.should_exit:
             # On a thread: a signal may come while this one holds the very locks.
-            Thread(target=self._service.give_up, daemon=True).start()
+            Thread(target=self._waiting.give_up, daemon=True).start()
             return
         self.should_exit = True
         self._giving_up.start()
-        Thread(target=self._service.drain, daemon=True).start()
+        Thread(target=self._waiting.stop, daemon=True).start()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises AddressError."""
+    """A listening socket; port 0 takes any free one. Raises HSError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as err:
-        raise AddressError(
-            f"{host}:{port} cannot be listened on: {err.strerror}", "name another --host or --port"
-        ) from err
+        raise HSError(f"{host}:{port} cannot be listened on: {err.strerror}", "name another --host or --port") from err
 
 
 GRACE_SECONDS = 5
 """For answers, and for the step that is being computed, once pictures are given up."""
 
 
-def serve(
-    service: Service, sock: socket.socket, options: HttpOptions, *, most_connections: int, log_level: str
-) -> bool:
+def serve(service: Service, sock: socket.socket, log_level: str) -> bool:
     """Answers until SIGTERM or Ctrl-C, then finishes what was begun; whether all of it was.
 
     Where a step goes on after everything was given up, the process ends here, with exit code 1.
     """
-    own = {"seconds": options.header_seconds, "most": most_connections, "silent": {}}
+    options = service.options
+    own = {"seconds": options.header_timeout, "most": options.max_connections, "silent": {}}
     config = uvicorn.Config(
-        make_app(service, options),
+        make_app(service),
         http=type("PromptProtocol", (_PromptProtocol,), own),
-        timeout_graceful_shutdown=round(options.drain_seconds) + GRACE_SECONDS,
+        timeout_graceful_shutdown=round(options.drain_timeout) + GRACE_SECONDS,
         log_level=log_level,
         server_header=False,
     )
-    _DrainingServer(config, service, options.drain_seconds).run([sock])
+    _DrainingServer(config, service).run([sock])
     if service.alive:
         logging.shutdown()
         os._exit(1)  # the interpreter's own end would abort over a thread that computes
-    return not service.gave_up
+    return not service.waiting.lost

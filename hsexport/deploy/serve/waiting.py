@@ -73,7 +73,8 @@ class Waiting:
         self._gather_seconds = gather_seconds
         self._jobs: list[Job] = []
         self._changed = Condition()
-        self._stopping = False
+        self.stopping = False
+        """Nothing new is taken."""
         self.given_up = False
         """What is being drawn is to end, too."""
         self.lost = 0
@@ -85,7 +86,7 @@ class Waiting:
     def add(self, jobs: Sequence[Job]) -> None:
         """All of them or none. Raises QueueFullError or StoppingError."""
         with self._changed:
-            if self._stopping:
+            if self.stopping:
                 raise StoppingError("the server is shutting down", "ask another one, or this one later")
             self._forget_unwanted()
             if len(self._jobs) + len(jobs) > self._room:
@@ -101,13 +102,13 @@ class Waiting:
     def stop(self) -> None:
         """Takes nothing new; `take` goes on until the queue is empty."""
         with self._changed:
-            self._stopping = True
+            self.stopping = True
             self._changed.notify_all()
 
     def give_up(self) -> None:
         """Takes nothing new, and answers those that wait with StoppingError."""
         with self._changed:
-            self._stopping = self.given_up = True
+            self.stopping = self.given_up = True
             jobs, self._jobs = self._jobs, []
             for job in jobs:
                 self.fail(job, STOPPED)
@@ -122,7 +123,7 @@ class Waiting:
     @property
     def ended(self) -> bool:
         """Stopped, and nothing waits."""
-        return self._stopping and not self._jobs
+        return self.stopping and not self._jobs
 
     def take(self, manifest: Manifest) -> list[Job]:
         """Waits for work: the oldest job and those that may be drawn with it. Empty after `wake` or at the end.
@@ -130,7 +131,7 @@ class Waiting:
         Orders that were completed for another bundle than the one at work are completed again.
         """
         with self._changed:
-            if not self._jobs and not self._stopping:
+            if not self._jobs and not self.stopping:
                 self._changed.wait()
             self._forget_unwanted()
             if not self._jobs:
@@ -156,7 +157,7 @@ class Waiting:
     def _gather(self) -> None:
         """Lets a batch fill; a full one, or one that must be alone, waits for nobody."""
         until = monotonic() + self._gather_seconds
-        while not self._stopping and (left := until - monotonic()) > 0:
+        while not self.stopping and (left := until - monotonic()) > 0:
             company = self._company()
             if not company or len(company) >= self._sizes[-1] or kind_of(company[0].request) is None:
                 return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from string import Template
+from typing import Annotated
+
+from msgspec import Meta, Struct, structs
 
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.options import PictureOptions, schemas_of
+from hsruntime.options import Count, PictureOptions, schemas_of
 
 MARK = "# Written by `hsexport triton`; it will overwrite this folder when asked again.\n"
 BUNDLE_FOLDER = "bundle"
@@ -47,20 +49,19 @@ _OUTPUTS = (
 _PROGRESS = ("PROGRESS", "TYPE_INT32", "2")  # steps done, steps in all
 
 
-@dataclass(frozen=True)
-class TritonOptions:
+class TritonOptions(Struct, frozen=True, kw_only=True):
     """What the person who deploys decides; the rest follows from the bundle."""
 
-    max_queue_delay_us: int = 10_000
-    max_queue_size: int = 256
-    queue_timeout_us: int = 0
-    """0 lets requests wait for ever."""
-    instances: int = 1
-    threads: int = 0
-    """Of each instance's engines on a CPU; 0 means all cores."""
-    progress: bool = False
-    execution_env: str = ""
-    """A packed or plain Python environment for the backend's stub; empty for the stub's own."""
+    max_queue_delay_us: Annotated[Count, Meta(description="microseconds that a request waits for company")] = 10_000
+    max_queue_size: Annotated[Count, Meta(description="requests that may wait; 0 for any number")] = 256
+    queue_timeout_ms: Annotated[Count, Meta(description="how long they may wait; 0 for ever")] = 0
+    instances: Annotated[int, Meta(ge=1, description="sessions side by side, each with its own engines")] = 1
+    threads: Annotated[Count, Meta(description="CPU threads of each instance, 0 for all")] = 0
+    progress: Annotated[bool, Meta(description="answer after every step, too; clients must stream")] = False
+    execution_env: Annotated[
+        str, Meta(description="Python environment with hsexport in it, packed or plain, on the server")
+    ] = ""
+    """Empty for the backend's own."""
 
 
 def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
@@ -70,15 +71,13 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
     if options.execution_env:
         parameters["EXECUTION_ENV_PATH"] = options.execution_env
     return _CONFIG.substitute(
+        structs.asdict(options),
         mark=MARK,
         name=name,
         max_batch=manifest.facts.sizes.max_batch,
         inputs="".join(_input(name, schema["type"]) for name, schema in schemas_of(PictureOptions).items()),
         outputs="".join(_output(*row) for row in outputs),
-        max_queue_delay_us=options.max_queue_delay_us,
-        queue_timeout_us=options.queue_timeout_us,
-        max_queue_size=options.max_queue_size,
-        instances=options.instances,
+        queue_timeout_us=1000 * options.queue_timeout_ms,
         # hsruntime takes the first GPU that it sees.
         kind="kind: KIND_CPU" if manifest.on_cpu else "kind: KIND_GPU, gpus: [ 0 ]",
         decoupled=str(options.progress).lower(),

@@ -6,7 +6,6 @@ Needs hsruntime in the Python that the backend's stub runs, and Triton 24.12 or 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,6 @@ class Order:
     asked: Any
     sender: Any
     request: Request
-
-    def is_cancelled(self) -> bool:
-        """Whether its client has gone or called it off."""
-        return bool(self.asked.is_cancelled())
 
 
 class TritonPythonModel:
@@ -79,15 +74,23 @@ class TritonPythonModel:
 
     def _serve(self, batch: list[Order]) -> None:
         """Runs orders of one kind together, without those that were cancelled meanwhile."""
-        waiting = [order for order in batch if not order.is_cancelled()]
+        waiting = [order for order in batch if not order.asked.is_cancelled()]
         for order in batch:
             if order not in waiting:
                 refuse(order.sender, "cancelled by its client before it began", "CANCELLED")
         if not waiting:
             return
+
+        def after_step(now: Progress) -> None:
+            if all(order.asked.is_cancelled() for order in waiting):
+                raise AllCancelled(f"cancelled by its client after step {now.step} of {now.steps}")
+            if self._tells_progress:
+                for order in waiting:
+                    order.sender.send(progress_response(now, order.request.pictures))
+
         requests = [order.request for order in waiting]
         try:
-            result = self._session.run(merged(requests, self._after_step(waiting)))
+            result = self._session.run(merged(requests, after_step))
         except AllCancelled as err:
             pb_utils.Logger.log_info(str(err))
             for order in waiting:
@@ -98,16 +101,6 @@ class TritonPythonModel:
         else:
             for order, part in zip(waiting, parted(result, requests), strict=True):
                 order.sender.send(response_of(part), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def _after_step(self, waiting: list[Order]) -> Callable[[Progress], None]:
-        def after_step(now: Progress) -> None:
-            if all(order.is_cancelled() for order in waiting):
-                raise AllCancelled(f"cancelled by its client after step {now.step} of {now.steps}")
-            if self._tells_progress:
-                for order in waiting:
-                    order.sender.send(progress_response(now, order.request.pictures))
-
-        return after_step
 
 
 def request_of(manifest: Manifest, asked: Any) -> Request:

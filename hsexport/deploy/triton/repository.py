@@ -39,7 +39,9 @@ def write_repository(
     allows. Raises BundleError for what is no bundle, HSError for a bad name and for a place that something else holds.
     """
     bundle = open_bundle(source)
-    name = _checked_name(bundle.path.resolve().name.removesuffix(".bundle") if name is None else name)
+    name = bundle.path.resolve().name.removesuffix(".bundle") if name is None else name
+    if not NAME.fullmatch(name):
+        raise HSError(f"'{name}' cannot name a model", "give --name with letters, digits, '_', '-' and '.'")
     model = repo / name
     _check_replaceable(model)
     repo.mkdir(parents=True, exist_ok=True)
@@ -51,12 +53,6 @@ def write_repository(
         (shop / "new" / CONFIG_NAME).write_text(config_text(name, bundle.manifest, options), encoding="utf-8")
         _swap(shop / "new", model, shop / "old")
     return Written(model, bundle, linked)
-
-
-def _checked_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise HSError(f"'{name}' cannot name a model", "give --name with letters, digits, '_', '-' and '.'")
-    return name
 
 
 def _check_replaceable(model: Path) -> None:

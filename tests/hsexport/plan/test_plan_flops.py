@@ -10,7 +10,7 @@ from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.build.stages.export import export_all
 from hsexport.build.stages.stage import Run
 from hsexport.plan.networks import resident_weights
-from hsexport.plan.work import Extent, pass_flops
+from hsexport.plan.work import pass_flops
 from hsexport.progress import Silent
 from hsruntime.schedule.arithmetic import step_flops
 
@@ -45,8 +45,8 @@ def shapes_of(network, recipe):
 @pytest.mark.parametrize("rows", [1, 2, 6])
 def test_large_costs_what_its_graph_holds(recipe, counted, active, tokens, text_cached, rows):
     text = recipe.facts.text_tokens
-    over = Extent(rows, active, tokens, text, text_cached)
     live, kept = (0, text) if text_cached else (text, 0)
+    over = {"G": rows, "M": active, "N": tokens, "T": text, "L": live}
     found = counted("large", G=rows, M=active, R=tokens - active, T=live, U=kept)
     assert sum(pass_flops(recipe.facts.large, over).values()) == found
 
@@ -54,7 +54,8 @@ def test_large_costs_what_its_graph_holds(recipe, counted, active, tokens, text_
 @pytest.mark.parametrize("rows", [1, 4])
 def test_small_costs_what_its_graph_holds(recipe, counted, rows):
     found = counted("small", G=rows, N=36, T=recipe.facts.text_tokens)
-    assert sum(pass_flops(recipe.facts.small, Extent(rows, 36, 36, recipe.facts.text_tokens)).values()) == found
+    over = {"G": rows, "M": 36, "N": 36, "T": recipe.facts.text_tokens, "L": recipe.facts.text_tokens}
+    assert sum(pass_flops(recipe.facts.small, over).values()) == found
 
 
 def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
@@ -73,7 +74,8 @@ def test_the_decoder_costs_what_its_graph_holds(recipe, counted):
 
 def test_all_but_the_layers_is_next_to_nothing_at_real_size(sd35_recipe):
     recipe = sd35_recipe()
-    flops = pass_flops(recipe.facts.large, Extent(2, 4096, 4096, recipe.facts.text_tokens))
+    text = recipe.facts.text_tokens
+    flops = pass_flops(recipe.facts.large, {"G": 2, "M": 4096, "N": 4096, "T": text, "L": text})
     assert flops["layers"] == 2 * step_flops(recipe.facts.large, 4096, 4096, recipe.facts.text_tokens)
     total = sum(flops.values())
     assert 0 < total - flops["layers"] < 1e-3 * total

@@ -11,7 +11,7 @@ import pytest
 
 from hsengines.errors import HSError
 from hsexport.deploy.archive import archive
-from hsexport.deploy.archive.contents import archive_bundle
+from hsexport.deploy.archive.archive import archive_bundle
 from hsexport.progress import Silent
 
 
@@ -26,7 +26,7 @@ def test_archive_holds_the_bundle_and_sums_that_sha256sum_accepts(tiny_bundle, t
     from hsruntime.bundle.reader import open_bundle
 
     done = archive_bundle(tiny_bundle, tmp_path / f"a{suffix}", None, Silent())
-    top = unpacked(done.file, tmp_path / "there")
+    top = unpacked(done.archive, tmp_path / "there")
     assert sorted(file.name for file in top.iterdir()) == ["SHA256SUMS", "bundle"]
     assert open_bundle(top / "bundle").manifest == open_bundle(tiny_bundle).manifest
     files = [file for file in top.rglob("*") if file.is_file()]

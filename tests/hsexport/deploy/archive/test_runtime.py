@@ -9,10 +9,9 @@ from zipfile import ZipFile
 import pytest
 
 from hsengines.errors import HSError
-from hsexport.deploy.archive.contents import RuntimeOptions, install_steps
-from hsexport.deploy.archive.own_wheel import LEFT_OUT, own_wheel, repacked, requirements_of
-from hsexport.deploy.archive.pins import given_versions, pins_of
-from hsexport.deploy.archive.target import Target
+from hsexport.deploy.archive.archive import RuntimeOptions, install_steps
+from hsexport.deploy.archive.pins import Target, given_versions, pins_of
+from hsexport.deploy.archive.wheels import LEFT_OUT, own_wheel, repacked, requirements_of
 
 ROOT = Path(__file__).parents[4]
 

@@ -14,9 +14,8 @@ import pytest
 from one_line import told_in_one_line
 from PIL import Image
 
-from hsexport.deploy.ray.batch import BatchOptions, tasks_of
-from hsexport.deploy.ray.executor import Executor
-from hsexport.deploy.ray.ledger import Ledger
+from hsexport.deploy.ray.batch import tasks_of
+from hsexport.deploy.ray.executor import Executor, Ledger
 from hsexport.deploy.ray.prompt_file import read_prompts
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
@@ -27,8 +26,8 @@ SCHEDULE = "large:1,hybrid:1,small:1"
 
 def tasks_for(bundle, tmp_path, text, **options):
     (tmp_path / "p.jsonl").write_text(text)
-    options = BatchOptions(PictureOptions(schedule=SCHEDULE, **options))
-    return tasks_of(read_prompts(tmp_path / "p.jsonl"), options, open_bundle(bundle).manifest)
+    asked = PictureOptions(schedule=SCHEDULE, **options)
+    return tasks_of(read_prompts(tmp_path / "p.jsonl"), asked, open_bundle(bundle).manifest)
 
 
 def column(tasks):

@@ -11,12 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import httpx
+import msgspec
 import pytest
 from served import GENERATIONS, serving
 
 from hsexport.deploy.serve.api import LONGEST_PROMPT
-from hsexport.deploy.serve.watch import BundleWatch
-from hsruntime.bundle.reader import open_bundle
+from hsexport.deploy.serve.options import ServerOptions
+from hsexport.deploy.serve.service import Service
+from hsruntime.bundle.manifest import manifest_bytes
+from hsruntime.bundle.reader import MANIFEST_NAME, open_bundle
+from hsruntime.options import SessionOptions
 
 ROUNDS = 20
 WHOLE = b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -247,18 +251,22 @@ def test_probes_are_answered_while_the_longest_prompts_are_read(server):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a library's own"), OSError("no such disk")])
-def test_a_replacement_that_cannot_be_opened_does_not_end_the_watch(tiny_bundle, tmp_path, error):
+def test_a_replacement_that_cannot_be_opened_does_not_end_the_watch(tiny_bundle, tmp_path, error, monkeypatch):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    tried, refused = [], []
+    service = Service(bundle, ServerOptions(watch=0.02, warm_up=False), SessionOptions())
+    manifest, tried = service.session.manifest, []
+    other = manifest.with_defaults(msgspec.structs.replace(manifest.facts.defaults, steps=5))
+    (bundle / MANIFEST_NAME).write_bytes(manifest_bytes(other))
 
     def open_session(found):
         tried.append(found)
         raise error
 
-    watch = BundleWatch(bundle, None, open_session, lambda _: None, lambda: refused.append(1))
-    watch.start(0.02)
+    monkeypatch.setattr(service, "_session_of", open_session)
+    service.start()
     deadline = time.monotonic() + 30
     while len(tried) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
-    watch.stop()
-    assert len(tried) >= 3 and len(refused) == 1
+    service.close()
+    assert len(tried) >= 3 and service.session.manifest == manifest
+    assert b'hsexport_bundle_reloads_total{outcome="refused"} 1.0' in service.metrics.text()

@@ -40,7 +40,7 @@ def test_options_reach_the_config(tiny_bundle, tmp_path):
     options = TritonOptions(
         max_queue_delay_us=123,
         max_queue_size=7,
-        queue_timeout_us=9000,
+        queue_timeout_ms=9,
         instances=3,
         threads=2,
         progress=True,
