@@ -74,6 +74,7 @@ def _answer(
     """Encodes; to be called off the event loop."""
     last = pictures[-1]
     height, width = last.result.image.shape[:2]
+    texts = asked.prompt, asked.prompt_2 or "", asked.prompt_3 or ""
     return ImagesResponse(
         created=int(time.time()),
         data=[_picture(asked, order, drawn) for order, drawn in zip(orders, pictures, strict=True)],
@@ -84,9 +85,7 @@ def _answer(
             segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
-            warnings=session.cuts(
-                [(asked.prompt, asked.prompt_2 or "", asked.prompt_3 or ""), asked.negative_prompt or ""]
-            ),
+            warnings=session.cuts([texts, asked.negative_prompt or ""]),
         ),
     )
 
