@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 OnBytes = Callable[[int, int], None]
 """Hears how many bytes of weights are done, and how many there are."""
 MB = 1_000_000
 
 
-class Reporter(Protocol):
-    """Hears what a long piece of work is doing."""
+class Reporter:
+    """Hears what a long piece of work is doing; this one says nothing of it."""
 
     def stage(self, name: str, items: int) -> None:
         """A stage of `items` items begins; the one before is over."""
@@ -35,25 +34,3 @@ class Reporter(Protocol):
 def bytes_told(reporter: Reporter, item: str, doing: str) -> OnBytes:
     """What tells a reporter of an item's weights, in megabytes: "MB read"."""
     return lambda done, total: reporter.advance(item, f"MB {doing}", done // MB, total // MB)
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def stage(self, name: str, items: int) -> None:
-        """Nothing."""
-
-    def begin(self, item: str, note: str = "") -> None:
-        """Nothing."""
-
-    def advance(self, item: str, phase: str, done: int, total: int) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
-
-    def wait(self, item: str) -> None:
-        """Nothing."""
-
-    def end(self, item: str, note: str = "") -> None:
-        """Nothing."""

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hsengines.errors import as_text
 from hsexport.interrupts import check
+from hsexport.progress import Reporter
 
 PACE_AFTER_SECONDS = 2
 LINE_EVERY_SECONDS = 10
@@ -39,7 +40,7 @@ def _shown(item: str, note: str) -> str:
     return f"{escape(as_text(item))}  [dim]{escape(as_text(note))}"
 
 
-class BuildReport:
+class BuildReport(Reporter):
     """A Reporter for people; a context manager, since a live display must be put away."""
 
     def __init__(self, on_stop: str, clock: ProgressColumn | None = None) -> None:
@@ -86,20 +87,16 @@ class BuildReport:
         """Shows what is being worked on, and why."""
         check()
         self._begun = perf_counter()
-        if self._task is not None:
-            self._progress.update(self._task, item=_shown(item, note))
-        elif note:
-            self._console.print(f"{self._stage}: {item}: {note}", soft_wrap=True)
+        if self._live or note:
+            self._tell(item, note)
 
     def advance(self, item: str, phase: str, done: int, total: int) -> None:
         """Shows how far a phase is, its rate and the time left; a log hears of a long one now and then."""
         check()
         told = f"{done:,} of {total:,} {phase[:60]}{self._pace_of(item, phase, done, total)}"
-        if self._task is not None:
-            self._progress.update(self._task, item=_shown(item, told))
-        elif perf_counter() - self._last_line > LINE_EVERY_SECONDS:
+        if self._live or perf_counter() - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = perf_counter()
-            self._console.print(f"{self._stage}: {item}: {told}", soft_wrap=True)
+            self._tell(item, told)
 
     def _pace_of(self, item: str, phase: str, done: int, total: int) -> str:
         """Once a phase has gone on for a while, how fast it goes."""
@@ -118,10 +115,7 @@ class BuildReport:
 
     def wait(self, item: str) -> None:
         """Says that another build is at it."""
-        if self._task is not None:
-            self._progress.update(self._task, item=_shown(item, "waiting for another build of it"))
-        else:
-            self._console.print(f"{self._stage}: {item}: waiting for another build of it", soft_wrap=True)
+        self._tell(item, "waiting for another build of it")
 
     def end(self, item: str, note: str = "") -> None:
         """Counts an item."""
@@ -130,6 +124,12 @@ class BuildReport:
         elif self._stage != "pack":
             seconds = perf_counter() - self._begun
             self._console.print(f"{self._stage}: {item} done in {seconds:.1f} s {note}".rstrip())
+
+    def _tell(self, item: str, said: str) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, item=_shown(item, said))
+        else:
+            self._console.print(f"{self._stage}: {item}: {said}", soft_wrap=True)
 
     def _finish_stage(self) -> None:
         if self._task is not None:

@@ -47,9 +47,9 @@ def built(root, large, small):
     """A bundle and its store in `root`."""
     from hsexport.build.build import build
     from hsexport.build.request import BuildRequest
-    from hsexport.progress import Silent
+    from hsexport.progress import Reporter
 
-    build(BuildRequest(large=large, small=small, out=root / "bundle", cache=root / "cache"), Silent())
+    build(BuildRequest(large=large, small=small, out=root / "bundle", cache=root / "cache"), Reporter())
     return root / "bundle", root / "cache"
 
 

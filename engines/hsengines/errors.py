@@ -8,6 +8,11 @@ def as_text(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def first_line(err: BaseException) -> str:
+    """What a foreign error says, without the trace or the advice behind it; its type where it has no text."""
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+
+
 class HSError(Exception):
     """A fault told in one line: subject, what was found, what was expected; `hint` says what to do."""
 

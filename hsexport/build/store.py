@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -20,7 +20,6 @@ from hsruntime.bundle.reader import sha256_of
 
 KEY_SCHEMA = 2
 """Of keys, and of the files that stages write of their own into an entry."""
-FACTS = "key.json"
 CONTENTS = "contents.json"
 SHAPING = {
     "export": (
@@ -119,8 +118,6 @@ class Store:
         Two builds of one thing make it once: the second waits, after `on_wait`, and takes what the first made. The
         lock goes with its process, so a killed builder keeps nobody waiting.
         """
-        if found := self.find(key):
-            return found
         with _os_errors_told(key.name, self.root), self._alone(key, on_wait):
             return self.find(key) or self._make(key, fill)
 
@@ -134,28 +131,23 @@ class Store:
         except ValueError:
             return "the record of the last build is unreadable"
 
-    @contextmanager
-    def _alone(self, key: BuildKey, on_wait: Callable[[], None]) -> Iterator[None]:
+    def _alone(self, key: BuildKey, on_wait: Callable[[], None]) -> AbstractContextManager[FileLock]:
         locks = self.root / "locks"
         for folder in (locks, self._entry(key).parent):
             folder.mkdir(parents=True, exist_ok=True)
         # The lock's file stays: removing it would let a third build lock a new one while the second holds the old.
         lock = FileLock(locks / f"{key.kind}-{key.digest}")
         try:
-            lock.acquire(blocking=False)
+            return lock.acquire(blocking=False)
         except Timeout:
             on_wait()
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            return lock.acquire()
 
     def _make(self, key: BuildKey, fill: Callable[[Path], None]) -> Path:
         entry = self._entry(key)
         with workplace(entry.parent, "unfinished") as work:  # a process makes one entry of a kind at a time
             fill(work)
-            _write_record(work, key)
+            _write_record(work)
             work.rename(entry)
         replace_file(self._last(key), json.dumps(dict(key.facts), sort_keys=True))
         return entry
@@ -180,10 +172,9 @@ def _os_errors_told(name: str, root: Path) -> Iterator[None]:
         ) from err
 
 
-def _write_record(folder: Path, key: BuildKey) -> None:
+def _write_record(folder: Path) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     contents = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256_of(path)] for path in files}
-    (folder / FACTS).write_text(json.dumps(dict(key.facts), sort_keys=True, indent=1))
     (folder / CONTENTS).write_text(json.dumps(contents, sort_keys=True))
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hsengines.errors import HSError
+from hsengines.errors import HSError, first_line
 
 AGAIN = "download or save the model again"
 NAMES_SHOWN = 3
@@ -104,8 +104,3 @@ def in_few_words(names: list[str]) -> str:
     """`a, b, c and 4 more`."""
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def first_line(err: BaseException) -> str:
-    """The first line of a foreign error, or its type where it has no text."""
-    return next(iter(str(err).strip().splitlines()), type(err).__name__)

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hsexport.checkpoints.documents import PairError, first_line
+from hsengines.errors import first_line
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import VARIANTS
 from hsexport.progress import OnBytes
 
-
-@dataclass(frozen=True)
-class HubFile:
-    """What the hub tells of a file; the sha256 of large ones alone."""
-
-    size_bytes: int
-    sha256: str | None
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 
 class Fetcher(Protocol):
     """Brings what is wanted of a repository."""
 
-    def fetch(self, hub_id: str, wanted: Mapping[str, HubFile]) -> Path:
+    def fetch(self, hub_id: str, wanted: Mapping[str, RepoFile]) -> Path:
         """A folder with the files in `wanted`, by name. Raises the hub's own errors."""
 
 
@@ -36,12 +31,12 @@ class Downloads:
     def __init__(self, on_bytes: OnBytes | None = None) -> None:
         self.on_bytes = on_bytes
 
-    def fetch(self, hub_id: str, wanted: Mapping[str, HubFile]) -> Path:
+    def fetch(self, hub_id: str, wanted: Mapping[str, RepoFile]) -> Path:
         """The local snapshot."""
         from huggingface_hub import snapshot_download, try_to_load_from_cache
 
         away = [file for name, file in wanted.items() if not isinstance(try_to_load_from_cache(hub_id, name), str)]
-        bars = silent_bars(self.on_bytes, sum(file.size_bytes for file in away)) if self.on_bytes else None
+        bars = silent_bars(self.on_bytes, sum(file.size for file in away)) if self.on_bytes else None
         return Path(snapshot_download(hub_id, allow_patterns=list(wanted), tqdm_class=bars))
 
 
@@ -168,14 +163,13 @@ def snapshot(hub_id: str, parts: Collection[str], without: Collection[str], fetc
     return fetcher.fetch(hub_id, {name: files[name] for name in wanted})
 
 
-def listed(hub_id: str) -> dict[str, HubFile]:
+def listed(hub_id: str) -> dict[str, RepoFile]:
     """The repository's files by name."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     entries = HfApi().list_repo_tree(hub_id, recursive=True)
-    files = [entry for entry in entries if isinstance(entry, RepoFile)]
-    return {file.path: HubFile(file.size, file.lfs.sha256 if file.lfs else None) for file in files}
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
 def cached(hub_id: str) -> Path | None:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hsengines.files import workplace
-from hsexport.checkpoints.hub import HubFile
 from hsexport.checkpoints.shards import header_bytes
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 AT_ONCE = 8  # requests: headers are small, and most of the time is spent on the way
 
@@ -40,7 +42,7 @@ class Previews:
         files = self.root.rglob("*.safetensors") if self.root else ()
         return sum(file.stat().st_size for file in files if not file.is_symlink())
 
-    def fetch(self, hub_id: str, wanted: Mapping[str, HubFile]) -> Path:
+    def fetch(self, hub_id: str, wanted: Mapping[str, RepoFile]) -> Path:
         """The folder for `hub_id`."""
         from huggingface_hub import snapshot_download
 
@@ -50,8 +52,8 @@ class Previews:
         if folder.is_dir():  # one model in both places
             return folder
         here = {name: found / name for name in wanted if (found / name).is_file()}
-        known = {name: self._known.get(file.sha256 or "") for name, file in wanted.items() if name not in here}
-        here |= {name: file for name, file in known.items() if file}
+        large = {name: file.lfs.sha256 for name, file in wanted.items() if file.lfs}  # of no other is it told
+        here = {name: self._known[sha256] for name, sha256 in large.items() if sha256 in self._known} | here
         away = [name for name in wanted if name not in here]
         for name in wanted:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ class Previews:
             for name, entries in zip(away, pool.map(lambda name: _header(hub_id, name), away), strict=True):
                 numbers = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
                 write_hollow(folder / name, header_bytes(entries), numbers)
-        self._known |= {file.sha256: folder / name for name, file in wanted.items() if file.sha256}
+        self._known |= {sha256: folder / name for name, sha256 in large.items()}
         return folder
 
     def _make_root(self) -> Path:

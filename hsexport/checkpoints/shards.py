@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -238,33 +239,19 @@ def check_finite(header: TensorHeader, data: bytes | np.ndarray) -> None:
         )
 
 
-def chunks_of(header: TensorHeader) -> Iterable[bytes]:
+def chunks_of(header: TensorHeader, chunk_bytes: int = CHUNK_BYTES) -> Iterable[bytes]:
     """A tensor's bytes, a few megabytes at a time."""
     with header.file.open("rb") as stream:
         for offset, size in header.pieces:
             stream.seek(offset)
-            for done in range(0, size, CHUNK_BYTES):
-                yield stream.read(min(CHUNK_BYTES, size - done))
+            for done in range(0, size, chunk_bytes):
+                yield stream.read(min(chunk_bytes, size - done))
 
 
-def first_bytes(header: TensorHeader, limit: int) -> bytes:
-    """As many of a tensor's bytes from its beginning; all of them if it has no more."""
-    begun = b""
-    with header.file.open("rb") as stream:
-        for offset, size in header.pieces:
-            stream.seek(offset)
-            begun += stream.read(min(size, limit - len(begun)))
-    return begun
-
-
-def read_into(buffer: memoryview, header: TensorHeader) -> None:
-    """Fills `buffer`, as long as the tensor, with its bytes."""
-    place = 0
-    with header.file.open("rb") as stream:
-        for offset, size in header.pieces:
-            stream.seek(offset)
-            stream.readinto(buffer[place : place + size])
-            place += size
+def read_bytes(header: TensorHeader) -> np.ndarray:
+    """All of a tensor's bytes. Read, not mapped: pages of a mapped file count as this process's until they go."""
+    pieces = [np.fromfile(header.file, np.uint8, size, offset=offset) for offset, size in header.pieces]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 @dataclass(frozen=True)
@@ -275,21 +262,16 @@ class Place:
     parts: int = 1
     order: tuple[int, ...] = (0,)
 
-    def ranges(self, rows: int) -> list[tuple[int, int]]:
-        """First row and the one behind the last, for a source of so many rows."""
-        size = rows // self.parts
-        return [(number * size, (number + 1) * size) for number in self.order]
-
     def taken_from(self, header: TensorHeader, name: str) -> TensorHeader:
         """The tensor that lies here, under its own name; its source's rows can be cut evenly."""
         ((offset, size_bytes),) = header.pieces
         rows = header.shape[0] if header.shape else 1
-        row_bytes, ranges = size_bytes // max(rows, 1), self.ranges(rows)
+        part_bytes = rows // self.parts * (size_bytes // max(rows, 1))
         return replace(
             header,
             name=name,
-            shape=(sum(stop - start for start, stop in ranges), *header.shape[1:]) if header.shape else (),
-            pieces=tuple((offset + start * row_bytes, (stop - start) * row_bytes) for start, stop in ranges),
+            shape=(len(self.order) * (rows // self.parts), *header.shape[1:]) if header.shape else (),
+            pieces=tuple((offset + number * part_bytes, part_bytes) for number in self.order),
         )
 
 
@@ -306,7 +288,8 @@ def mark_of(tensors: Mapping[str, TensorHeader]) -> str:
     for name in sorted(tensors):
         header = tensors[name]
         digest.update(json.dumps([name, header.dtype, header.shape]).encode() + b"\n")
-        digest.update(first_bytes(header, LOOKED_AT_BYTES))
+        beginning = chain.from_iterable(chunks_of(header, LOOKED_AT_BYTES))
+        digest.update(bytes(islice(beginning, LOOKED_AT_BYTES)))
     return MARK_PREFIX + digest.hexdigest()[:16]
 
 

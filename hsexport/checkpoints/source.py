@@ -13,7 +13,7 @@ from hsexport.checkpoints.hub import DOWNLOADS, Fetcher, fetched
 
 Role = Literal["large", "small"]
 
-DEMO = Path(__file__).parent.parent / "demo"
+DEMO = Path(__file__).parent.parent / "demo"  # ships inside the package
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -29,7 +29,12 @@ def resolve_source(
     Of a hub id the transformer and `parts` are fetched, but for weights of parts in `without`.
     """
     if source == "demo":
-        return demo_directory(role)
+        if not (DEMO / role).is_dir():
+            raise PairError(
+                f"the demo pair is not in this installation: {DEMO / role} does not exist",
+                "reinstall hsexport from its wheel, or train the pair: scripts/train_demo_pair",
+            )
+        return DEMO / role
     if is_local(source):
         return Path(source).expanduser()
     if HUB_ID.fullmatch(source):
@@ -44,17 +49,6 @@ def is_local(source: str) -> bool:
     """Whether `source` is a path on this machine: it wins over a hub id of the same name."""
     local = Path(source).expanduser()
     return source not in ("", "demo") and (local.is_dir() or local.is_file())  # Path("") is the current directory
-
-
-def demo_directory(role: Role) -> Path:
-    """The demo pair's `role`, which ships inside the package."""
-    directory = DEMO / role
-    if not directory.is_dir():
-        raise PairError(
-            f"the demo pair is not in this installation: {directory} does not exist",
-            "reinstall hsexport from its wheel, or train the pair: scripts/train_demo_pair",
-        )
-    return directory
 
 
 @dataclass(frozen=True)

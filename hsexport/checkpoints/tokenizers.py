@@ -45,7 +45,8 @@ def tokenizer_facts(directory: Path) -> dict[str, Any]:
     if (directory / "vocab.json").is_file():
         facts["vocabulary"] = read_document(directory / "vocab.json")
     if (directory / "merges.txt").is_file():
-        facts["merges"] = merges_in(read_text(directory / "merges.txt"))
+        lines = read_text(directory / "merges.txt").splitlines()
+        facts["merges"] = [line.split(" ") for line in lines if line.strip() and not line.startswith("#version")]
     if (directory / "spiece.model").is_file():
         facts["sentencepiece model"] = hashlib.sha256((directory / "spiece.model").read_bytes()).hexdigest()
     return facts
@@ -67,27 +68,15 @@ def model_facts(file: Path) -> dict[str, Any]:
     return facts
 
 
-def merges_in(text: str) -> list[list[str]]:
-    """The merges of a merges.txt, without its version line."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#version")]
-    return [line.split(" ") for line in lines]
-
-
 def stated_pad_id(tokenizer: Path) -> int | None:
     """The pad token's id as far as the folder's files state it beyond doubt; None leaves it to transformers."""
     try:
         piece = token_text(read_document(tokenizer / "tokenizer_config.json").get("pad_token"))
-        if not isinstance(piece, str) or _is_contradicted(tokenizer, piece):
-            return None
-        return _id_of(tokenizer, piece)
+        older = tokenizer / "special_tokens_map.json"
+        contradicted = older.is_file() and token_text(read_document(older).get("pad_token", piece)) != piece
+        return None if contradicted or not isinstance(piece, str) else _id_of(tokenizer, piece)
     except PairError:
         return None
-
-
-def _is_contradicted(tokenizer: Path, piece: str) -> bool:
-    """Whether an older settings file beside it names another token."""
-    older = tokenizer / "special_tokens_map.json"
-    return older.is_file() and token_text(read_document(older).get("pad_token", piece)) != piece
 
 
 def _id_of(tokenizer: Path, piece: str) -> int | None:

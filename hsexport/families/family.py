@@ -35,11 +35,6 @@ class Family(ABC):
         The configuration is the family's own record, the tensors' names are those of diffusers. Raises PairError.
         """
 
-    def is_single_file(self, file: Path) -> bool:
-        """Whether a single-file checkpoint holds a transformer of this family, as far as names of tensors tell."""
-        del file
-        return False
-
     def counts(self, tensor: str) -> bool:
         """Whether a tensor of that name is learned, and counts as parameters."""
         del tensor

@@ -46,15 +46,11 @@ FAMILIES: dict[str, FamilyRow] = {
 
 
 def family_of(transformer: Path) -> Family:
-    """By the class in its configuration, or by the names of a single file's tensors; the first, whose refusals tell
-    most, where no family knows the file. Raises PairError for a class of none.
-    """
-    if transformer.is_file():
-        known: list[Family] = [named(row.made)() for row in FAMILIES.values()]
-        return next((family for family in known if family.is_single_file(transformer)), known[0])
-    found = read_document(transformer / "config.json").get("_class_name")
+    """By the class in its configuration; of a single file the first, which tells what it is not. Raises PairError."""
+    single = transformer.is_file()
+    found = None if single else read_document(transformer / "config.json").get("_class_name")
     for row in FAMILIES.values():
-        if row.transformer == found:
+        if single or row.transformer == found:
             family: Family = named(row.made)()
             return family
     classes = " or ".join(row.transformer for row in FAMILIES.values())

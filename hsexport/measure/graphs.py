@@ -37,13 +37,13 @@ def large_at(pair: Path, cache: Path, precision: str = "bf16", arch: int = 89) -
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
     from hsexport.build.stages.stage import Run
-    from hsexport.progress import Silent
+    from hsexport.progress import Reporter
 
     return_what_is_freed()
     options = build_options("tensorrt-rtx", precision=precision, architectures=(arch,))
     asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "max_batch": 1}
     request = BuildRequest(str(pair / "large"), str(pair / "small"), cache / "bundle", cache, **asked)
-    run = Run(request, Silent())
+    run = Run(request, Reporter())
     return run, run.products([network for network in recipe_for(request).networks() if network.name == "large"])
 
 

@@ -19,8 +19,7 @@ from onnxscript.rewriter import onnx_fusions, rewrite
 from onnxscript.rewriter.rules import common as rules
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hsengines.errors import HSError
-from hsexport.checkpoints.documents import first_line
+from hsengines.errors import HSError, first_line
 from hsexport.checkpoints.weights.streamed import shapes_of
 from hsexport.networks.network import Network
 from hsexport.onnx.graph_files import save_graph
@@ -171,14 +170,10 @@ def _cause(err: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporter's chatter off the terminal, where progress is shown."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from hsengines.spec import FLOATS, numpy_dtype
 from hsexport.build.request import BuildRequest
-from hsexport.checkpoints.weights import Stored, Weight, Weights
+from hsexport.checkpoints.weights import Weight, Weights
 from hsexport.checkpoints.weights.weights import DTYPES
 from hsexport.networks.network import Network
 
@@ -73,10 +73,10 @@ def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
     """Weights by the first of their names; no integers, which old checkpoints keep for positions."""
     seen = set()
     for name, weight in weights.items():
-        if isinstance(weight, Stored):
-            if weight.header.name in seen or weight.header.dtype not in DTYPES:
+        if header := weight.stored:
+            if header.name in seen or header.dtype not in DTYPES:
                 continue
-            seen.add(weight.header.name)
+            seen.add(header.name)
         yield name, weight
 
 

@@ -39,13 +39,13 @@ def bundle(gpu, tiny_pair_dirs, tiny_cache, tmp_path_factory):
 def built(pair_dirs, cache, folder, backend, options):
     from hsexport.build.build import build
     from hsexport.build.request import BuildRequest
-    from hsexport.progress import Silent
+    from hsexport.progress import Reporter
 
     large, small = map(str, pair_dirs)
     request = BuildRequest(
         large=large, small=small, out=folder / "bundle", cache=cache, backend=backend, options=options
     )
-    build(request, Silent())
+    build(request, Reporter())
     return folder / "bundle"
 
 

@@ -16,7 +16,7 @@ from hsengines.backend import Binding, Engine, check_binding
 from hsengines.build import EngineFiles
 from hsengines.cores import usable_cores
 from hsengines.device import Tensor, Tensors
-from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError
+from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError, first_line
 from hsengines.files import link_graph
 from hsengines.ort.screening import screen
 from hsengines.spec import EngineSpec, TensorSpec
@@ -82,11 +82,6 @@ def _check_tensors(engine: str, nodes: list[ort.NodeArg], specs: tuple[TensorSpe
                 f"expected {tensor.dtype} of {len(tensor.shape)}",
                 "build the bundle again",
             )
-
-
-def first_line(err: Exception) -> str:
-    """What an error says, without the trace that ONNX Runtime adds."""
-    return str(err).strip().splitlines()[0]
 
 
 def device_error(what: str, err: Exception) -> DeviceError:

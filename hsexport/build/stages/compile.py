@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from hsengines.build import NODE_SEPARATOR, EngineFiles, Layer
+from hsengines.build import NODE_SEPARATOR, EngineFiles
 from hsengines.errors import EngineBuildError
 from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey
@@ -102,16 +102,13 @@ def audit(product: Product, files: EngineFiles) -> Audit:
         nodes = layer.name.split(NODE_SEPARATOR)
         if products.isdisjoint(nodes):
             continue
-        _check(product.name, layer, {dtype for node in nodes for dtype in answers.get(node, ())})
+        asked = {dtype for node in nodes for dtype in answers.get(node, ())}
+        if other := [dtype for dtype in layer.dtypes if dtype not in asked]:
+            raise EngineBuildError(
+                f"engine '{product.name}', layer '{layer.name}' was built in {other[0]}, its graph asks for "
+                f"{sorted(asked)[0]}",
+                "the builder changed the precision by itself; please report it with the builder's version",
+            )
         # A product with a bias is two layers of one node; the one that answers comes last.
         seen |= {node: layer.dtypes[0] for node in products.intersection(nodes) if layer.dtypes}
     return {files.layers_of: dict(Counter(seen.values()))} if seen else {}
-
-
-def _check(network: str, layer: Layer, asked: set[str]) -> None:
-    other = [dtype for dtype in layer.dtypes if dtype not in asked]
-    if other:
-        raise EngineBuildError(
-            f"engine '{network}', layer '{layer.name}' was built in {other[0]}, its graph asks for {sorted(asked)[0]}",
-            "the builder changed the precision by itself; please report it with the builder's version",
-        )

@@ -1,5 +1,5 @@
 """Where a network's numbers come from: a checkpoint's tensors, read one at a time and only when somebody looks."""
 
-from hsexport.checkpoints.weights.weights import Changed, Stored, Weight, Weights
+from hsexport.checkpoints.weights.weights import Weight, Weights, changed, stored
 
-__all__ = ["Changed", "Stored", "Weight", "Weights"]
+__all__ = ["Weight", "Weights", "changed", "stored"]

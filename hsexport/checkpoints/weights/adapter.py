@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hsengines.errors import first_line
 from hsexport.checkpoints.documents import AGAIN, PairError, number, read_document, shown
 from hsexport.checkpoints.shards import (
     Place,
@@ -24,11 +25,11 @@ from hsexport.checkpoints.shards import (
     check_is_safetensors,
     chunks_of,
     file_headers,
+    read_bytes,
     read_header,
-    read_into,
 )
 from hsexport.checkpoints.source import Role
-from hsexport.checkpoints.weights.weights import DTYPES, Changed, Stored, Weight
+from hsexport.checkpoints.weights.weights import DTYPES, Weight, changed, stored
 from hsruntime.bundle.reader import sha256_of
 
 PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "lora_unet_", "lora_transformer_", "lycoris_")
@@ -44,49 +45,37 @@ SIDES = {
 PLAIN_ONLY = "only plain LoRA is fused: give it merged into a checkpoint instead"
 OF_TEXT_ENCODERS = ("text_encoder", "lora_te")
 """How names begin of what a file holds for text encoders, which are left as they are."""
-# Part of a tensor's name -> what it says of the file.
-REFUSED = {
-    "dora_scale": ("is a DoRA", PLAIN_ONLY),
-    "lora_magnitude_vector": ("is a DoRA", PLAIN_ONLY),
-    ".lokr_": ("is a LoKr", PLAIN_ONLY),
-    ".hada_": ("is a LoHa", PLAIN_ONLY),
-}
+REFUSED = {"dora_scale": "a DoRA", "lora_magnitude_vector": "a DoRA", ".lokr_": "a LoKr", ".hada_": "a LoHa"}
+"""Part of a tensor's name -> what it says of the file."""
+DIFFUSERS_SETTINGS = "lora_adapter_metadata"  # in the header of a file that save_lora_weights wrote
+PEFT_SETTINGS = "adapter_config.json"  # beside a file that PEFT's save_pretrained wrote
+FLAT_ALPHAS = ("transformer.lora_alpha", "lora_alpha", "ss_network_alpha")
+"""A header's own entries, where an alpha may stand by itself; the last is kohya's."""
+ALPHAS = DTYPES | {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "I16": np.dtype(np.int16)}
+"""The element types that an alpha may have."""
+ANOTHER = "is it a LoRA for another model, or for the other member? --lora large=FILE, --lora small=FILE"
+
+Sides = dict[str, TensorHeader]
+"""One module's part of a LoRA: down is A (rank, in), up is B (out, rank), a convolution's window behind them; alpha."""
 
 
-@dataclass(frozen=True)
-class Matrices:
-    """One module's part of a LoRA: down is A (rank, in), up is B (out, rank), a convolution's window behind them."""
-
-    module: str
-    down: TensorHeader
-    up: TensorHeader
-    alpha: TensorHeader | None
-    factor: float = 1.0
-    """What their product is added with."""
-
-    @property
-    def rank(self) -> int:
-        """The extent that both have."""
-        return self.down.shape[0]
-
-
-def matrices_in(file: Path, headers: Iterable[TensorHeader]) -> dict[str, Matrices]:
-    """Module, as the file calls it without the prefix -> its matrices. The first foreign name is told."""
-    sides: dict[str, dict[str, TensorHeader]] = {}
+def _modules_in(file: Path, headers: Iterable[TensorHeader]) -> dict[str, Sides]:
+    """Module, as the file calls it without the prefix -> its tensors. The first foreign name is told."""
+    modules: dict[str, Sides] = {}
     for header in headers:
-        if header.name.startswith(OF_TEXT_ENCODERS):
-            continue
         module, side = _read_name(file, header)
-        sides.setdefault(module, {})[side] = header
-    if not sides:
+        modules.setdefault(module, {})[side] = header
+    if not modules:
         raise PairError(f"{file} is a LoRA without a part for the transformer", "give one of the transformer")
-    return {module: _matrices(file, module, found) for module, found in sides.items()}
+    for module, found in modules.items():
+        _check_product(file, module, found)
+    return modules
 
 
 def _read_name(file: Path, header: TensorHeader) -> tuple[str, str]:
-    for fragment, (what, hint) in REFUSED.items():
+    for fragment, kind in REFUSED.items():
         if fragment in header.name:
-            raise PairError(f"{file} {what}: it holds {header.name}", hint)
+            raise PairError(f"{file} is {kind}: it holds {header.name}", PLAIN_ONLY)
     for suffix, side in SIDES.items():
         if header.name.endswith(suffix):
             name = header.name.removesuffix(suffix)
@@ -99,61 +88,39 @@ def _read_name(file: Path, header: TensorHeader) -> tuple[str, str]:
     )
 
 
-def _matrices(file: Path, module: str, found: dict[str, TensorHeader]) -> Matrices:
-    for side in ("down", "up"):
-        if side not in found:
-            raise PairError(f"{file} is a broken LoRA: {module} has one of its two matrices alone", AGAIN)
-        if len(found[side].shape) < 2 or 0 in found[side].shape or found[side].dtype not in DTYPES:
-            said = f"{found[side].dtype}{list(found[side].shape)}"
-            raise PairError(f"{file}: {found[side].name} is {said}, expected a matrix of floats", AGAIN)
-    matrices = Matrices(module, found["down"], found["up"], found.get("alpha"))
-    if matrices.up.shape[1] != matrices.rank or any(extent != 1 for extent in matrices.up.shape[2:]):
-        shapes = f"{list(matrices.up.shape)} and {list(matrices.down.shape)}"
+def _check_product(file: Path, module: str, found: Sides) -> None:
+    if not {"down", "up"} <= found.keys():
+        raise PairError(f"{file} is a broken LoRA: {module} has one of its two matrices alone", AGAIN)
+    down, up = found["down"], found["up"]
+    for header in (down, up):
+        if len(header.shape) < 2 or 0 in header.shape or header.dtype not in DTYPES:
+            said = f"{header.dtype}{list(header.shape)}"
+            raise PairError(f"{file}: {header.name} is {said}, expected a matrix of floats", AGAIN)
+    if up.shape[1] != down.shape[0] or any(extent != 1 for extent in up.shape[2:]):
+        shapes = f"{list(up.shape)} and {list(down.shape)}"
         raise PairError(f"{file} is a broken LoRA: the matrices of {module} are {shapes}, which have no product", AGAIN)
-    return matrices
 
 
-DIFFUSERS_SETTINGS = "lora_adapter_metadata"  # in the header of a file that save_lora_weights wrote
-PEFT_SETTINGS = "adapter_config.json"  # beside a file that PEFT's save_pretrained wrote
-KOHYA_ALPHA = "ss_network_alpha"  # in the header of a file that kohya's scripts wrote
-FLAT_ALPHAS = ("transformer.lora_alpha", "lora_alpha", KOHYA_ALPHA)
-"""A header's own entries, where an alpha may stand by itself."""
-
-
-Factor = Callable[[Matrices], float]
-"""What the product up @ down of a module is multiplied by."""
-
-
-def factor_of(file: Path) -> Factor:
-    """As the file's own header has it, or for PEFT's files the configuration beside it."""
+def _factors_of(file: Path) -> Callable[[str, Sides], float]:
+    """What each module's product is multiplied by, as the file's own header has it, or the configuration beside it."""
     header, _ = read_header(file)
     metadata = header.get("__metadata__") or {}
-    if DIFFUSERS_SETTINGS in metadata:
-        return _factor_from(_settings_in(file, metadata[DIFFUSERS_SETTINGS]), file)
     flat = next((name for name in FLAT_ALPHAS if name in metadata), None)
-    if flat is not None:
-        return _factor_from({"lora_alpha": _number_in(file, flat, metadata[flat])}, file)
+    try:
+        if DIFFUSERS_SETTINGS in metadata:
+            settings = json.loads(metadata[DIFFUSERS_SETTINGS]).items()
+            return _factors_from({key.removeprefix("transformer."): value for key, value in settings}, file)
+        if flat is not None:
+            return _factors_from({"lora_alpha": json.loads(metadata[flat])}, file)
+    except (ValueError, AttributeError, RecursionError) as err:
+        said = f"its {flat or DIFFUSERS_SETTINGS} is not what settings are written in"
+        raise PairError(f"{file} is a broken LoRA: {said} ({first_line(err)})", AGAIN) from err
     if any(name.startswith("base_model.model.") for name in header):
-        return _factor_from(read_document(file.parent / PEFT_SETTINGS), file.parent / PEFT_SETTINGS)
-    return _factor_from({}, file)
+        return _factors_from(read_document(file.parent / PEFT_SETTINGS), file.parent / PEFT_SETTINGS)
+    return _factors_from({}, file)
 
 
-def _settings_in(file: Path, written: str) -> dict[str, Any]:
-    try:
-        return {key.removeprefix("transformer."): value for key, value in json.loads(written).items()}
-    except (ValueError, AttributeError, TypeError, RecursionError) as err:
-        raise PairError(f"{file} is a broken LoRA: its {DIFFUSERS_SETTINGS} holds no settings", AGAIN) from err
-
-
-def _number_in(file: Path, name: str, written: str) -> float:
-    """What a header says in words; headers hold nothing but texts."""
-    try:
-        return float(json.loads(written))
-    except (ValueError, TypeError, RecursionError) as err:
-        raise PairError(f"{file} is a broken LoRA: its {name} is {shown(written)}, expected a number", AGAIN) from err
-
-
-def _factor_from(settings: dict[str, Any], file: Path) -> Factor:
+def _factors_from(settings: dict[str, Any], file: Path) -> Callable[[str, Sides], float]:
     """Of PEFT's LoraConfig: `alpha_pattern` has ends of modules' names. PEFT takes them for regular expressions, which
     nobody's files need, and which could keep a build busy for ever.
     """
@@ -163,13 +130,14 @@ def _factor_from(settings: dict[str, Any], file: Path) -> Factor:
     alphas = {end: number(ends, end, file) for end in ends}
     default = number(settings, "lora_alpha", file) if "lora_alpha" in settings else None
 
-    def factor(found: Matrices) -> float:
+    def factor(module: str, found: Sides) -> float:
         """1 where nobody wrote an alpha, as in diffusers; rsLoRA divides by the rank's square root."""
-        if found.alpha is not None:
-            return _alpha_in(found.alpha) / found.rank
-        matching = (alpha for end, alpha in alphas.items() if f".{found.module}".endswith(f".{end}"))
-        alpha = next(matching, found.rank if default is None else default)
-        return alpha / (math.sqrt(found.rank) if settings.get("use_rslora") else found.rank)
+        rank = found["down"].shape[0]
+        if "alpha" in found:
+            return _alpha_in(found["alpha"]) / rank
+        matching = (alpha for end, alpha in alphas.items() if f".{module}".endswith(f".{end}"))
+        alpha = next(matching, rank if default is None else default)
+        return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
     return factor
 
@@ -179,15 +147,16 @@ def _alpha_in(header: TensorHeader) -> float:
     if header.elements != 1 or header.dtype not in ALPHAS:
         said = f"{header.dtype}{list(header.shape)}"
         raise PairError(f"{header.file}: {header.name} is {said}, expected one number", AGAIN)
-    data = np.empty(header.size_bytes, np.uint8)
-    read_into(data.data, header)
-    check_finite(header, data)
-    return float(data.view(ALPHAS[header.dtype])[0])
+    return float(read_bytes(header).view(ALPHAS[header.dtype])[0])
 
 
-ALPHAS = DTYPES | {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "I16": np.dtype(np.int16)}
-"""The element types that an alpha may have."""
-ANOTHER = "is it a LoRA for another model, or for the other member? --lora large=FILE, --lora small=FILE"
+@dataclass(frozen=True)
+class Update:
+    """What is added to a weight: `factor` times the product of up (out, rank) and down (rank, in)."""
+
+    down: TensorHeader
+    up: TensorHeader
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -207,7 +176,7 @@ class Adapter:
     scale: float
     sha256: str
     """Of the file."""
-    updates: Mapping[str, Matrices] = field(repr=False)
+    updates: Mapping[str, Update] = field(repr=False)
     left_out: int = 0
     """Tensors for text encoders, which are not fused."""
 
@@ -231,33 +200,30 @@ def read_adapter(
         raise PairError(f"--lora: {file} is not a file", "give a LoRA as one safetensors file")
     check_is_safetensors(file)
     headers = list(file_headers(file))
-    matrices = matrices_in(file, headers)
+    ours = [header for header in headers if not header.name.startswith(OF_TEXT_ENCODERS)]
+    modules = _modules_in(file, ours)
     for header in headers:
         for chunk in chunks_of(header):
             check_finite(header, chunk)
-    updates: dict[str, Matrices] = {}
-    targets, factor = _targets_of(tensors, places), factor_of(file)
-    for module, found in matrices.items():
-        changed = targets.get(module.replace(".", "_"))
-        if changed is None:
+    updates: dict[str, Update] = {}
+    targets, factor = _targets_of(tensors, places), _factors_of(file)
+    for module, found in modules.items():
+        if module.replace(".", "_") not in targets:
             raise PairError(f"{file} changes {module}, which {told} does not have", ANOTHER)
-        for name, update in _updates(request, found, changed, request.scale * factor(found)):
-            _check_fits(file, tensors[name].shape, told, name, update)
+        for name, place in targets[module.replace(".", "_")]:
+            up = _rows_of(found["up"], place)
+            update = Update(found["down"], up, request.scale * factor(module, found))
+            shape, expected = (up.shape[0], *update.down.shape[1:]), tensors[name].shape  # a convolution's has a window
+            if shape != expected:
+                raise PairError(f"{file} adds {list(shape)} to {name}, which is {list(expected)} in {told}", ANOTHER)
             if updates.setdefault(name, update) is not update:
                 raise PairError(f"{file} is a broken LoRA: it changes {name} twice", AGAIN)
-    return Adapter(
-        file,
-        request.scale,
-        sha256_of(file),
-        updates,
-        sum(header.name.startswith(OF_TEXT_ENCODERS) for header in headers),
-    )
+    return Adapter(file, request.scale, sha256_of(file), updates, left_out=len(headers) - len(ours))
 
 
-Targets = Mapping[str, tuple[tuple[str, Place], ...]]
-
-
-def _targets_of(tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]) -> Targets:
+def _targets_of(
+    tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]
+) -> dict[str, tuple[tuple[str, Place], ...]]:
     """Module, dots as underscores -> the weights of diffusers' that it is, and which of its rows they are.
 
     In another layout one module may be three weights; kohya's scripts train those modules.
@@ -273,23 +239,11 @@ def _targets_of(tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]
     return targets
 
 
-def _updates(
-    request: AdapterRequest, found: Matrices, targets: tuple[tuple[str, Place], ...], factor: float
-) -> Iterator[tuple[str, Matrices]]:
-    for name, place in targets:
-        if found.up.shape[0] % place.parts:
-            raise PairError(
-                f"{request.file}: {found.up.name} is {list(found.up.shape)}, expected rows for {place.parts} weights",
-                ANOTHER,
-            )
-        yield name, replace(found, up=place.taken_from(found.up, found.up.name), factor=factor)
-
-
-def _check_fits(file: Path, expected: tuple[int, ...], told: str, name: str, update: Matrices) -> None:
-    """Refuses a product of another shape than the weight it is added to; a convolution's counts its window."""
-    found = update.up.shape[0], *update.down.shape[1:]
-    if found != expected:
-        raise PairError(f"{file} adds {list(found)} to {name}, which is {list(expected)} in {told}", ANOTHER)
+def _rows_of(up: TensorHeader, place: Place) -> TensorHeader:
+    if up.shape[0] % place.parts:
+        said = f"{up.file}: {up.name} is {list(up.shape)}, expected rows for {place.parts} weights"
+        raise PairError(said, ANOTHER)
+    return place.taken_from(up, up.name)
 
 
 def fused(weights: Mapping[str, Weight], adapters: Iterable[Adapter]) -> dict[str, Weight]:
@@ -301,12 +255,12 @@ def fused(weights: Mapping[str, Weight], adapters: Iterable[Adapter]) -> dict[st
     result = dict(weights)
     for adapter in adapters:
         for name, update in adapter.updates.items():
-            result[name] = Changed(result[name], result[name].shape, partial(_added, update))
+            result[name] = changed(result[name], result[name].shape, partial(_added, update))
     return result
 
 
-def _added(update: Matrices, weight: np.ndarray) -> np.ndarray:
+def _added(update: Update, weight: np.ndarray) -> np.ndarray:
     """W + factor * up @ down, in float32."""
-    up, down = (Stored(header).read().astype(np.float32) for header in (update.up, update.down))
+    up, down = (stored(header).read().astype(np.float32) for header in (update.up, update.down))
     product = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
     return weight.astype(np.float32) + np.float32(update.factor) * product.reshape(weight.shape)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from hsexport.checkpoints.documents import AGAIN, PairError, in_few_words
-from hsexport.checkpoints.shards import TensorHeader, digest_of, read_into
+from hsexport.checkpoints.shards import TensorHeader, digest_of, read_bytes
 from hsexport.progress import OnBytes
 
 DTYPES: dict[str, np.dtype] = {
@@ -26,59 +25,37 @@ DTYPES: dict[str, np.dtype] = {
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor of a checkpoint as it is."""
+class Weight:
+    """A tensor whose numbers `read` reads anew each time: nothing of it stays in memory.
 
-    header: TensorHeader
+    `stored` is where these very numbers lie as one run of bytes, in that type; None if they lie nowhere so.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As the file's header says."""
-        return self.header.shape
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    stored: TensorHeader | None = None
 
-    @property
-    def stored(self) -> TensorHeader | None:
-        """Where these very numbers lie as one run of bytes, in that type; None if they lie nowhere so."""
-        return self.header if len(self.header.pieces) == 1 else None
 
-    def read(self) -> np.ndarray:
-        """The numbers in the type that the checkpoint has them in, bfloat16 as ml_dtypes'.
+def stored(header: TensorHeader) -> Weight:
+    """A tensor of a checkpoint as it is, in the type that the checkpoint has it in, bfloat16 as ml_dtypes'.
 
-        Raises PairError for a type that no network has (quantised checkpoints).
-        """
-        dtype = DTYPES.get(self.header.dtype)
-        if dtype is None:
+    Reading raises PairError for a type that no network has (quantised checkpoints).
+    """
+
+    def read() -> np.ndarray:
+        if header.dtype not in DTYPES:
             raise PairError(
-                f"{self.header.file}: tensor {self.header.name} is {self.header.dtype}, expected one of "
-                f"{', '.join(DTYPES)}",
+                f"{header.file}: tensor {header.name} is {header.dtype}, expected one of {', '.join(DTYPES)}",
                 "quantised checkpoints are not read; give the original",
             )
-        # Read, not mapped: pages of a mapped file count as this process's memory until they are unmapped.
-        data = np.empty(self.header.size_bytes, np.uint8)
-        read_into(data.data, self.header)
-        return data.view(dtype).reshape(self.shape)
+        return read_bytes(header).view(DTYPES[header.dtype]).reshape(header.shape)
+
+    return Weight(header.shape, read, header if len(header.pieces) == 1 else None)
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A tensor computed from another one: cropped, permuted, or with something added."""
-
-    of: Weight
-    shape: tuple[int, ...]
-    change: Callable[[np.ndarray], np.ndarray]
-
-    @property
-    def stored(self) -> TensorHeader | None:
-        """Nowhere."""
-        return None
-
-    def read(self) -> np.ndarray:
-        """What `change` makes of the other one, which it must not write to."""
-        return self.change(self.of.read())
-
-
-Weight: TypeAlias = Stored | Changed
-"""A tensor that is read anew each time: nothing of it stays in memory."""
+def changed(of: Weight, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> Weight:
+    """What `change` makes of another one, which it must not write to: cropped, permuted, with something added."""
+    return Weight(shape, lambda: change(of.read()))
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,18 @@ def read_single_file(file: Path) -> tuple[TransformerConfig, dict[str, TensorHea
     check_is_safetensors(file)
     found = {header.name: header for header in file_headers(file)}
     _check_is_sd3(file, found.values())
-    ours = _transformer_in(found)
+    ours = {name.removeprefix(PREFIX): header for name, header in found.items() if name.startswith(PREFIX)}
+    if not ours:  # files without the prefix hold little else
+        ours = {name: header for name, header in found.items() if not name.startswith(OTHER_PARTS)}
     config = _config_from(file, ours)
     check_settings(config, str(file))
     places = places_of(config)
-    _check_held(file, ours, {place.source for place in places.values()})
+    expected = {place.source for place in places.values()}
+    # Silence would draw noise.
+    if missing := sorted(expected - ours.keys()):
+        raise PairError(f"{file} is a broken checkpoint: it lacks {missing[0]}", AGAIN)
+    if foreign := sorted(ours.keys() - expected):
+        raise PairError(f"{file} holds {foreign[0]}, which no SD3 transformer has", FAMILY)
     return config, {name: _taken(file, ours[place.source], place, name) for name, place in places.items()}
 
 
@@ -61,12 +68,6 @@ def _check_is_sd3(file: Path, headers: Iterable[TensorHeader]) -> None:
     if quantised is not None:
         kind = "fp8" if quantised.dtype.startswith("F8") else quantised.dtype
         raise PairError(f"{file} is quantised: tensor {quantised.name} is {kind}", ORIGINAL)
-
-
-def _transformer_in(found: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
-    """The transformer's tensors by Stability's own names; files without the prefix hold little else."""
-    ours = {name.removeprefix(PREFIX): header for name, header in found.items() if name.startswith(PREFIX)}
-    return ours or {name: header for name, header in found.items() if not name.startswith(OTHER_PARTS)}
 
 
 def _config_from(file: Path, tensors: Mapping[str, TensorHeader]) -> TransformerConfig:
@@ -107,14 +108,6 @@ def _layers_with(tensors: Iterable[str], tensor: str) -> tuple[int, ...]:
     """The numbers of the blocks that have `tensor`, in ascending order."""
     parts = (name.split(".", 2) for name in tensors if name.startswith("joint_blocks.") and name.endswith(f".{tensor}"))
     return tuple(sorted(int(number) for _, number, rest in parts if number.isdecimal() and rest == tensor))
-
-
-def _check_held(file: Path, held: Iterable[str], expected: set[str]) -> None:
-    """Refuses a file that lacks what such a transformer has, or has what it does not: silence would draw noise."""
-    if missing := sorted(expected.difference(held)):
-        raise PairError(f"{file} is a broken checkpoint: it lacks {missing[0]}", AGAIN)
-    if foreign := sorted(set(held) - expected):
-        raise PairError(f"{file} holds {foreign[0]}, which no SD3 transformer has", FAMILY)
 
 
 def _taken(file: Path, header: TensorHeader, place: Place, name: str) -> TensorHeader:

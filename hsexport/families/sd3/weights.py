@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hsexport.checkpoints.shards import read_headers
-from hsexport.checkpoints.weights import Changed, Stored, Weight, Weights
+from hsexport.checkpoints.weights import Weight, Weights, changed, stored
 from hsexport.checkpoints.weights.adapter import Adapter, fused
 from hsexport.families.agreement import WRITER
 from hsexport.families.pair import Member
@@ -28,13 +28,13 @@ def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter
 
     `adapters` are fused first.
     """
-    tensors: dict[str, Weight] = fused({name: Stored(header) for name, header in member.tensors.items()}, adapters)
+    tensors: dict[str, Weight] = fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
     by_token, table = tensors.pop(PATCH_WEIGHT), tensors.pop(TABLE)
     width, channels, *patch = by_token.shape
-    tensors["patch_weight"] = Changed(by_token, (width, channels * patch[0] * patch[1]), token_weight)
+    tensors["patch_weight"] = changed(by_token, (width, channels * patch[0] * patch[1]), token_weight)
     tensors["patch_bias"] = tensors.pop(PATCH_BIAS)
     shape = (kept.rows * kept.columns, table.shape[-1])
-    tensors["position_table"] = Changed(table, shape, lambda whole: centre_rows(whole, kept))
+    tensors["position_table"] = changed(table, shape, lambda whole: centre_rows(whole, kept))
     # A wide and a tall crop of one table have one shape; only this tells them apart.
     crop = f"{kept.rows}x{kept.columns} of {kept.table_size}"
     extra = (crop, *(adapter.digest for adapter in adapters))
@@ -79,7 +79,7 @@ def part_weights(folder: Path, *, prefix: str = "", kind: str = "") -> Weights:
     if kind == "clip":  # its text model is saved with and without its own prefix
         bare = ("embeddings.", "encoder.", "final_layer_norm.")
         found |= {f"text_model.{name}": header for name, header in headers.items() if name.startswith(bare)}
-    return Weights(folder, {prefix + modern(name): Stored(header) for name, header in found.items()}, headers)
+    return Weights(folder, {prefix + modern(name): stored(header) for name, header in found.items()}, headers)
 
 
 def config_fact(document: Mapping[str, Any]) -> dict[str, str]:

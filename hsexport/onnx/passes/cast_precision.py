@@ -70,7 +70,7 @@ class CastPrecision(GraphPass):
         self.narrow_names = {value.name or "" for value in (*graph.inputs, *graph.outputs) if self._is_narrow(value)}
         outputs = [self.dtype if value.name in self.narrow_names else value.dtype for value in graph.outputs]
 
-        convert_weights(graph, edges, wide, self.dtype)
+        convert_weights(graph, wide, self.dtype)
         for value in graph.inputs:
             if value.name in self.narrow_names:
                 retype(value, self.dtype)
@@ -160,29 +160,22 @@ def type_read(edge: Edge, wide: set[ir.Node], narrow: ir.DataType) -> ir.DataTyp
     return WIDE if node in wide or place in KEPT_INPUTS.get(node.op_type, ()) else narrow
 
 
-def convert_weights(graph: ir.Graph, edges: Iterable[Edge], wide: set[ir.Node], narrow: ir.DataType) -> None:
+def convert_weights(graph: ir.Graph, wide: set[ir.Node], narrow: ir.DataType) -> None:
     """Turns weights that narrow nodes read to `narrow`; what wide nodes read of them stays as "<name>.fp32"."""
-    readers: dict[ir.Value, dict[ir.DataType, list[Edge]]] = {}
-    for node, place in edges:
-        value = node.inputs[place]
-        if value is not None and value.is_initializer():
-            by_type = readers.setdefault(value, {})
-            by_type.setdefault(type_read((node, place), wide, narrow), []).append((node, place))
-    for value, by_type in readers.items():
-        if narrow in by_type:
-            _convert_weight(graph, value, by_type.get(WIDE, []), narrow)
-
-
-def _convert_weight(graph: ir.Graph, value: ir.Value, read_wide: list[Edge], narrow: ir.DataType) -> None:
-    tensor, name = value.const_value, value.name
-    assert tensor is not None and name is not None
-    if read_wide:
-        copy = ir.Value(name=f"{name}.{SHORT[WIDE]}", shape=value.shape, type=ir.TensorType(WIDE), const_value=tensor)
-        graph.register_initializer(copy)
-        for node, place in read_wide:
-            node.replace_input_with(place, copy)
-    value.const_value = narrowed(tensor, name, narrow)
-    retype(value, narrow)
+    for value in [weight for weight in graph.initializers.values() if weight.dtype == WIDE]:
+        edges = [(node, place) for node, place in value.uses() if node.op_type not in TYPE_BLIND]
+        read_wide = [edge for edge in edges if type_read(edge, wide, narrow) == WIDE]
+        if len(read_wide) == len(edges):
+            continue
+        tensor, name = value.const_value, value.name
+        assert tensor is not None and name is not None
+        if read_wide:
+            own = ir.Value(name=f"{name}.{SHORT[WIDE]}", shape=value.shape, type=value.type, const_value=tensor)
+            graph.register_initializer(own)
+            for node, place in read_wide:
+                node.replace_input_with(place, own)
+        value.const_value = narrowed(tensor, name, narrow)
+        retype(value, narrow)
 
 
 def retype_nodes(nodes: Iterable[ir.Node], narrow: ir.DataType) -> None:

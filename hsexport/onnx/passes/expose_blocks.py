@@ -13,17 +13,11 @@ class ExposeBlocks(GraphPass):
 
     That is every float that leaves a block and goes into nothing else that leaves it: a block's stream, and as
     "transformer_blocks.7/2" its second one, but not its keys and values. A graph and its casts have the same ones.
-    Requires nodes that carry their modules' names (NameByModule).
+    Nodes carry their modules' names (NameByModule).
     """
 
     def __init__(self) -> None:
         self.outputs: dict[str, str] = {}
-
-    def requires(self, model: ir.Model) -> None:
-        """Raises PassError if no node has a block."""
-        super().requires(model)
-        if not any(block_of(module_path(node)) for node in model.graph):
-            raise self.refusal(f"no node of '{model.graph.name}' is named after a numbered module")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """In place."""

@@ -17,7 +17,7 @@ from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.shards import digest_of
 from hsexport.families.pair import load_pair
 from hsexport.families.sd3.transformer import original_of
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 
 SINGLE, SHARDED, VARIANT = "single file", "sharded", "variant"
 
@@ -78,7 +78,7 @@ def test_diffusers_own_model_is_the_same_from_every_layout(whole, tmp_path, layo
 def test_bundles_of_both_layouts_are_equal_byte_for_byte(whole, tmp_path):
     single = laid_out(SINGLE, whole / "transformer", tmp_path / "other")
     for name, large in (("diffusers", whole / "transformer"), ("single", single)):
-        build(request_for(large, whole, tmp_path / name), Silent())
+        build(request_for(large, whole, tmp_path / name), Reporter())
     bundles = [tmp_path / name / "bundle" for name in ("diffusers", "single")]
     files = [sorted(str(f.relative_to(b)) for f in Path(b).rglob("*") if f.is_file()) for b in bundles]
     assert files[0] == files[1]

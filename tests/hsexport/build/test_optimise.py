@@ -20,8 +20,7 @@ from hsexport.build.verify.cast_back import block_values, cast_back_graph, first
 from hsexport.build.verify.compare import tolerance_of
 from hsexport.networks.network import Network
 from hsexport.onnx.graph_files import save_graph
-from hsexport.onnx.passes.graph_pass import PassError
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def graphs_at(tiny_request):
 
     def at(precision, fp32=(), backend="tensorrt-rtx"):
         options = BuildOptions(precision=precision)
-        run = Run(replace(request, backend=backend, options=options, fp32=fp32), Silent())
+        run = Run(replace(request, backend=backend, options=options, fp32=fp32), Reporter())
         products = run.products(networks)
         export_all(products, run)
         optimise_all(products, run)
@@ -117,12 +116,11 @@ def test_first_block_that_is_not_finite_is_found(graphs_at, monkeypatch):
 
 def test_network_without_blocks_has_no_first_one(graphs_at):
     graph = graphs_at("fp16")["select_cache"]
-    with pytest.raises(PassError):
-        block_values(graph)
+    assert block_values(graph) == {}
     assert first_infinite_block(graph) == ""
 
 
-class Heard(Silent):
+class Heard(Reporter):
     """Remembers warnings, and why things are made."""
 
     def __init__(self):
@@ -151,10 +149,9 @@ FAULTS = {
     "bf16": ("a = Cast <to = 16> (x) b = Neg(a) y = Cast <to = 1> (b)", "(float[4] x) => (float[4] y)"),
     "sound": ("y = Neg(x)", "(float[4] x) => (float[4] y)"),
     "double": ("a = Cast <to = 11> (x) y = Cast <to = 1> (a)", "(float[4] x) => (float[4] y)"),
-    "weight": ("y = Add(x, w)", "(float[4] x) => (float[4] y)"),
     "leftover": ("a = Identity(x) b = Identity(a) y = Neg(b)", "(float[4] x) => (float[4] y)"),
 }
-INITIALIZERS = {"top-k": {"k": np.array([3841])}, "weight": {"w": np.ones(4, np.float32)}}
+INITIALIZERS = {"top-k": {"k": np.array([3841])}}
 
 
 @pytest.fixture
@@ -192,13 +189,10 @@ def optimised(tmp_path):
         ("foreign", "tensorrt-rtx", "bf16", "com.other.Neg is not part of ONNX"),
         ("foreign", "ort-cpu", "fp32", "com.other.Neg is not part of ONNX"),
         ("bf16", "ort-cpu", "fp32", "Cast in bf16, which ONNX Runtime's CPU kernels lack"),
-        ("sound", "ort-cpu", "bf16", "meant to be bf16, which ONNX Runtime's CPU kernels lack"),
         ("double", "tensorrt", "fp16", "Cast in float64, which tensorrt lacks"),
-        ("weight", "ort-cpu", "fp32", "weights inside the file, where protobuf stops"),
     ],
 )
-def test_lint_refuses_before_any_pass_does(optimised, monkeypatch, fault, backend, precision, words):
-    monkeypatch.setattr("hsexport.onnx.lint.rules.LARGEST_PROTOBUF", 15)  # of bytes, as many as a graph here may hold
+def test_lint_refuses_before_any_pass_does(optimised, fault, backend, precision, words):
     with pytest.raises(GraphError, match=words):
         optimised(fault, backend, precision)
 

@@ -11,7 +11,7 @@ from tiny_pair import T5_LENGTH, make_pair
 
 from hsexport.build.build import build
 from hsexport.build.request import BuildRequest
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 from hsruntime import Session
 from hsruntime.request import RequestError
 
@@ -20,7 +20,7 @@ NEGATIVE = "blue"
 
 
 def built(large: Path, small: Path, root: Path, cache: Path, **request) -> Path:
-    build(BuildRequest(large=str(large), small=str(small), out=root, cache=cache, **request), Silent())
+    build(BuildRequest(large=str(large), small=str(small), out=root, cache=cache, **request), Reporter())
     return root
 
 

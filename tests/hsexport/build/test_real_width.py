@@ -23,7 +23,7 @@ def exported(tmp_path_factory):
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.stage import Run
     from hsexport.families.sd3.networks import large_network
-    from hsexport.progress import Silent
+    from hsexport.progress import Reporter
 
     root = tmp_path_factory.mktemp("real_width")
     wide = {"heads": 38, "head_size": 64, "joint": 4096, "pooled": 2048, "with_t5": False}
@@ -33,7 +33,7 @@ def exported(tmp_path_factory):
         joint=4096, pooled=2048, transformer_only=True,
     )  # fmt: skip
     request = BuildRequest(large=str(large), small=str(small), out=root / "bundle", cache=root / "cache")
-    run, network = Run(request, Silent()), large_network(recipe_for(request))
+    run, network = Run(request, Reporter()), large_network(recipe_for(request))
     export_all(run.products([network]), run)
     return request, network
 
@@ -44,12 +44,12 @@ def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision
     from hsexport.build.stages.compile import Built, engine_files
     from hsexport.build.stages.stage import Run
     from hsexport.onnx.graph_files import load_graph
-    from hsexport.progress import Silent
+    from hsexport.progress import Reporter
     from hsruntime.bundle.manifest import ParityRecord
 
     request, network = exported
     options = build_options("tensorrt-rtx", precision=precision, architectures=(89, 120))
-    run = Run(replace(request, backend="tensorrt-rtx", options=options), Silent())
+    run = Run(replace(request, backend="tensorrt-rtx", options=options), Reporter())
     (product,) = products = run.products([network])
     for stage in STAGES.values():
         stage(products, run)

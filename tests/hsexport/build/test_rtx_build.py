@@ -10,7 +10,7 @@ from one_line import told_in_one_line
 from hsengines.build import build_options
 from hsexport.build.build import build
 from hsexport.build.request import BuildRequest
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs [rtx]")]
 
@@ -19,7 +19,7 @@ OVERHEAD_BYTES = 2_500_000
 """Of each transformer layer and profile: kernels for the shapes of that profile, whatever the layer's width."""
 
 
-class Notes(Silent):
+class Notes(Reporter):
     """Remembers what each stage said of each item."""
 
     def __init__(self):

@@ -8,7 +8,7 @@ from hsexport.build.build import build
 from hsexport.build.request import BuildRequest
 from hsexport.build.verify.bundle import verify_bundle
 from hsexport.families.registry import FAMILIES
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
 
@@ -19,12 +19,12 @@ def bundle(tmp_path_factory):
     root = tmp_path_factory.mktemp("rotary")
     FAMILIES["rotary"] = ROW
     large, small = map(str, make_rotary_pair(root))
-    yield build(BuildRequest(large, small, root / "bundle", root / "cache", steps=8), Silent()).path
+    yield build(BuildRequest(large, small, root / "bundle", root / "cache", steps=8), Reporter()).path
     del FAMILIES["rotary"]
 
 
 def test_engines_and_the_strong_oracle_agree_with_torch(bundle):
-    done = verify_bundle(open_bundle(bundle), Silent())
+    done = verify_bundle(open_bundle(bundle), Reporter())
     assert done.passed
     assert any("region" in comparison.reference for comparison in done.comparisons)
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import read_headers
-from hsexport.checkpoints.weights import Changed, Stored, Weights
+from hsexport.checkpoints.weights import Weights, changed, stored
 from hsexport.onnx.graph_files import load_graph, save_graph
 from hsexport.onnx.weights import attach_weights, detach_weights, is_placeholder, place_weights
 
@@ -27,7 +27,7 @@ def checkpoint(folder, dtype):
     folder.mkdir()
     save_file({"w": WEIGHT.astype(dtype)}, folder / "model.safetensors")
     headers = read_headers(folder)
-    return Weights(folder, {"w": Stored(headers["w"])}, headers)
+    return Weights(folder, {"w": stored(headers["w"])}, headers)
 
 
 def product():
@@ -99,7 +99,7 @@ def test_graph_of_another_type_or_to_be_shipped_holds_one_copy(hollow, tmp_path,
 
 def test_changed_weight_is_written_not_referred_to(hollow, tmp_path):
     weights = checkpoint(tmp_path / "c", np.float16)
-    doubled = Changed(weights["w"], (20, 30), lambda array: array * 2)
+    doubled = changed(weights["w"], (20, 30), lambda array: array * 2)
     attach_weights(hollow, Weights(weights.folder, {"w": doubled}, weights.sources))
     cast_precision(hollow, "fp16")
     save_graph(hollow, tmp_path / "out.onnx", refer=True)
@@ -126,7 +126,7 @@ def test_checkpoint_of_another_graph_is_refused_by_tensor(hollow, tmp_path):
     weights = checkpoint(tmp_path / "c", np.float32)
     with pytest.raises(PairError, match="lacks w"):
         attach_weights(hollow, Weights(tmp_path / "c", {}, weights.sources))
-    other = Changed(weights["w"], (30, 20), np.transpose)
+    other = changed(weights["w"], (30, 20), np.transpose)
     with pytest.raises(PairError, match="w has another shape"):
         attach_weights(hollow, Weights(tmp_path / "c", {"w": other}, weights.sources))
 
@@ -136,7 +136,7 @@ def test_quantised_weight_is_refused_by_file(tmp_path):
     header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}).encode()
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(PairError, match=r"model\.safetensors: tensor w is F8_E4M3, expected one of .*; quantised"):
-        Stored(read_headers(tmp_path)["w"]).read()
+        stored(read_headers(tmp_path)["w"]).read()
 
 
 def test_digest_follows_the_numbers_and_what_else_decides_them(tmp_path):

@@ -11,7 +11,7 @@ from hsexport.build.stages.export import export_all
 from hsexport.build.stages.stage import Run
 from hsexport.plan.networks import resident_weights
 from hsexport.plan.work import pass_flops
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 from hsruntime.schedule.arithmetic import step_flops
 
 
@@ -23,7 +23,7 @@ def recipe(tiny_recipe):
 @pytest.fixture(scope="module")
 def counted(recipe, tiny_cache):
     """Call it with a network's name and extents: operations of its exported graph."""
-    run = Run(replace(recipe.request, cache=tiny_cache), Silent())
+    run = Run(replace(recipe.request, cache=tiny_cache), Reporter())
     products = run.products(recipe.networks())
     export_all(products, run)
     graphs = {each.name: (each.network, ir.load(each.onnx)) for each in products}

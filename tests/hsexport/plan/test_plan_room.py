@@ -227,12 +227,12 @@ def test_a_build_asks_before_it_starts(tiny_pair_dirs, tmp_path, monkeypatch, ro
     from hsexport.build import build
     from hsexport.build.request import BuildRequest
     from hsexport.plan import plan
-    from hsexport.progress import Silent
+    from hsexport.progress import Reporter
 
     monkeypatch.setattr(plan, "machine_at", lambda *_: replace(roomy, cache_free_bytes=0))
     request = BuildRequest(*map(str, tiny_pair_dirs), out=tmp_path / "bundle", cache=tmp_path / "cache")
     with pytest.raises(RoomError, match="the cache needs"):
-        build.build(request, Silent(), plan.ask_room)
+        build.build(request, Reporter(), plan.ask_room)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.checkpoints.documents import read_document
 from hsexport.checkpoints.shards import read_headers
-from hsexport.checkpoints.weights import Stored, Weights
+from hsexport.checkpoints.weights import Weights, stored
 from hsexport.families.family import Family
 from hsexport.families.registry import FamilyRow
 from hsexport.networks.network import Network
@@ -142,7 +142,7 @@ def slots(arch, prefix, tokens):
 
 def weights(folder):
     headers = read_headers(folder)
-    return Weights(folder, {name: Stored(header) for name, header in headers.items()}, headers)
+    return Weights(folder, {name: stored(header) for name, header in headers.items()}, headers)
 
 
 def make_rotary_pair(root, seed=0):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from single_file_twin import stability_state, write_twin
 
 from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.weights import Stored, adapter
+from hsexport.checkpoints.weights import adapter, stored
 from hsexport.checkpoints.weights.adapter import AdapterRequest, fused
 from hsexport.families.pair import read_member
 
@@ -69,7 +69,7 @@ def peft(module, weight, prefix="transformer.", **options):
 
 def weights_of(member, *requests):
     adapters = [read_adapter(request, member) for request in requests]
-    return fused({name: Stored(header) for name, header in member.tensors.items()}, adapters)
+    return fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
 
 
 def check_equal(read, expected):

@@ -12,7 +12,7 @@ import pytest
 from hsengines.errors import HSError
 from hsexport.deploy.archive import archive
 from hsexport.deploy.archive.archive import archive_bundle
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 
 
 def unpacked(out, folder):
@@ -25,7 +25,7 @@ def unpacked(out, folder):
 def test_archive_holds_the_bundle_and_sums_that_sha256sum_accepts(tiny_bundle, tmp_path, suffix):
     from hsruntime.bundle.reader import open_bundle
 
-    done = archive_bundle(tiny_bundle, tmp_path / f"a{suffix}", None, Silent())
+    done = archive_bundle(tiny_bundle, tmp_path / f"a{suffix}", None, Reporter())
     top = unpacked(done.archive, tmp_path / "there")
     assert sorted(file.name for file in top.iterdir()) == ["SHA256SUMS", "bundle"]
     assert open_bundle(top / "bundle").manifest == open_bundle(tiny_bundle).manifest
@@ -42,11 +42,11 @@ def test_equal_contents_give_equal_bytes(tiny_bundle, tmp_path, suffix):
     shutil.copytree(tiny_bundle, copy, copy_function=shutil.copyfile)  # other times than the bundle's own
     for bundle, folder in ((tiny_bundle, tmp_path / "x"), (copy, tmp_path / "y")):
         folder.mkdir()
-        archive_bundle(bundle, folder / f"a{suffix}", None, Silent())
+        archive_bundle(bundle, folder / f"a{suffix}", None, Reporter())
     assert (tmp_path / "x" / f"a{suffix}").read_bytes() == (tmp_path / "y" / f"a{suffix}").read_bytes()
 
 
-class StopsAtThird(Silent):
+class StopsAtThird(Reporter):
     """Ctrl-C once two files are done."""
 
     ended = 0
@@ -71,7 +71,7 @@ def test_what_a_killed_one_left_is_removed_by_the_next(tiny_bundle, tmp_path):
     left = tmp_path / f".a.tar.partial-{ended.pid}"
     left.mkdir()
     (left / "archive").write_bytes(b"half")
-    archive_bundle(tiny_bundle, tmp_path / "a.tar", None, Silent())
+    archive_bundle(tiny_bundle, tmp_path / "a.tar", None, Reporter())
     assert [file.name for file in tmp_path.iterdir()] == ["a.tar"]
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_named(tiny_bundle, tmp_pat
     monkeypatch.setattr("hsruntime.bundle.reader._check_sizes", lambda *_: None)
     file.write_bytes(data if change else data[:-1])
     with pytest.raises(HSError, match=rf"bundle/engines/large\.onnx\.data' {found}"):
-        archive_bundle(broken, tmp_path / "a.tar", None, Silent())
+        archive_bundle(broken, tmp_path / "a.tar", None, Reporter())
     assert [file.name for file in tmp_path.iterdir()] == ["broken"]
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tiny_bundle, tmp_path, m
     usage = namedtuple("usage", "total used free")(10**6, 10**6 - 1000, 1000)
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(HSError, match=r"the archive needs \d{5,} bytes, .* has 1000 free; free \d+ bytes there"):
-        archive_bundle(tiny_bundle, tmp_path / "a.tar", None, Silent())
+        archive_bundle(tiny_bundle, tmp_path / "a.tar", None, Reporter())
     assert not list(tmp_path.iterdir())
 
 
@@ -105,9 +105,9 @@ def test_a_full_disk_is_told_before_anything_is_written(tiny_bundle, tmp_path, m
 )
 def test_a_place_that_will_not_do_is_refused(tiny_bundle, tmp_path, name, words):
     with pytest.raises(HSError, match=words):
-        archive_bundle(tiny_bundle, tmp_path / name, None, Silent())
+        archive_bundle(tiny_bundle, tmp_path / name, None, Reporter())
 
 
 def test_an_archive_inside_its_bundle_is_refused(tiny_bundle):
     with pytest.raises(HSError, match="inside the bundle"):
-        archive_bundle(tiny_bundle, tiny_bundle / "a.tar", None, Silent())
+        archive_bundle(tiny_bundle, tiny_bundle / "a.tar", None, Reporter())

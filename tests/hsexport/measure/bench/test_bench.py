@@ -12,12 +12,12 @@ from hsexport.measure.bench.bench import BenchRequest, bench
 from hsexport.measure.bench.page import block, markdown, splice, write_report
 from hsexport.measure.bench.report import Point, columns_of, front, headline, report_from_json, report_json
 from hsexport.measure.turns import Estimate
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 
 SCHEDULES = ("large:2,hybrid:1,small:1", "large:2,hybrid:1,small:1;signal=random", "large:4", "small:4")
 
 
-class Listening(Silent):
+class Listening(Reporter):
     """Counts what is drawn."""
 
     def __init__(self):
@@ -39,7 +39,7 @@ def request_(tiny_bundle, judge_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(request_):
-    return bench(request_, Silent())
+    return bench(request_, Reporter())
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_without_a_judge_its_columns_are_left_out_and_it_says_so(request_, tmp_p
     file = tmp_path / "prompts.txt"
     file.write_text("abc\n\nfox\n")
     plain = bench(
-        replace(request_, judge=None, prompt_file=file, work=tmp_path, schedules=("small:2",)), Silent()
+        replace(request_, judge=None, prompt_file=file, work=tmp_path, schedules=("small:2",)), Reporter()
     ).report
     assert plain.prompts == 2
     assert not any(c.title in ("features", "named", "Frechet") for c in columns_of(plain))
@@ -96,7 +96,7 @@ def test_prompts_that_name_nothing_have_no_fidelity_but_a_frechet_distance(reque
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"p{i}" for i in range(20)))
     asked = replace(request_, prompt_file=file, prompts=20, work=tmp_path / "work", schedules=("small:1",))
-    score = bench(asked, Silent()).report.score("small:1").quality
+    score = bench(asked, Reporter()).report.score("small:1").quality
     assert score.top_1 is None
     assert score.frechet.low <= score.frechet.value <= score.frechet.high
 
@@ -105,7 +105,7 @@ def test_diffusers_draws_the_same_picture_from_the_same_noise(request_, tiny_pai
     asked = replace(
         request_, diffusers=str(tiny_pair_dirs[0]), diffusers_every=2, work=tmp_path, schedules=("small:1",)
     )
-    measured = bench(asked, Silent())
+    measured = bench(asked, Reporter())
     report = measured.report
     assert report.diffusers.prompts == 2 and report.diffusers.quality.frechet is None
     # Its 28 Euler steps of large are the bundle's own default: equal but for rounding.

@@ -8,7 +8,7 @@ import pytest
 from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError
 from hsexport.measure.tune.measuring import LEDGER_NAME
 from hsexport.measure.tune.tune import TuneRequest, tune
-from hsexport.progress import Silent
+from hsexport.progress import Reporter
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.session import Session
 
@@ -24,7 +24,7 @@ def request(bundle, goal, **changes):
     return TuneRequest(bundle=bundle, goal=goal, work=work, **told)
 
 
-class Stopping(Silent):
+class Stopping(Reporter):
     """Presses Ctrl-C in the middle of a stage."""
 
     def __init__(self, stage, after):
@@ -47,7 +47,7 @@ def tuned_bundle(tiny_bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(tuned_bundle):
-    return tune(request(tuned_bundle, AtLeastAsFast(1.5)), Silent())
+    return tune(request(tuned_bundle, AtLeastAsFast(1.5)), Reporter())
 
 
 def test_winner_is_fast_enough_by_measurement_and_nearest_of_those(tuned):
@@ -82,12 +82,12 @@ def test_winner_becomes_the_default_and_nothing_else_changes(tiny_bundle, tuned_
 
 def test_dry_run_leaves_the_bundle_alone(own_bundle):
     before = (own_bundle / "manifest.json").read_bytes()
-    outcome = tune(request(own_bundle, AtLeastAsFast(1.5), write=False), Silent())
+    outcome = tune(request(own_bundle, AtLeastAsFast(1.5), write=False), Reporter())
     assert not outcome.written and (own_bundle / "manifest.json").read_bytes() == before
 
 
 def test_second_run_measures_nothing_and_finds_the_same(tuned_bundle, tuned):
-    again = tune(request(tuned_bundle, AtLeastAsFast(1.5)), Silent())
+    again = tune(request(tuned_bundle, AtLeastAsFast(1.5)), Reporter())
     assert tuned.measured > 0 and again.measured == 0
     assert again.large == tuned.large == "large:28"  # not the steps that tuning made the default
     assert again.winner.counted == tuned.winner.counted
@@ -101,13 +101,13 @@ def test_interrupted_search_goes_on_where_it_was(own_bundle, stage):
         tune(wanted, Stopping(stage, after=3))
     assert (own_bundle / "manifest.json").read_bytes() == before
     kept = len((wanted.work / LEDGER_NAME).read_bytes().splitlines()) - 1  # the first line is the defaults
-    outcome = tune(wanted, Silent())
+    outcome = tune(wanted, Reporter())
     whole = len((wanted.work / LEDGER_NAME).read_bytes().splitlines()) - 1
     assert kept > 0 and outcome.measured == whole - kept
 
 
 def test_greatest_speed_within_a_distance(own_bundle):
-    outcome = tune(request(own_bundle, AtLeastAsClose(25.0)), Silent())
+    outcome = tune(request(own_bundle, AtLeastAsClose(25.0)), Reporter())
     finalists = outcome.found.rows[: outcome.found.finalists]
     assert all(row.score.value >= 25 and row.score.prompts == PROMPTS for row in finalists)
     assert outcome.winner.score.speedup == max(row.score.speedup for row in finalists) > 1
@@ -116,14 +116,14 @@ def test_greatest_speed_within_a_distance(own_bundle):
 def test_distance_that_nothing_keeps_is_told_with_the_nearest(own_bundle):
     before = (own_bundle / "manifest.json").read_bytes()
     with pytest.raises(TuneError, match=r"the nearest has PSNR \d+\.\d+ dB"):
-        tune(request(own_bundle, AtLeastAsClose(58.0)), Silent())
+        tune(request(own_bundle, AtLeastAsClose(58.0)), Reporter())
     assert (own_bundle / "manifest.json").read_bytes() == before
 
 
 def test_speedup_beyond_small_alone_is_refused_before_anything_runs(own_bundle):
     wanted = request(own_bundle, AtLeastAsFast(1000))
     with pytest.raises(TuneError, match="1000 is out of reach: the fastest, small:1"):
-        tune(wanted, Silent())
+        tune(wanted, Reporter())
     assert len((wanted.work / LEDGER_NAME).read_bytes().splitlines()) == 1
 
 
