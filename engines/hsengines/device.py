@@ -39,22 +39,25 @@ Tensors = Mapping[str, Tensor]
 """An engine's inputs or outputs by name."""
 
 
-class Replay(ABC):
-    """A fixed sequence of work, ready to be repeated: a CUDA graph where the device has them."""
+class Replay:
+    """A fixed sequence of work, ready to be repeated: call by call, or a CUDA graph where the device has them."""
 
-    @abstractmethod
+    def __init__(self, sequence: Sequence[Enqueue]) -> None:
+        self._sequence = tuple(sequence)
+
     def launch(self) -> None:
         """Enqueues the whole sequence once."""
+        for enqueue in self._sequence:
+            enqueue()
 
-    @abstractmethod
     def close(self) -> None:
         """Frees what the replay holds; to be called before what it replays is closed."""
+        self._sequence = ()
 
 
-class Mark(ABC):
-    """A point in a device's work."""
+class Mark:
+    """A point in a device's work; on a CPU nothing is asynchronous, so it has been passed already."""
 
-    @abstractmethod
     def wait(self) -> None:
         """Returns when everything enqueued before the mark is done. Raises DeviceError if any of it failed."""
 
@@ -72,13 +75,13 @@ class Device(ABC):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         """Uninitialised memory. Raises DeviceMemoryError."""
 
-    @abstractmethod
     def replay(self, sequence: Sequence[Enqueue]) -> Replay:
         """Makes `sequence` repeatable. On a GPU this runs it once to warm up, so its buffers must hold sane values."""
+        return Replay(sequence)
 
-    @abstractmethod
     def mark(self) -> Mark:
         """The point that has been reached in enqueueing."""
+        return Mark()
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -131,29 +134,6 @@ class HostTensor(Tensor):
         np.copyto(self.array, other.array, casting="no")
 
 
-class PlainReplay(Replay):
-    """A sequence whose parts are enqueued one after the other."""
-
-    def __init__(self, sequence: Sequence[Enqueue]) -> None:
-        self._sequence = tuple(sequence)
-
-    def launch(self) -> None:
-        """Nothing but the calls."""
-        for enqueue in self._sequence:
-            enqueue()
-
-    def close(self) -> None:
-        """Lets the bindings go."""
-        self._sequence = ()
-
-
-class Reached(Mark):
-    """A point that is passed already: on a CPU nothing is asynchronous."""
-
-    def wait(self) -> None:
-        """Returns at once."""
-
-
 class HostDevice(Device):
     """The CPU; `threads` is how many of its cores engines may use, 0 for all."""
 
@@ -168,14 +148,6 @@ class HostDevice(Device):
         self.allocated_bytes += tensor.array.nbytes
         weakref.finalize(tensor, self._freed, tensor.array.nbytes)
         return tensor
-
-    def replay(self, sequence: Sequence[Enqueue]) -> Replay:
-        """The calls in order."""
-        return PlainReplay(sequence)
-
-    def mark(self) -> Mark:
-        """Every call has returned, so everything is done."""
-        return Reached()
 
     def synchronize(self) -> None:
         """Nothing is ever pending."""

@@ -38,8 +38,6 @@ class BackendTraits:
     """Graph passes that it needs before any cast, by name."""
     rules: tuple[str, ...] = ()
     """Rules of the lint, by name, that tell of what this backend alone chokes on."""
-    builds_on_gpu: bool = False
-    """Whether it builds for the GPU at hand and nowhere else."""
     offered: bool = True
     """Whether users may name it."""
 
@@ -76,7 +74,6 @@ BACKENDS = {
         streams=True,
         passes=("single_output_attention",),
         rules=("attention-outputs", "top-k", "float64"),
-        builds_on_gpu=True,
     ),
     "tensorrt-rtx": BackendTraits(
         "hsengines.trt.rtx:TensorRtRtxBackend",

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
-from hsengines.backend import Backend
-from hsengines.build import BuildOptions, BuildProgress, EngineFiles
+from hsengines.build import BuildOptions
 from hsengines.device import Device, HostDevice
-from hsengines.ort.session import OrtEngine, open_session, open_unchecked, shared_options, take_graph, use_shared_pool
+from hsengines.ort.session import (
+    OrtBackend,
+    OrtEngine,
+    open_session,
+    open_unchecked,
+    shared_options,
+    use_shared_pool,
+)
 from hsengines.spec import EngineSpec
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -46,33 +51,11 @@ def profile_graph(onnx: Path, inputs: Mapping[str, np.ndarray], rounds: int) -> 
     return events
 
 
-class OrtCpuBackend(Backend[BuildOptions]):
+class OrtCpuBackend(OrtBackend):
     """The embedded default and the accuracy reference."""
 
     name = "ort-cpu"
-
-    def version(self) -> str:
-        """ONNX Runtime's version."""
-        return f"onnxruntime {ort.__version__}"
-
-    def target(self, options: BuildOptions) -> str:
-        """Kernels are picked when an engine is loaded."""
-        del options
-        return "any CPU"
-
-    def build(
-        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
-    ) -> EngineFiles:
-        """Takes the ONNX file as the engine, once ONNX Runtime has accepted every node of it.
-
-        The optimised graph is not stored: it would hold kernels picked for the building machine's CPU. `out` may share
-        the file and its weights with `onnx`, which must not be edited afterwards.
-        """
-        del progress
-        self.check_options(options)
-        files = take_graph(onnx, out)
-        self.load(files.engine, spec, self.device()).close()
-        return files
+    serves = "any CPU"
 
     def why_not_here(self) -> str:
         """Any CPU will do."""
@@ -88,3 +71,7 @@ class OrtCpuBackend(Backend[BuildOptions]):
         """Loads an ONNX file and checks its inputs and outputs against `spec`."""
         del device
         return OrtEngine(spec, open_session(engine, spec, shared_options(), PROVIDERS))
+
+    def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
+        del options
+        open_session(engine, spec, shared_options(), PROVIDERS)

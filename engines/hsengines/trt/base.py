@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from hsengines.backend import Backend
 from hsengines.build import BuildProgress, EngineFiles, Layer
@@ -11,11 +12,15 @@ from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
-from hsengines.trt.build.building import Job, build_plan
+from hsengines.trt.build.building import add_profiles, builder_of, parsed
+from hsengines.trt.build.log import listening
+from hsengines.trt.build.progress import watch_of
+from hsengines.trt.build.refusals import build_refusal
+from hsengines.trt.inspection import network_layers
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
-from hsengines.trt.run.loading import open_plan, set_up_streaming
+from hsengines.trt.run.loading import keep_graph, open_plan, put_weights_back, set_up_streaming
 
 Own = TypeVar("Own", bound=RtxOptions)
 
@@ -42,10 +47,28 @@ class TrtBackend(Backend[Own]):
         """
         self.check_options(options)
         plan = out / f"{spec.name}.engine"
-        job = Job(self.library, self.title, onnx, spec)
-        parsed, log = build_plan(job, plan, lambda config: self._configure(config, options), self._keep, progress)
-        layers, weights = self._layers_of(plan), self._weights(onnx, plan, options)
-        return EngineFiles(plan, weights, layers or parsed, "engine" if layers else "network", log)
+        with listening(self.library) as log:
+            builder = builder_of(self.library, self.title)
+            network, parser = parsed(self.library, self.title, builder, onnx, spec, log)
+            config = builder.create_builder_config()
+            self._configure(config, options)
+            add_profiles(builder, config, spec)
+            config.progress_monitor = watch = watch_of(self.library, progress)
+
+            def serialized(*_kept: Any) -> Any:
+                return builder.build_serialized_network(network, config)
+
+            # After a second Ctrl-C it goes on by itself: what it needs must live on with it.
+            memory = watch.run(partial(serialized, parser, watch))
+            if memory is None:
+                raise build_refusal(self.title, spec.name, network, log)
+            # The Python binding's stream writer is handed the whole plan as bytes, a second copy: the buffer is not.
+            with plan.open("wb") as file:
+                file.write(memory)
+            self._keep(config)
+        layers, weights = self._layers_of(plan), keep_graph(onnx, plan) if options.leaves_weights else ()
+        told = layers or network_layers(network)
+        return EngineFiles(plan, weights, told, "engine" if layers else "network", log.text())
 
     def why_not_here(self) -> str:
         """Whether CUDA finds a GPU, in words; whether an engine is for that GPU shows when it is loaded."""
@@ -68,14 +91,11 @@ class TrtBackend(Backend[Own]):
             raise EngineLoadError(
                 f"engine '{spec.name}' runs on a GPU, not on {device.name}", f"open the device of backend '{self.name}'"
             )
-        opened = open_plan(self.library, self.title, engine, spec, device)
-        try:
-            self._prepare(engine, opened.engine)
-            set_up_streaming(spec.name, opened.engine, graphs=device.graphs)
-            return TrtEngine(self.library, spec, device, opened, self._contexts(engine, opened.engine))
-        except BaseException:
-            opened.close()
-            raise
+        runtime, opened = open_plan(self.library, self.title, engine, spec, device)
+        if opened.refittable:
+            put_weights_back(self.library, engine, opened)
+        set_up_streaming(spec.name, opened, graphs=device.graphs)
+        return TrtEngine(self.library, spec, device, self._contexts(engine, runtime, opened))
 
     def _configure(self, config: Any, options: Own) -> None:
         """Sets up what both libraries have."""
@@ -89,30 +109,15 @@ class TrtBackend(Backend[Own]):
     def _keep(self, config: Any) -> None:
         """Called after a build that succeeded, for what is to be kept of it."""
 
-    def _weights(self, onnx: Path, plan: Path, options: Own) -> tuple[Path, ...]:
-        """The files that the plan needs beside it."""
-        del onnx, plan, options
-        return ()
-
     def _layers_of(self, plan: Path) -> tuple[Layer, ...]:
         """What the plan itself tells of its layers: nothing where all are one, compiled elsewhere and later."""
         del plan
         return ()
 
-    def _prepare(self, plan: Path, engine: Any) -> None:
-        """Called with an engine that was opened, before it gets contexts."""
-
-    def _contexts(self, plan: Path, engine: Any) -> Contexts:
+    def _contexts(self, plan: Path, runtime: Any, engine: Any) -> Contexts:
         """The maker of the engine's contexts."""
         del plan
-        return Contexts(self.library, engine)
-
-
-class Gpu(NamedTuple):
-    """A GPU model; `capability` is 89 for 8.9."""
-
-    name: str
-    capability: int
+        return Contexts(self.library, runtime, engine)
 
 
 def why_no_gpu() -> str:
@@ -124,13 +129,12 @@ def why_no_gpu() -> str:
     return why_no_cuda()
 
 
-def gpu_at_hand(backend: str) -> Gpu:
-    """The GPU that `backend` would build for. Raises EngineBuildError without one."""
+def gpu_at_hand(backend: str) -> tuple[str, int]:
+    """The GPU that `backend` would build for: name, and 89 for 8.9. Raises EngineBuildError without one."""
     if why := why_no_gpu():
         raise EngineBuildError(
             f"backend '{backend}' builds on a GPU only, and {why}", "backend tensorrt-rtx builds anywhere"
         )
-    from hsengines.cuda.api import call
+    from hsengines.cuda.device import gpu_model
 
-    properties = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
-    return Gpu(properties.name.decode(), 10 * int(properties.major) + int(properties.minor))
+    return gpu_model()

@@ -47,9 +47,9 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
             if not config.set_compute_capability(getattr(self.library.ComputeCapability, f"SM{each}"), index):
                 raise EngineBuildError(f"{self.title} does not take architecture {each}", "leave it out of --arch")
 
-    def _contexts(self, plan: Path, engine: Any) -> Contexts:
+    def _contexts(self, plan: Path, runtime: Any, engine: Any) -> Contexts:
         kept = kernels_path(self.library, plan, self.cache) if self.cache else None
-        return CompilingContexts(self.library, engine, kept)
+        return CompilingContexts(self.library, runtime, engine, kept)
 
 
 OLDEST = 80

@@ -39,9 +39,23 @@ def logger_of(library: Any) -> Any:
     TensorRT keeps the first logger it is given for the whole process and warns of any other, so there is only one.
     Its `recent` holds the last errors.
     """
-    if library not in _loggers:
-        _loggers[library] = _make(library)
-    return _loggers[library]
+    if library in _loggers:
+        return _loggers[library]
+
+    class Logger(library.ILogger):
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.listeners: list[Log] = []
+            self.recent: deque[str] = deque(maxlen=16)
+
+        def log(self, severity: Any, text: str) -> None:
+            """Called by TensorRT from its own threads."""
+            for listener in tuple(self.listeners):
+                listener.lines.append((int(severity), text))
+            if int(severity) < _WORST and not is_noise(text):
+                self.recent.append(text)
+
+    return _loggers.setdefault(library, Logger())
 
 
 @contextmanager
@@ -60,23 +74,6 @@ def last_error(library: Any) -> str:
     """The latest error that `library` told of, or empty."""
     recent = logger_of(library).recent
     return recent[-1] if recent else ""
-
-
-def _make(library: Any) -> Any:
-    class Logger(library.ILogger):
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.listeners: list[Log] = []
-            self.recent: deque[str] = deque(maxlen=16)
-
-        def log(self, severity: Any, text: str) -> None:
-            """Called by TensorRT from its own threads."""
-            for listener in tuple(self.listeners):
-                listener.lines.append((int(severity), text))
-            if int(severity) < _WORST and not is_noise(text):
-                self.recent.append(text)
-
-    return Logger()
 
 
 def is_noise(text: str) -> bool:
