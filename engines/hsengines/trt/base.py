@@ -10,13 +10,12 @@ from hsengines.backend import Backend
 from hsengines.build import BuildProgress, EngineFiles, Layer
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError
-from hsengines.spec import EngineSpec
+from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsengines.traits import traits_of
-from hsengines.trt.build.building import add_profiles, builder_of, parsed
-from hsengines.trt.build.log import listening
+from hsengines.trt.build.log import Log, listening, logger_of
 from hsengines.trt.build.progress import watch_of
-from hsengines.trt.build.refusals import build_refusal
-from hsengines.trt.inspection import network_layers
+from hsengines.trt.build.refusals import build_refusal, parse_refusal
+from hsengines.trt.inspection import network_layers, signature_of_network
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
@@ -48,11 +47,11 @@ class TrtBackend(Backend[Own]):
         self.check_options(options)
         plan = out / f"{spec.name}.engine"
         with listening(self.library) as log:
-            builder = builder_of(self.library, self.title)
-            network, parser = parsed(self.library, self.title, builder, onnx, spec, log)
+            builder = self._builder()
+            network, parser = self._parsed(builder, onnx, spec, log)
             config = builder.create_builder_config()
             self._configure(config, options)
-            add_profiles(builder, config, spec)
+            _add_profiles(builder, config, spec)
             config.progress_monitor = watch = watch_of(self.library, progress)
 
             def serialized(*_kept: Any) -> Any:
@@ -97,6 +96,24 @@ class TrtBackend(Backend[Own]):
         set_up_streaming(spec.name, opened, graphs=device.graphs)
         return TrtEngine(self.library, spec, device, self._contexts(engine, runtime, opened))
 
+    def _builder(self) -> Any:
+        try:
+            return self.library.Builder(logger_of(self.library))
+        except TypeError as err:  # what the binding makes of a null pointer
+            message = f"{self.title} cannot make a builder here"
+            raise EngineBuildError(message, "it needs an NVIDIA GPU and its driver; tensorrt-rtx does not") from err
+
+    def _parsed(self, builder: Any, onnx: Path, spec: EngineSpec, log: Log) -> tuple[Any, Any]:
+        """The network of the ONNX file, and its parser, which holds the weights. Raises EngineBuildError."""
+        network = builder.create_network(1 << int(self.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        network.name = spec.name
+        parser = self.library.OnnxParser(network, logger_of(self.library))
+        if not parser.parse_from_file(str(onnx)):
+            raise parse_refusal(self.title, spec.name, parser, log)
+        if wrong := spec.difference(signature_of_network(network)):
+            raise EngineBuildError(f"network '{spec.name}' has {wrong}", "export the network again", log.text())
+        return network, parser
+
     def _configure(self, config: Any, options: Own) -> None:
         """Sets up what both libraries have."""
         # By default TensorRT may fork work off to streams of its own, which makes captures larger and rarely faster.
@@ -118,6 +135,36 @@ class TrtBackend(Backend[Own]):
         """The maker of the engine's contexts."""
         del plan
         return Contexts(self.library, runtime, engine)
+
+
+def _add_profiles(builder: Any, config: Any, spec: EngineSpec) -> None:
+    """Gives `config` a profile for each of the spec's. Raises EngineBuildError where one cannot be made.
+
+    An extent may be zero at all three points (no cached tokens): TensorRT takes it and runs such layers as empty.
+    """
+    for wanted, profile in enumerate(spec.profiles):
+        made = builder.create_optimization_profile()
+        for tensor in spec.inputs:
+            made.set_shape(tensor.name, *_shapes_in(spec, profile, tensor))
+        index = config.add_optimization_profile(made)
+        if index != wanted:
+            raise EngineBuildError(
+                f"network '{spec.name}': TensorRT does not take profile '{profile.name}'",
+                "see the ranges of its dimensions",
+            )
+
+
+def _shapes_in(spec: EngineSpec, profile: Profile, tensor: TensorSpec) -> list[tuple[int, ...]]:
+    """Smallest, tuned-for and largest shape of `tensor`. Raises EngineBuildError for a dimension without a range."""
+    factors = {f for dim in tensor.shape if isinstance(dim, str) for f in dim.split("*") if not f.isdecimal()}
+    if missing := sorted(factors - set(profile.dims)):
+        raise EngineBuildError(
+            f"network '{spec.name}', input '{tensor.name}': dimension {missing[0]} has no range in profile "
+            f"'{profile.name}', and TensorRT needs one",
+            "give the profile a range for it",
+        )
+    points = ("minimum", "optimum", "maximum")
+    return [tensor.resolve({n: getattr(r, point) for n, r in profile.dims.items()}) for point in points]
 
 
 def why_no_gpu() -> str:

@@ -22,9 +22,8 @@ from hsruntime.schedule.schedule import (
 )
 
 
-def _segment(mode: str, steps: int, until: Settled | None = None) -> Segment:
-    large, small = MODES[mode]
-    return Segment(steps, large, small, until=until)  # type: ignore[arg-type]
+def _segment(mode: str, steps: int, until: Settled | None = None, guidance: str = "full") -> Segment:
+    return Segment(steps, *MODES[mode], guidance, until)  # type: ignore[arg-type]
 
 
 def _split(name: str, steps: int, *parts: tuple[str, float]) -> list[Segment]:
@@ -189,9 +188,7 @@ def _segment_from_text(number: int, text: str) -> Segment:
     least, dash, most = count.partition("-")
     steps = _steps_from_text(subject, most if dash else count)
     until = Settled(_steps_from_text(subject, least)) if dash else None
-    large, small = MODES[mode]
-    fields = {"steps": steps, "large": large, "small": small, "guidance": guidance or "full", "until": until}
-    return msgspec.convert(fields, Segment)
+    return _segment(mode, steps, until, guidance or "full")
 
 
 def _steps_from_text(subject: str, count: str) -> int:
