@@ -105,9 +105,9 @@ class Backend(ABC, Generic[Options]):
     ) -> EngineFiles:
         """Compiles `onnx` into the empty folder `out`. Raises EngineBuildError, which carries the builder's log."""
 
-    @abstractmethod
     def why_not_here(self) -> str:
         """Why this machine cannot run the backend's engines, in words; empty if it can."""
+        return ""
 
     @abstractmethod
     def device(self, threads: int = 0, *, graphs: bool = True) -> Device:

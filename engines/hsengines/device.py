@@ -96,13 +96,7 @@ class Device(ABC):
 
         Engines of the second are bound `beside` the first's.
         """
-        calls = (*first, *second)
-
-        def enqueue() -> None:
-            for each in calls:
-                each()
-
-        return enqueue
+        return Replay((*first, *second)).launch
 
     def upload(self, array: np.ndarray) -> Tensor:
         """A new tensor holding `array`."""

@@ -15,10 +15,7 @@ FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The dtype called `name`; ml_dtypes is imported only where a bfloat16 tensor really occurs.
-
-    Raises TypeError for a name that neither knows.
-    """
+    """The dtype called `name`; ml_dtypes is imported only where it is needed. Raises TypeError for an unknown name."""
     if name == "bfloat16":
         import ml_dtypes
 

@@ -101,11 +101,7 @@ class CudaDevice(Device):
         return CudaTensor(self._heap, self.stream, shape, dtype)
 
     def replay(self, sequence: Sequence[Enqueue]) -> Replay:
-        """A CUDA graph of `sequence`, or its plain repetition without `graphs`.
-
-        A graph takes one run beforehand, which changes what the sequence writes: capture before writing real values.
-        Raises DeviceError.
-        """
+        """A CUDA graph of `sequence`, or its plain repetition without `graphs`. Raises DeviceError."""
         return CudaReplay(self.stream, self._releases, sequence) if self.graphs else Replay(sequence)
 
     def stream_for(self, *, beside: bool) -> Stream:

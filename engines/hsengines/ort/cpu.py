@@ -26,20 +26,14 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 def run_graph(onnx: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs of any ONNX file, run once: for graphs whose shapes nobody has written down as a spec.
-
-    Raises EngineLoadError.
-    """
+    """All outputs of any ONNX file, run once: for graphs that no spec describes. Raises EngineLoadError."""
     session = open_unchecked(onnx, shared_options(), PROVIDERS)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def profile_graph(onnx: Path, inputs: Mapping[str, np.ndarray], rounds: int) -> list[dict[str, Any]]:
-    """What ONNX Runtime notes of as many runs of any ONNX file: an event for each run, and one for each of its nodes.
-
-    Raises EngineLoadError.
-    """
+    """ONNX Runtime's events of as many runs of any ONNX file: of each run, and of each node. Raises EngineLoadError."""
     options = shared_options()
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
@@ -56,10 +50,6 @@ class OrtCpuBackend(OrtBackend):
 
     name = "ort-cpu"
     serves = "any CPU"
-
-    def why_not_here(self) -> str:
-        """Any CPU will do."""
-        return ""
 
     def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
         """The CPU. The first call of the process decides how many threads all engines share."""

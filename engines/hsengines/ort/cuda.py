@@ -51,7 +51,7 @@ class OrtCudaBackend(OrtBackend):
 
     def why_not_here(self) -> str:
         """What is missing: ONNX Runtime's provider, the GPU, or the libraries between them."""
-        return why_no_provider(self.provider) or why_no_cuda() or self._why_no_libraries()
+        return why_no_provider(self.provider) or why_no_cuda() or why_no_libraries()
 
     def device(self, threads: int = 0, *, graphs: bool = True) -> OrtCudaDevice:
         """The GPU. Raises BackendUnavailable."""
@@ -63,21 +63,15 @@ class OrtCudaBackend(OrtBackend):
         return device
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtCudaEngine:
-        """Loads an ONNX file onto the GPU, whole: a node that would run on the CPU is an error, with its name.
-
-        Raises EngineLoadError, DeviceMemoryError, BackendUnavailable.
-        """
+        """Loads an ONNX file onto the GPU, whole: a node that would run on the CPU is an error, with its name."""
         assert isinstance(device, OrtCudaDevice)
-        if why := self._why_no_libraries():
+        if why := why_no_libraries():
             raise BackendUnavailable(why, INSTALL_LIBRARIES)
         session = self._session(engine, spec, device)
         if session.get_providers()[0] != self.provider:
             raise BackendUnavailable(f"ONNX Runtime could not start its {self.provider}", INSTALL_LIBRARIES)
         refuse_strays(engine.name, placement(session), self.provider)
         return OrtCudaEngine(spec, session, device, self.placement)
-
-    def _why_no_libraries(self) -> str:
-        return why_no_libraries() if self.placement == "cuda" else ""
 
     def _session(self, engine: Path, spec: EngineSpec, device: OrtCudaDevice) -> ort.InferenceSession:
         options = _session_options()

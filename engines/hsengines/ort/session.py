@@ -58,10 +58,7 @@ class OrtBackend(Backend[BuildOptions]):
 def open_session(
     engine: Path, spec: EngineSpec, options: ort.SessionOptions, providers: Sequence[Provider]
 ) -> ort.InferenceSession:
-    """Opens an ONNX file and checks its inputs and outputs against `spec`.
-
-    Raises EngineLoadError, DeviceMemoryError if the weights find no room.
-    """
+    """Opens an ONNX file and checks it against `spec`. Raises EngineLoadError, DeviceMemoryError without room."""
     session = open_unchecked(engine, options, providers)
     try:
         found = signature(map(_described, session.get_inputs()), map(_described, session.get_outputs()))

@@ -65,7 +65,9 @@ def open_bundle(path: Path, *, hashes: bool = True) -> Bundle:
         _check_sizes(manifest.files, dict(_sizes_on_disk(path)))
         if hashes:
             for record in manifest.files:
-                _check_hash(path, record)
+                found = sha256_of(path / record.path)
+                if found != record.sha256:
+                    raise BundleError(f"file '{record.path}' has sha256 {found}, expected {record.sha256}", DAMAGED)
     except OSError as err:
         raise BundleError(f"bundle '{path}' cannot be read: {err}", "check the disk and the permissions") from err
     return Bundle(path, manifest)
@@ -167,9 +169,3 @@ def _check_sizes(records: Iterable[FileRecord], found: dict[str, int]) -> None:
     extra = sorted(found.keys() - expected.keys())
     if extra:
         raise BundleError(f"file {extra[0]!r} is in the bundle, but {MANIFEST_NAME} does not list it", "remove it")
-
-
-def _check_hash(root: Path, record: FileRecord) -> None:
-    found = sha256_of(root / record.path)
-    if found != record.sha256:
-        raise BundleError(f"file '{record.path}' has sha256 {found}, expected {record.sha256}", DAMAGED)

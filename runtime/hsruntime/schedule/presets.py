@@ -61,7 +61,7 @@ def hybridstitch(steps: int) -> Schedule:
 
     The paper's split is not public. Ours follows from measurement on the demo pair (docs/schedules.md).
     """
-    parts = ("large", LARGE_SHARE), ("hybrid", HYBRID_SHARE), ("small", 1.0)
+    parts = ("large", 8 / 28), ("hybrid", 7 / 28), ("small", 1.0)
     return Schedule(steps, _split("hybridstitch", steps, *parts), RegionPolicy())
 
 
@@ -102,13 +102,9 @@ def regionstitch(steps: int) -> Schedule:
 
     The text's keys and values are cached with the others, and the solver is of second order.
     """
-    parts = ("large", REGION_AFTER), ("region", 1.0)
-    return Schedule(steps, _split("regionstitch", steps, *parts), RegionPolicy(text="cached"), "ab2")
+    segments = _split("regionstitch", steps, ("large", 8 / 28), ("region", 1.0))
+    return Schedule(steps, segments, RegionPolicy(text="cached"), "ab2")
 
-
-LARGE_SHARE = 8 / 28
-HYBRID_SHARE = 7 / 28
-REGION_AFTER = 8 / 28
 
 PRESETS: dict[str, Callable[[int], Schedule]] = {
     preset.__name__: preset

@@ -51,10 +51,7 @@ class TrtEngine(Engine):
         self._bindings: WeakSet[TrtBinding] = WeakSet()
 
     def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> TrtBinding:
-        """Fixes profile, shapes, addresses and scratch of a new context; the binding keeps the tensors alive.
-
-        Raises ShapeError, DeviceMemoryError, and DeviceError where TensorRT refuses.
-        """
+        """A context of its own. Raises ShapeError, DeviceMemoryError, and DeviceError where TensorRT refuses."""
         if self._contexts is None:
             raise EngineLoadError(f"engine '{self.spec.name}' is closed")
         profile = self.spec.profile_index(check_binding(self.spec, inputs, outputs))
@@ -76,10 +73,7 @@ class TrtEngine(Engine):
     def _complete_context(
         self, contexts: Contexts, stream: Stream, profile: int, inputs: Tensors, outputs: Tensors
     ) -> tuple[Any, CudaTensor]:
-        """A new context for these tensors, and the device's memory that it works in, which must be kept with it.
-
-        Raises DeviceMemoryError, and DeviceError where TensorRT refuses.
-        """
+        """A new context for these tensors, and the device's memory that it works in, which must be kept with it."""
         name = self.spec.name
         with listening(self._library) as log:
             context = contexts.make()
