@@ -129,12 +129,10 @@ class HostTensor(Tensor):
 
 
 class HostDevice(Device):
-    """The CPU; `threads` is how many of its cores engines may use, 0 for all."""
+    """The CPU."""
 
-    def __init__(self, threads: int = 0) -> None:
-        self.name = "cpu"
-        self.threads = threads
-        self.allocated_bytes = 0
+    name = "cpu"
+    allocated_bytes = 0
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> HostTensor:
         """Uninitialised memory."""

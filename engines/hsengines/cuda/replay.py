@@ -19,11 +19,7 @@ class CudaReplay(Replay):
     """A captured sequence; keeps alive what it replays, since the graph itself knows addresses only."""
 
     def __init__(self, stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> None:
-        """Runs `sequence` once, waits, and captures it: what the sequence writes is changed by that one run.
-
-        Whoever captures a step that advances its own inputs does so before the real values are written. Raises
-        DeviceError if the run fails or the sequence cannot be captured, DeviceMemoryError if the graph has no room.
-        """
+        """Runs `sequence` once, which changes what it writes, and captures it. Raises DeviceError."""
         super().__init__(sequence)
         self._stream = stream
         self._graph = _capture(stream, releases, self._sequence)

@@ -55,7 +55,7 @@ class OrtCpuBackend(OrtBackend):
         """The CPU. The first call of the process decides how many threads all engines share."""
         del graphs
         use_shared_pool(threads)
-        return HostDevice(threads)
+        return HostDevice()
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtEngine:
         """Loads an ONNX file and checks its inputs and outputs against `spec`."""

@@ -25,8 +25,13 @@ class Log:
 
     @property
     def errors(self) -> list[str]:
-        """The errors among them."""
-        return [text for severity, text in self.lines if severity < _WORST]
+        """The errors among them that say something of their own."""
+        return [text for severity, text in self.lines if severity < _WORST and not _is_noise(text)]
+
+    @property
+    def first_error(self) -> str:
+        """In TensorRT's words."""
+        return self.errors[0] if self.errors else "it gives no reason"
 
     def text(self) -> str:
         """All of it, a line a message."""
@@ -52,7 +57,7 @@ def logger_of(library: Any) -> Any:
             """Called by TensorRT from its own threads."""
             for listener in tuple(self.listeners):
                 listener.lines.append((int(severity), text))
-            if int(severity) < _WORST and not is_noise(text):
+            if int(severity) < _WORST and not _is_noise(text):
                 self.recent.append(text)
 
     return _loggers.setdefault(library, Logger())
@@ -76,6 +81,6 @@ def last_error(library: Any) -> str:
     return recent[-1] if recent else ""
 
 
-def is_noise(text: str) -> bool:
+def _is_noise(text: str) -> bool:
     """Whether an error merely follows another, or comes from looking for a GPU on a machine without."""
     return "catchCudaError" in text or text.startswith(("ModelImporter.cpp", "WARNING The logger passed"))

@@ -110,12 +110,11 @@ def _infer_shapes(context: Any, name: str) -> None:
 
 
 def _no_context(name: str, log: Log) -> DeviceError:
-    told = " ".join(log.errors) or "it gives no reason"
-    if is_out_of_memory(told):
+    if is_out_of_memory(" ".join(log.errors)):
         return DeviceMemoryError(
             f"the GPU has no room for a context of engine '{name}'", "free the GPU's memory, or ask for fewer shapes"
         )
-    return DeviceError(f"engine '{name}' gets no context: {in_short(told)}")
+    return DeviceError(f"engine '{name}' gets no context: {in_short(log.first_error)}")
 
 
 def _closed(stream: int) -> bool:

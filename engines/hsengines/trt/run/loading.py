@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hsengines.errors import DeviceMemoryError, EngineLoadError, HSError
 from hsengines.files import link_graph
 from hsengines.spec import EngineSpec
-from hsengines.trt.build.log import Log, is_noise, last_error, listening, logger_of
+from hsengines.trt.build.log import Log, last_error, listening, logger_of
 from hsengines.trt.build.refusals import in_short, is_out_of_memory
 from hsengines.trt.inspection import signature_of_engine
 
@@ -76,8 +76,7 @@ def _raise_diagnosed(library: Any, title: str, plan: Path, gpu: str, diagnostics
 
 def _refusal(library: Any, title: str, plan: Path, gpu: str, log: Log) -> HSError:
     """The error for a plan that could not be deserialised, from what was logged."""
-    errors = [text for text in log.errors if not is_noise(text)] or ["it gives no reason"]
-    told = " ".join(errors)
+    told = " ".join(log.errors)
     if versions := re.search(r"expecting library version (\S+) got\s+(\S+?)[,.]?(?:\s|$)", told):
         found = f"was built by {title} {versions[2]}, and this is {versions[1]}"
         return EngineLoadError(f"{plan.name} {found}", "build it again, or install that version")
@@ -93,7 +92,7 @@ def _refusal(library: Any, title: str, plan: Path, gpu: str, log: Log) -> HSErro
             "free the GPU's memory, or build with weight streaming",
             needed_bytes=plan.stat().st_size,
         )
-    return EngineLoadError(f"{title} cannot open {plan.name}: {in_short(errors[0])}", AGAIN)
+    return EngineLoadError(f"{title} cannot open {plan.name}: {in_short(log.first_error)}", AGAIN)
 
 
 def graph_beside(plan: Path) -> Path:
