@@ -52,7 +52,7 @@ class Engine(ABC):
 def check_binding(spec: EngineSpec, inputs: Tensors, outputs: Tensors) -> dict[str, int]:
     """The extents of a binding. Raises ShapeError where names, dtypes or shapes do not fit `spec`."""
     dims = spec.dims_of({name: tensor.shape for name, tensor in inputs.items()})
-    spec.check_dims(dims)
+    spec.profile_index(dims)
     _check_tensors(spec.name, spec.inputs, inputs, dims)
     _check_tensors(spec.name, spec.outputs, outputs, dims)
     return dims
@@ -76,6 +76,8 @@ class Backend(ABC, Generic[Options]):
 
     name: str
     """As in the registry of `traits`."""
+    serves: str = "any"
+    """Which devices engines are for, in words, where no option decides it."""
     cache: Path | None = None
     """A folder for what saves time later and decides nothing: measurements of kernels, compiled kernels."""
 
@@ -95,7 +97,7 @@ class Backend(ABC, Generic[Options]):
     def target(self, options: Options) -> str:
         """Which devices the engines are for, in words: "any CPU", "sm_89, sm_120"."""
         del options
-        return "any"
+        return self.serves
 
     @abstractmethod
     def build(
@@ -103,9 +105,9 @@ class Backend(ABC, Generic[Options]):
     ) -> EngineFiles:
         """Compiles `onnx` into the empty folder `out`. Raises EngineBuildError, which carries the builder's log."""
 
-    @abstractmethod
     def why_not_here(self) -> str:
         """Why this machine cannot run the backend's engines, in words; empty if it can."""
+        return ""
 
     @abstractmethod
     def device(self, threads: int = 0, *, graphs: bool = True) -> Device:

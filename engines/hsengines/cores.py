@@ -27,7 +27,8 @@ def quotas(root: Path = CGROUPS, own: Path = OWN) -> list[float]:
             if not controllers:
                 found += [_quota(folder / "cpu.max") for folder in _around(root, path)]
             elif "cpu" in controllers.split(","):
-                found += [_quota_v1(folder) for folder in _around(root / controllers, path)]
+                around = _around(root / controllers, path)
+                found += [_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us") for folder in around]
     return [quota for quota in found if quota is not None and quota > 0]
 
 
@@ -37,17 +38,9 @@ def _around(root: Path, path: str) -> Iterator[Path]:
     yield from (place, *(parent for parent in place.parents if parent.is_relative_to(root)))
 
 
-def _quota(file: Path) -> float | None:
-    """Version 2: "QUOTA PERIOD" in microseconds, or "max PERIOD"."""
+def _quota(*files: Path) -> float | None:
+    """Of quota and period in microseconds: in one file (version 2), "max" for none, or one each (version 1), -1."""
     with suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = file.read_text(encoding="utf-8").split()
-        return None if quota == "max" else int(quota) / int(period)
-    return None
-
-
-def _quota_v1(folder: Path) -> float | None:
-    """Version 1: a file each, -1 for no quota."""
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
-        return quota / int((folder / "cpu.cfs_period_us").read_text(encoding="utf-8"))
+        quota, period = (number for file in files for number in file.read_text(encoding="utf-8").split())
+        return int(quota) / int(period)
     return None

@@ -39,22 +39,25 @@ Tensors = Mapping[str, Tensor]
 """An engine's inputs or outputs by name."""
 
 
-class Replay(ABC):
-    """A fixed sequence of work, ready to be repeated: a CUDA graph where the device has them."""
+class Replay:
+    """A fixed sequence of work, ready to be repeated: call by call, or a CUDA graph where the device has them."""
 
-    @abstractmethod
+    def __init__(self, sequence: Sequence[Enqueue]) -> None:
+        self._sequence = tuple(sequence)
+
     def launch(self) -> None:
         """Enqueues the whole sequence once."""
+        for enqueue in self._sequence:
+            enqueue()
 
-    @abstractmethod
     def close(self) -> None:
         """Frees what the replay holds; to be called before what it replays is closed."""
+        self._sequence = ()
 
 
-class Mark(ABC):
-    """A point in a device's work."""
+class Mark:
+    """A point in a device's work; on a CPU nothing is asynchronous, so it has been passed already."""
 
-    @abstractmethod
     def wait(self) -> None:
         """Returns when everything enqueued before the mark is done. Raises DeviceError if any of it failed."""
 
@@ -72,13 +75,13 @@ class Device(ABC):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         """Uninitialised memory. Raises DeviceMemoryError."""
 
-    @abstractmethod
     def replay(self, sequence: Sequence[Enqueue]) -> Replay:
         """Makes `sequence` repeatable. On a GPU this runs it once to warm up, so its buffers must hold sane values."""
+        return Replay(sequence)
 
-    @abstractmethod
     def mark(self) -> Mark:
         """The point that has been reached in enqueueing."""
+        return Mark()
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -93,13 +96,7 @@ class Device(ABC):
 
         Engines of the second are bound `beside` the first's.
         """
-        calls = (*first, *second)
-
-        def enqueue() -> None:
-            for each in calls:
-                each()
-
-        return enqueue
+        return Replay((*first, *second)).launch
 
     def upload(self, array: np.ndarray) -> Tensor:
         """A new tensor holding `array`."""
@@ -131,36 +128,11 @@ class HostTensor(Tensor):
         np.copyto(self.array, other.array, casting="no")
 
 
-class PlainReplay(Replay):
-    """A sequence whose parts are enqueued one after the other."""
-
-    def __init__(self, sequence: Sequence[Enqueue]) -> None:
-        self._sequence = tuple(sequence)
-
-    def launch(self) -> None:
-        """Nothing but the calls."""
-        for enqueue in self._sequence:
-            enqueue()
-
-    def close(self) -> None:
-        """Lets the bindings go."""
-        self._sequence = ()
-
-
-class Reached(Mark):
-    """A point that is passed already: on a CPU nothing is asynchronous."""
-
-    def wait(self) -> None:
-        """Returns at once."""
-
-
 class HostDevice(Device):
-    """The CPU; `threads` is how many of its cores engines may use, 0 for all."""
+    """The CPU."""
 
-    def __init__(self, threads: int = 0) -> None:
-        self.name = "cpu"
-        self.threads = threads
-        self.allocated_bytes = 0
+    name = "cpu"
+    allocated_bytes = 0
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> HostTensor:
         """Uninitialised memory."""
@@ -168,14 +140,6 @@ class HostDevice(Device):
         self.allocated_bytes += tensor.array.nbytes
         weakref.finalize(tensor, self._freed, tensor.array.nbytes)
         return tensor
-
-    def replay(self, sequence: Sequence[Enqueue]) -> Replay:
-        """The calls in order."""
-        return PlainReplay(sequence)
-
-    def mark(self) -> Mark:
-        """Every call has returned, so everything is done."""
-        return Reached()
 
     def synchronize(self) -> None:
         """Nothing is ever pending."""

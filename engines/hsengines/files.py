@@ -33,6 +33,14 @@ def replace_file(path: Path, content: bytes | memoryview | str) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def read_if_there(path: Path) -> bytes:
+    """The file's bytes, none if it cannot be read: a cache is never worth an error."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def flush(path: Path) -> None:
     """Waits until the file or directory is on the disk."""
     if os.name != "posix":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -15,10 +15,7 @@ FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The dtype called `name`; ml_dtypes is imported only where a bfloat16 tensor really occurs.
-
-    Raises TypeError for a name that neither knows.
-    """
+    """The dtype called `name`; ml_dtypes is imported only where it is needed. Raises TypeError for an unknown name."""
     if name == "bfloat16":
         import ml_dtypes
 
@@ -102,19 +99,33 @@ class EngineSpec(Struct, frozen=True, forbid_unknown_fields=True):
                     )
         return dims
 
-    def check_dims(self, dims: Mapping[str, int]) -> None:
-        """Raises ShapeError, naming the profiles' ranges, if no profile admits `dims`."""
-        if self.profiles:
-            self.profile_index(dims)
+    def difference(self, found: Mapping[str, str]) -> str:
+        """The first thing in which an engine's signature `found` differs, to follow "has"; empty if nothing."""
+        inputs, outputs = ([(t.name, t.dtype, len(t.shape)) for t in each] for each in (self.inputs, self.outputs))
+        expected = signature(inputs, outputs)
+        if found.keys() != expected.keys():
+            return f"other tensors than its spec: {', '.join(sorted(found.keys() ^ expected.keys()))}"
+        for name, tensor in expected.items():
+            if found[name] != tensor:
+                return f"another tensor '{name}' than its spec: found {found[name]}, expected {tensor}"
+        return ""
 
     def profile_index(self, dims: Mapping[str, int]) -> int:
-        """Which profile serves `dims`: the first that admits them. Raises ShapeError, naming their ranges."""
+        """Which profile serves `dims`: the first that admits them; 0 without any. Raises ShapeError, naming ranges."""
         for index, profile in enumerate(self.profiles):
             if profile.admits(dims):
                 return index
+        if not self.profiles:
+            return 0
         ranges = " or ".join(
             f"{p.name}(" + ", ".join(f"{n} {r.minimum}..{r.maximum}" for n, r in p.dims.items()) + ")"
             for p in self.profiles
         )
         given = ", ".join(f"{n}={e}" for n, e in dims.items())
         raise ShapeError(f"engine '{self.name}': {given} lies outside its profiles {ranges}")
+
+
+def signature(inputs: Iterable[tuple[str, str, int]], outputs: Iterable[tuple[str, str, int]]) -> dict[str, str]:
+    """Each tensor, given as name, dtype and rank, in words by name."""
+    kinds = (("input", inputs), ("output", outputs))
+    return {name: f"{kind} {dtype} of {rank} dimensions" for kind, each in kinds for name, dtype, rank in each}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from hsengines.errors import BackendUnavailable
 
@@ -20,8 +20,8 @@ class BackendTraits:
     """Its class, as "module:name"; imported by `get_backend` and nowhere earlier."""
     options: str = "hsengines.build:BuildOptions"
     """The record of what its builder can be told, which needs none of its library."""
-    device: Literal["cpu", "gpu"] = "cpu"
-    """What its engines run on."""
+    on_cpu: bool = True
+    """Whether its engines run on CPUs, and not on GPUs."""
     extra: str = ""
     """The extra of hsexport that brings its library; empty for one that needs none."""
     precisions: tuple[str, ...] = ("fp32",)
@@ -38,15 +38,8 @@ class BackendTraits:
     """Graph passes that it needs before any cast, by name."""
     rules: tuple[str, ...] = ()
     """Rules of the lint, by name, that tell of what this backend alone chokes on."""
-    builds_on_gpu: bool = False
-    """Whether it builds for the GPU at hand and nowhere else."""
     offered: bool = True
     """Whether users may name it."""
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether its engines run on CPUs, and not on GPUs."""
-        return self.device == "cpu"
 
     @property
     def install(self) -> str:
@@ -60,7 +53,7 @@ BACKENDS = {
     ),
     "ort-cuda": BackendTraits(
         "hsengines.ort.cuda:OrtCudaBackend",
-        device="gpu",
+        on_cpu=False,
         extra="gpu",
         precisions=("bf16", "fp16", "fp32"),
         rules=("gather-nd-indices",),
@@ -68,7 +61,7 @@ BACKENDS = {
     "tensorrt": BackendTraits(
         "hsengines.trt.classic:TensorRtBackend",
         "hsengines.trt.options:TensorRtOptions",
-        device="gpu",
+        on_cpu=False,
         extra="tensorrt",
         precisions=("bf16", "fp16", "fp32"),
         resident_weights=True,
@@ -76,12 +69,11 @@ BACKENDS = {
         streams=True,
         passes=("single_output_attention",),
         rules=("attention-outputs", "top-k", "float64"),
-        builds_on_gpu=True,
     ),
     "tensorrt-rtx": BackendTraits(
         "hsengines.trt.rtx:TensorRtRtxBackend",
         "hsengines.trt.options:RtxOptions",
-        device="gpu",
+        on_cpu=False,
         extra="rtx",
         precisions=("bf16", "fp16"),
         resident_weights=True,

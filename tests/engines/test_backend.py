@@ -34,7 +34,8 @@ def test_null_backend_is_not_offered():
 
 def test_missing_library_is_told_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "hsengines.ort.cpu", raising=False)
+    for module in ("cpu", "session"):
+        monkeypatch.delitem(sys.modules, f"hsengines.ort.{module}", raising=False)
     words = r"backend 'ort-cpu' needs the module 'onnxruntime', which is missing; pip install 'hsexport\[cpu\]'"
     with pytest.raises(BackendUnavailable, match=words):
         get_backend("ort-cpu")
@@ -44,7 +45,8 @@ def test_broken_library_is_told_with_its_own_words(monkeypatch, tmp_path):
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-    monkeypatch.delitem(sys.modules, "hsengines.ort.cpu", raising=False)
+    for module in ("cpu", "session"):
+        monkeypatch.delitem(sys.modules, f"hsengines.ort.{module}", raising=False)
     with pytest.raises(BackendUnavailable, match=r"'ort-cpu' does not work here: libgomp\.so\.1"):
         get_backend("ort-cpu")
 

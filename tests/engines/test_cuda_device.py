@@ -119,10 +119,10 @@ def test_other_errors_of_an_allocation_are_not_taken_for_missing_memory(device, 
 
 def test_scratch_is_shared_grows_and_outlives_growth_where_it_is_held(device, cuda):
     small = device.scratch(1000)
-    assert (small.size, small.address % 256) == (1024, 0)
+    assert (small.nbytes, small.address % 256) == (1000, 0)
     assert device.scratch(10) is small
     large = device.scratch(1025)
-    assert large.size == 1280
+    assert large.nbytes == 1025
     assert set(cuda.live_allocations) == {small.address, large.address}
     del small
     assert device.scratch(1024) is large
@@ -131,7 +131,7 @@ def test_scratch_is_shared_grows_and_outlives_growth_where_it_is_held(device, cu
 
 def test_scratch_that_nobody_holds_makes_room_for_a_larger_one(device):
     device.scratch(5 * MIB)
-    assert device.scratch(6 * MIB).size == 6 * MIB
+    assert device.scratch(6 * MIB).nbytes == 6 * MIB
 
 
 def test_marks_use_their_events_again(device, cuda):

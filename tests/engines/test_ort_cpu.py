@@ -179,7 +179,7 @@ def test_truncated_file_is_named(backend, device, onnx):
 
 def test_engine_with_other_tensors_than_its_spec_is_refused(backend, device, onnx):
     other = EngineSpec("join", SPEC.inputs[:1], SPEC.outputs, SPEC.profiles)
-    with pytest.raises(EngineLoadError, match=r"join\.onnx has other tensors than its spec: \['past'\]"):
+    with pytest.raises(EngineLoadError, match=r"join\.onnx has other tensors than its spec: past;"):
         backend.load(onnx, other, device)
 
 
@@ -189,28 +189,36 @@ def test_engine_with_other_tensors_than_its_spec_is_refused(backend, device, onn
         (
             {"past": TensorSpec("past", "int32", ("R", 3))},
             {},
-            "'past': found float32 of 2 dimensions, expected int32 of 2",
+            "'past' .*: found input float32 of 2 dimensions, expected input int32 of 2 .*",
         ),
         (
             {"past": TensorSpec("past", "float32", ("R", 3, 1))},
             {},
-            "'past': found float32 of 2 .*, expected float32 of 3",
+            "'past' .*: found input float32 of 2 .*, expected input float32 of 3 .*",
         ),
-        ({}, {"sum": TensorSpec("sum", "float64", (3,))}, "'sum': found float32 of 1 .*, expected float64 of 1"),
-        ({}, {"sum": TensorSpec("sum", "float32", (1, 3))}, "'sum': found float32 of 1 .*, expected float32 of 2"),
+        (
+            {},
+            {"sum": TensorSpec("sum", "float64", (3,))},
+            "'sum' .*: found output float32 of 1 .*, expected output float64 of 1 .*",
+        ),
+        (
+            {},
+            {"sum": TensorSpec("sum", "float32", (1, 3))},
+            "'sum' .*: found output float32 of 1 .*, expected output float32 of 2 .*",
+        ),
     ],
 )
 def test_tensor_of_another_dtype_or_rank_is_named(backend, device, onnx, inputs, outputs, words):
     changed = (
         tuple(changes.get(t.name, t) for t in ts) for changes, ts in ((inputs, SPEC.inputs), (outputs, SPEC.outputs))
     )
-    with pytest.raises(EngineLoadError, match=rf"join\.onnx, tensor {words}; build the bundle again"):
+    with pytest.raises(EngineLoadError, match=rf"join\.onnx has another tensor {words}; build the bundle again"):
         backend.load(onnx, EngineSpec("join", *changed, SPEC.profiles), device)
 
 
 def test_output_in_place_of_an_input_is_refused(backend, device, onnx):
     other = EngineSpec("join", (*SPEC.inputs, SPEC.outputs[0]), SPEC.outputs[1:], SPEC.profiles)
-    with pytest.raises(EngineLoadError, match=r"has other tensors than its spec: \['sum'\]"):
+    with pytest.raises(EngineLoadError, match=r"another tensor 'sum' than its spec: found output .*, expected input"):
         backend.load(onnx, other, device)
 
 

@@ -75,7 +75,8 @@ def cuda(monkeypatch):
 
 
 @pytest.fixture
-def backend(cuda):
+def backend(cuda, monkeypatch):
+    monkeypatch.setattr(ort_cuda, "why_no_libraries", lambda: "")
     return OnTheCpu()
 
 

@@ -51,13 +51,13 @@ def test_contradicting_shapes_are_named(spec, shapes, words):
 
 @pytest.mark.parametrize("dims", [{"G": 4, "M": 16, "R": 0}, {"G": 1, "M": 8, "R": 8}, {"G": 1, "M": 1, "R": 0}])
 def test_extents_inside_any_profile_pass(spec, dims):
-    spec.check_dims(dims)
+    spec.profile_index(dims)
 
 
 @pytest.mark.parametrize("dims", [{"G": 1, "M": 9, "R": 1}, {"G": 5, "M": 4, "R": 0}, {"G": 1, "M": 0, "R": 8}])
 def test_extents_that_no_single_profile_admits_are_refused_with_its_ranges(spec, dims):
     with pytest.raises(ShapeError, match=r"outside its profiles full\(G 1..4, M 1..16, R 0..0\) or region\(") as told:
-        spec.check_dims(dims)
+        spec.profile_index(dims)
     assert f"G={dims['G']}, M={dims['M']}, R={dims['R']}" in str(told.value)
 
 
@@ -66,7 +66,7 @@ def test_dimension_that_a_profile_does_not_know_is_free():
 
 
 def test_engine_without_profiles_takes_anything():
-    EngineSpec("e", (), ()).check_dims({"B": 10**9})
+    assert EngineSpec("e", (), ()).profile_index({"B": 10**9}) == 0
 
 
 @pytest.mark.parametrize("bounds", [(2, 1, 3), (1, 4, 3), (3, 3, 2)])

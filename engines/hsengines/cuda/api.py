@@ -30,7 +30,7 @@ def call(name: str, *arguments: Any, doing: str) -> Any:
     if error:
         # Left behind, the error would be taken for its own by the next library that asks after a kernel's launch.
         cudart.cudaGetLastError()
-        code, words = told(error)
+        code, words = (getattr(cudart, each)(error)[1].decode() for each in ("cudaGetErrorName", "cudaGetErrorString"))
         raise CudaError(f"CUDA failed while {doing}: {code} ({words}) from {name}", code=code)
     return values[0] if len(values) == 1 else tuple(values) or None
 
@@ -40,10 +40,3 @@ def call_quietly(name: str, *arguments: Any) -> None:
     # At the interpreter's end parts of the binding are gone already and raise what they like.
     with suppress(Exception):
         getattr(cudart, name)(*arguments)
-
-
-def told(error: Any) -> tuple[str, str]:
-    """CUDA's name of an error, and its explanation."""
-    _, name = cudart.cudaGetErrorName(error)
-    _, words = cudart.cudaGetErrorString(error)
-    return name.decode(), words.decode()

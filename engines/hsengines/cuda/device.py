@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from hsengines.cuda import api
 from hsengines.cuda.api import CudaError, call, call_quietly
-from hsengines.cuda.memory import CudaTensor, Heap, Releases, Scratch, memory_info
+from hsengines.cuda.memory import CudaTensor, Heap, Releases, memory_info
 from hsengines.cuda.replay import CudaMark, CudaReplay, Events
-from hsengines.device import Device, Enqueue, PlainReplay, Replay
+from hsengines.device import Device, Enqueue, Replay
 from hsengines.errors import BackendUnavailable, DeviceError
 
 
@@ -19,7 +19,7 @@ class Stream:
         # Not ordered with the default stream, on which other libraries of the process may work.
         flags = api.cudart.cudaStreamNonBlocking
         self.handle = int(call("cudaStreamCreateWithFlags", flags, doing="creating a stream"))
-        self.scratch: Scratch | None = None
+        self.scratch: CudaTensor | None = None
 
     def close(self) -> None:
         """Destroys the stream. Never raises; nothing may be enqueued on it afterwards."""
@@ -64,16 +64,14 @@ class CudaDevice(Device):
     """The first GPU that CUDA_VISIBLE_DEVICES leaves.
 
     `graphs` decides what `replay` makes: CUDA graphs, or plain repetition. `stream` is CUDA's handle as a number;
-    engines enqueue on it and nowhere else. `compute_capability` is 89 for 8.9. `total_bytes` is the GPU's memory.
+    engines enqueue on it and nowhere else. `total_bytes` is the GPU's memory.
     """
 
     def __init__(self, graphs: bool = True) -> None:
         """Takes hold of the GPU. Raises DeviceError."""
         call("cudaSetDevice", 0, doing="taking hold of the GPU")
-        properties = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
         self.graphs = graphs
-        self.name = properties.name.partition(b"\0")[0].decode()
-        self.compute_capability = 10 * int(properties.major) + int(properties.minor)
+        self.name, self.compute_capability = gpu_model()
         self.total_bytes = memory_info()[1]
         self._main = Stream()
         self._side: SideStream | None = None
@@ -103,12 +101,8 @@ class CudaDevice(Device):
         return CudaTensor(self._heap, self.stream, shape, dtype)
 
     def replay(self, sequence: Sequence[Enqueue]) -> Replay:
-        """A CUDA graph of `sequence`, or its plain repetition without `graphs`.
-
-        A graph takes one run beforehand, which changes what the sequence writes: capture before writing real values.
-        Raises DeviceError.
-        """
-        return CudaReplay(self.stream, self._releases, sequence) if self.graphs else PlainReplay(sequence)
+        """A CUDA graph of `sequence`, or its plain repetition without `graphs`. Raises DeviceError."""
+        return CudaReplay(self.stream, self._releases, sequence) if self.graphs else Replay(sequence)
 
     def stream_for(self, *, beside: bool) -> Stream:
         """Where an engine runs: the device's own stream or, with `two_streams`, one beside it. Raises DeviceError."""
@@ -117,15 +111,15 @@ class CudaDevice(Device):
         self._side = self._side or SideStream()
         return self._side
 
-    def scratch(self, size: int, stream: Stream | None = None) -> Scratch:
+    def scratch(self, size: int, stream: Stream | None = None) -> CudaTensor:
         """A block of at least `size` bytes that all engines of a stream share, since they run one after the other.
 
         A larger one than before is a new one; whoever holds the old one keeps it. Raises DeviceMemoryError.
         """
         stream = stream or self._main
-        if stream.scratch is None or stream.scratch.size < size:
+        if stream.scratch is None or stream.scratch.nbytes < size:
             stream.scratch = None
-            stream.scratch = Scratch(self._heap, size)
+            stream.scratch = self.empty((size,), "uint8")
         return stream.scratch
 
     def fork(self, first: Sequence[Enqueue], second: Sequence[Enqueue]) -> Enqueue:
@@ -163,6 +157,12 @@ def open_device(graphs: bool = True, kind: type[CudaDevice] = CudaDevice) -> Cud
         return kind(graphs)
     except DeviceError as err:
         raise BackendUnavailable(f"the GPU cannot be used: {err.message}", "see what nvidia-smi says of it") from err
+
+
+def gpu_model() -> tuple[str, int]:
+    """The GPU's name and compute capability, 89 for 8.9. Raises DeviceError."""
+    properties = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
+    return properties.name.partition(b"\0")[0].decode(), 10 * int(properties.major) + int(properties.minor)
 
 
 def why_no_cuda() -> str:

@@ -17,9 +17,6 @@ from hsengines.device import Tensor
 from hsengines.errors import DeviceMemoryError, ShapeError
 from hsengines.spec import numpy_dtype
 
-ALIGNMENT = 256
-"""Bytes: what cudaMalloc grants, and what engines expect of their scratch."""
-
 
 class Releases:
     """Takes what finalizers drop and gives it back once the stream is done with it.
@@ -58,16 +55,13 @@ class Releases:
         try:
             yield
         finally:
-            self._let_go()
+            with self._lock:
+                self._held = False
+                waiting, self._waiting = self._waiting, []
+            for function, handle in waiting:
+                self.release(function, handle)
             if collecting:
                 gc.enable()
-
-    def _let_go(self) -> None:
-        with self._lock:
-            self._held = False
-            waiting, self._waiting = self._waiting, []
-        for function, handle in waiting:
-            self.release(function, handle)
 
     def stream_is_gone(self) -> None:
         """From here on there is nothing to wait for."""
@@ -125,14 +119,6 @@ def gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
 
 
-class Scratch:
-    """A block that engines compute in, one after the other; it lives as long as someone holds it."""
-
-    def __init__(self, heap: Heap, size: int) -> None:
-        self.size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
-        self.address = heap.allocate(self, self.size)
-
-
 class CudaTensor(Tensor):
     """A C-contiguous array on the GPU. All its copies are ordered by the device's stream."""
 
@@ -170,9 +156,5 @@ class CudaTensor(Tensor):
 
     def _copy(self, target: int, source: int, kind: str, doing: str) -> None:
         if self.nbytes:
-            call("cudaMemcpyAsync", target, source, self.nbytes, copy_kind(kind), self._stream, doing=doing)
-
-
-def copy_kind(name: str) -> Any:
-    """CUDA's enumerator for the direction of a copy."""
-    return getattr(api.cudart.cudaMemcpyKind, name)
+            direction = getattr(api.cudart.cudaMemcpyKind, kind)
+            call("cudaMemcpyAsync", target, source, self.nbytes, direction, self._stream, doing=doing)

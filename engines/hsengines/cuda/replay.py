@@ -8,7 +8,7 @@ from typing import Any
 
 from hsengines.cuda import api
 from hsengines.cuda.api import NO_MEMORY, CudaError, call, call_quietly
-from hsengines.cuda.memory import Releases, memory_info, no_room
+from hsengines.cuda.memory import Releases, no_room
 from hsengines.device import Enqueue, Mark, Replay
 from hsengines.errors import DeviceError
 
@@ -16,20 +16,13 @@ WITHOUT = "run without graphs (--no-graphs)"
 
 
 class CudaReplay(Replay):
-    """A captured sequence; keeps alive what it replays, since the graph itself knows addresses only.
-
-    `graph_bytes` is the device memory that the graph took, as far as the GPU's free memory shows it.
-    """
+    """A captured sequence; keeps alive what it replays, since the graph itself knows addresses only."""
 
     def __init__(self, stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> None:
-        """Runs `sequence` once, waits, and captures it: what the sequence writes is changed by that one run.
-
-        Whoever captures a step that advances its own inputs does so before the real values are written. Raises
-        DeviceError if the run fails or the sequence cannot be captured, DeviceMemoryError if the graph has no room.
-        """
+        """Runs `sequence` once, which changes what it writes, and captures it. Raises DeviceError."""
+        super().__init__(sequence)
         self._stream = stream
-        self._sequence = tuple(sequence)
-        self._graph, self.graph_bytes = _capture(stream, releases, self._sequence)
+        self._graph = _capture(stream, releases, self._sequence)
         self._finalizer = weakref.finalize(self, releases.release, "cudaGraphExecDestroy", self._graph)
         self._finalizer.atexit = False
 
@@ -42,26 +35,21 @@ class CudaReplay(Replay):
     def close(self) -> None:
         """Waits for launches under way, destroys the graph, lets go of what it replayed. May be called again."""
         self._finalizer()
-        self._sequence = ()
+        super().close()
 
 
-def _capture(stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> tuple[Any, int]:
-    """The executable graph of `sequence` and the bytes it took."""
+def _capture(stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> Any:
+    """The executable graph of `sequence`."""
     # Engines allocate and pick kernels on their first run, which a capture does not permit.
     for enqueue in sequence:
         enqueue()
     call("cudaStreamSynchronize", stream, doing="running a sequence for the first time")
-    free, _ = memory_info()
     try:
-        graph = _record(stream, releases, sequence)
-        executable = _instantiate(graph, stream)
-    except CudaError as err:
-        if err.code == NO_MEMORY:
+        return _instantiate(_record(stream, releases, sequence), stream)
+    except DeviceError as err:
+        if isinstance(err, CudaError) and err.code == NO_MEMORY:
             raise no_room("one CUDA graph", WITHOUT) from err
         raise DeviceError(f"a sequence could not be captured as a CUDA graph: {err.message}", WITHOUT) from err
-    except DeviceError as err:
-        raise DeviceError(f"a sequence could not be captured as a CUDA graph: {err.message}", WITHOUT) from err
-    return executable, max(0, free - memory_info()[0])
 
 
 def _record(stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> Any:
@@ -73,16 +61,12 @@ def _record(stream: int, releases: Releases, sequence: Sequence[Enqueue]) -> Any
             for enqueue in sequence:
                 enqueue()
         except BaseException:
-            _abandon(stream)
+            _, graph = api.cudart.cudaStreamEndCapture(stream)
+            if graph:
+                call_quietly("cudaGraphDestroy", graph)
+            api.cudart.cudaGetLastError()
             raise
         return call("cudaStreamEndCapture", stream, doing="capturing")
-
-
-def _abandon(stream: int) -> None:
-    _, graph = api.cudart.cudaStreamEndCapture(stream)
-    if graph:
-        call_quietly("cudaGraphDestroy", graph)
-    api.cudart.cudaGetLastError()
 
 
 def _instantiate(graph: Any, stream: int) -> Any:

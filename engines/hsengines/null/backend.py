@@ -33,14 +33,10 @@ class NullBackend(Backend[BuildOptions]):
         engine.touch()
         return EngineFiles(engine)
 
-    def why_not_here(self) -> str:
-        """Doing nothing works anywhere."""
-        return ""
-
     def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
         """Host memory, so that tests can look at it."""
-        del graphs
-        return HostDevice(threads)
+        del threads, graphs
+        return HostDevice()
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> NullEngine:
         """An engine that appends to `log`."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import io
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import onnxruntime as ort
 
-from hsengines.backend import Backend
-from hsengines.build import BuildOptions, BuildProgress, EngineFiles
+from hsengines.build import BuildOptions
 from hsengines.cuda.device import open_device, why_no_cuda
 from hsengines.cuda.replay import WITHOUT
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
-from hsengines.ort.session import Provider, open_session, shared_options, take_graph
+from hsengines.ort.session import OrtBackend, Provider, open_session, shared_options
 from hsengines.spec import EngineSpec
 
 INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -42,42 +41,17 @@ LIBRARIES = (
 )
 
 
-class OrtCudaBackend(Backend[BuildOptions]):
+class OrtCudaBackend(OrtBackend):
     """For any GPU without a TensorRT install."""
 
     name = "ort-cuda"
+    serves = "any NVIDIA GPU"
     provider = "CUDAExecutionProvider"
     placement = "cuda"
 
-    def version(self) -> str:
-        """ONNX Runtime's version."""
-        return f"onnxruntime {ort.__version__}"
-
-    def target(self, options: BuildOptions) -> str:
-        """Kernels are picked when an engine is loaded."""
-        del options
-        return "any NVIDIA GPU"
-
-    def build(
-        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
-    ) -> EngineFiles:
-        """Takes the ONNX file as the engine; `out` may share the file and its weights with `onnx`.
-
-        Where the GPU is there, the engine is loaded once. Elsewhere the CPU's provider checks the graph, for which it
-        lacks the kernels in bf16: then nothing does.
-        """
-        del progress
-        self.check_options(options)
-        files = take_graph(onnx, out)
-        if not self.why_not_here():
-            self._try(files.engine, spec)
-        elif options.precision != "bf16":
-            open_session(files.engine, spec, _check_options(), ["CPUExecutionProvider"])
-        return files
-
     def why_not_here(self) -> str:
         """What is missing: ONNX Runtime's provider, the GPU, or the libraries between them."""
-        return why_no_provider(self.provider) or why_no_cuda() or self._why_no_libraries()
+        return why_no_provider(self.provider) or why_no_cuda() or why_no_libraries()
 
     def device(self, threads: int = 0, *, graphs: bool = True) -> OrtCudaDevice:
         """The GPU. Raises BackendUnavailable."""
@@ -89,21 +63,15 @@ class OrtCudaBackend(Backend[BuildOptions]):
         return device
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtCudaEngine:
-        """Loads an ONNX file onto the GPU, whole: a node that would run on the CPU is an error, with its name.
-
-        Raises EngineLoadError, DeviceMemoryError, BackendUnavailable.
-        """
+        """Loads an ONNX file onto the GPU, whole: a node that would run on the CPU is an error, with its name."""
         assert isinstance(device, OrtCudaDevice)
-        if why := self._why_no_libraries():
+        if why := why_no_libraries():
             raise BackendUnavailable(why, INSTALL_LIBRARIES)
         session = self._session(engine, spec, device)
         if session.get_providers()[0] != self.provider:
             raise BackendUnavailable(f"ONNX Runtime could not start its {self.provider}", INSTALL_LIBRARIES)
         refuse_strays(engine.name, placement(session), self.provider)
         return OrtCudaEngine(spec, session, device, self.placement)
-
-    def _why_no_libraries(self) -> str:
-        return why_no_libraries() if self.placement == "cuda" else ""
 
     def _session(self, engine: Path, spec: EngineSpec, device: OrtCudaDevice) -> ort.InferenceSession:
         options = _session_options()
@@ -114,7 +82,7 @@ class OrtCudaBackend(Backend[BuildOptions]):
                 raise
             # Its own message names no node.
             session = open_session(engine, spec, _session_options(), [self._provider(device, graphs=False)])
-            nodes = elsewhere(placement(session), self.provider)
+            nodes = [node for node in placement(session) if node.provider != self.provider]
             blamed = f": {named(nodes)}" if nodes else ""
             raise EngineLoadError(f"{err.message}{blamed}", f"{WITHOUT}, or {HINT}") from err
 
@@ -135,23 +103,20 @@ class OrtCudaBackend(Backend[BuildOptions]):
             },
         )
 
-    def _try(self, engine: Path, spec: EngineSpec) -> None:
-        device = self.device(graphs=False)
-        try:
-            self.load(engine, spec, device).close()
-        finally:
-            device.close()
+    def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
+        """On the GPU, where it is there. Elsewhere on the CPU, which lacks the kernels in bf16: then nothing does."""
+        if not self.why_not_here():
+            with closing(self.device(graphs=False)) as device:
+                self.load(engine, spec, device).close()
+        elif options.precision != "bf16":
+            plain = shared_options()
+            plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            open_session(engine, spec, plain, ["CPUExecutionProvider"])
 
 
 def _session_options() -> ort.SessionOptions:
     options = shared_options()
     options.add_session_config_entry(RECORD, "1")
-    return options
-
-
-def _check_options() -> ort.SessionOptions:
-    options = _session_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
@@ -199,14 +164,9 @@ def placement(session: ort.InferenceSession) -> list[Placed]:
     ]
 
 
-def elsewhere(nodes: list[Placed], provider: str) -> list[Placed]:
-    """The nodes that do not run on `provider`."""
-    return [node for node in nodes if node.provider != provider]
-
-
 def refuse_strays(engine: str, nodes: list[Placed], provider: str) -> None:
     """Raises EngineLoadError, naming them, for nodes that compute more than shapes and do not run on `provider`."""
-    strays = [node for node in elsewhere(nodes, provider) if node.op not in SHAPE_OPS]
+    strays = [node for node in nodes if node.provider != provider and node.op not in SHAPE_OPS]
     if strays:
         raise EngineLoadError(f"{engine} would not run on {provider} whole: {named(strays)}", HINT)
 

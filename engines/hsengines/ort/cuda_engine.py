@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from hsengines.cuda.device import CudaDevice
 from hsengines.cuda.replay import WITHOUT
-from hsengines.device import Enqueue, PlainReplay, Replay, Tensor, Tensors
+from hsengines.device import Enqueue, Replay, Tensor
 from hsengines.errors import DeviceError, DeviceMemoryError
 from hsengines.ort.session import OrtBinding, OrtEngine
 from hsengines.spec import EngineSpec
@@ -32,7 +32,7 @@ class OrtCudaDevice(CudaDevice):
         """
         if self.graphs:
             self._record(sequence)
-        return PlainReplay(sequence)
+        return Replay(sequence)
 
     def _record(self, sequence: Sequence[Enqueue]) -> None:
         self.recording = True
@@ -58,11 +58,8 @@ class OrtCudaEngine(OrtEngine):
         self._device = device
         self._graphs = count(1)
 
-    def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> OrtCudaBinding:
-        """Binds device memory by address; the binding keeps the tensors alive."""
-        del beside
-        name, session, io, kept = self._bound(inputs, outputs)
-        return OrtCudaBinding(name, session, io, kept, self._device, next(self._graphs))
+    def _binding(self, session: ort.InferenceSession, io: ort.IOBinding, kept: list[Tensor]) -> OrtCudaBinding:
+        return OrtCudaBinding(self.spec.name, session, io, kept, self._device, next(self._graphs))
 
 
 class OrtCudaBinding(OrtBinding):

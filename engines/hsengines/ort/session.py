@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 
 import onnxruntime as ort
 
-from hsengines.backend import Binding, Engine, check_binding
-from hsengines.build import EngineFiles
+from hsengines.backend import Backend, Binding, Engine, check_binding
+from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.cores import usable_cores
 from hsengines.device import Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError, first_line
 from hsengines.files import link_graph
 from hsengines.ort.screening import screen
-from hsengines.spec import EngineSpec, TensorSpec
+from hsengines.spec import EngineSpec, signature
 
 NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 """Where ONNX Runtime's name of a dtype is not numpy's in brackets."""
@@ -29,25 +30,43 @@ NO_ROOM = re.compile(r"allocate memory for requested buffer of size (\d+)")
 Provider = str | tuple[str, dict[str, str]]
 
 
-def take_graph(onnx: Path, out: Path) -> EngineFiles:
-    """The ONNX file and its weights as an engine in the folder `out`, both possibly under a second name only."""
-    engine, *weights = link_graph(onnx, out)
-    return EngineFiles(engine, tuple(weights))
+class OrtBackend(Backend[BuildOptions]):
+    """A backend whose engines are the graphs themselves: kernels are picked when an engine is loaded."""
+
+    def version(self) -> str:
+        """ONNX Runtime's version."""
+        return f"onnxruntime {ort.__version__}"
+
+    def build(
+        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
+    ) -> EngineFiles:
+        """Takes the ONNX file as the engine, once ONNX Runtime has accepted every node of it.
+
+        The optimised graph is not stored: it would hold kernels picked for the building machine. `out` may share the
+        file and its weights with `onnx`, which must not be edited afterwards.
+        """
+        del progress
+        self.check_options(options)
+        engine, *weights = link_graph(onnx, out)
+        self._try(engine, spec, options)
+        return EngineFiles(engine, tuple(weights))
+
+    @abstractmethod
+    def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
+        """Raises EngineLoadError for a graph that ONNX Runtime does not accept."""
 
 
 def open_session(
     engine: Path, spec: EngineSpec, options: ort.SessionOptions, providers: Sequence[Provider]
 ) -> ort.InferenceSession:
-    """Opens an ONNX file and checks its inputs and outputs against `spec`.
-
-    Raises EngineLoadError, DeviceMemoryError if the weights find no room.
-    """
+    """Opens an ONNX file and checks it against `spec`. Raises EngineLoadError, DeviceMemoryError without room."""
     session = open_unchecked(engine, options, providers)
     try:
-        _check_tensors(engine.name, session.get_inputs(), spec.inputs)
-        _check_tensors(engine.name, session.get_outputs(), spec.outputs)
+        found = signature(map(_described, session.get_inputs()), map(_described, session.get_outputs()))
     except UnicodeDecodeError as err:
         raise EngineLoadError(f"{engine.name} has a tensor whose name is no text", "build the bundle again") from err
+    if wrong := spec.difference(found):
+        raise EngineLoadError(f"{engine.name} has {wrong}", "build the bundle again")
     return session
 
 
@@ -65,23 +84,10 @@ def open_unchecked(engine: Path, options: ort.SessionOptions, providers: Sequenc
         ) from err
 
 
-def _check_tensors(engine: str, nodes: list[ort.NodeArg], specs: tuple[TensorSpec, ...]) -> None:
-    """Raises EngineLoadError where names, dtypes or ranks differ from the spec."""
-    found, wanted = {node.name: node for node in nodes}, {tensor.name: tensor for tensor in specs}
-    if found.keys() != wanted.keys():
-        raise EngineLoadError(
-            f"{engine} has other tensors than its spec: {sorted(found.keys() ^ wanted.keys())}",
-            "build the bundle again",
-        )
-    for name, tensor in wanted.items():
-        kind = found[name].type
-        dtype, rank = NUMPY_NAMES.get(kind, kind.removeprefix("tensor(").removesuffix(")")), len(found[name].shape)
-        if (dtype, rank) != (tensor.dtype, len(tensor.shape)):
-            raise EngineLoadError(
-                f"{engine}, tensor '{name}': found {dtype} of {rank} dimensions, "
-                f"expected {tensor.dtype} of {len(tensor.shape)}",
-                "build the bundle again",
-            )
+def _described(node: ort.NodeArg) -> tuple[str, str, int]:
+    """Name, numpy's name of the dtype, rank."""
+    dtype = NUMPY_NAMES.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
+    return node.name, dtype, len(node.shape)
 
 
 def device_error(what: str, err: Exception) -> DeviceError:
@@ -103,15 +109,6 @@ class OrtEngine(Engine):
     def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> OrtBinding:
         """Binds by address; the binding keeps the tensors alive. A session has the one stream it was opened with."""
         del beside
-        return OrtBinding(*self._bound(inputs, outputs))
-
-    def close(self) -> None:
-        """Lets the session go."""
-        self._session = None
-
-    def _bound(
-        self, inputs: Tensors, outputs: Tensors
-    ) -> tuple[str, ort.InferenceSession, ort.IOBinding, list[Tensor]]:
         if self._session is None:
             raise EngineLoadError(f"engine '{self.spec.name}' is closed")
         check_binding(self.spec, inputs, outputs)
@@ -120,7 +117,14 @@ class OrtEngine(Engine):
             io.bind_input(name, self.placement, 0, *_memory(tensor))
         for name, tensor in outputs.items():
             io.bind_output(name, self.placement, 0, *_memory(tensor))
-        return self.spec.name, self._session, io, [*inputs.values(), *outputs.values()]
+        return self._binding(self._session, io, [*inputs.values(), *outputs.values()])
+
+    def close(self) -> None:
+        """Lets the session go."""
+        self._session = None
+
+    def _binding(self, session: ort.InferenceSession, io: ort.IOBinding, kept: list[Tensor]) -> OrtBinding:
+        return OrtBinding(self.spec.name, session, io, kept)
 
 
 def _memory(tensor: Tensor) -> tuple[Any, tuple[int, ...], int]:

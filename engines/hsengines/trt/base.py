@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from hsengines.backend import Backend
 from hsengines.build import BuildProgress, EngineFiles, Layer
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError
-from hsengines.spec import EngineSpec
+from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsengines.traits import traits_of
-from hsengines.trt.build.building import Job, build_plan
+from hsengines.trt.build.log import Log, listening, logger_of
+from hsengines.trt.build.progress import watch_of
+from hsengines.trt.build.refusals import build_refusal, parse_refusal
+from hsengines.trt.inspection import network_layers, signature_of_network
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
-from hsengines.trt.run.loading import open_plan, set_up_streaming
+from hsengines.trt.run.loading import keep_graph, open_plan, put_weights_back, set_up_streaming
 
 Own = TypeVar("Own", bound=RtxOptions)
 
@@ -42,10 +46,28 @@ class TrtBackend(Backend[Own]):
         """
         self.check_options(options)
         plan = out / f"{spec.name}.engine"
-        job = Job(self.library, self.title, onnx, spec)
-        parsed, log = build_plan(job, plan, lambda config: self._configure(config, options), self._keep, progress)
-        layers, weights = self._layers_of(plan), self._weights(onnx, plan, options)
-        return EngineFiles(plan, weights, layers or parsed, "engine" if layers else "network", log)
+        with listening(self.library) as log:
+            builder = self._builder()
+            network, parser = self._parsed(builder, onnx, spec, log)
+            config = builder.create_builder_config()
+            self._configure(config, options)
+            _add_profiles(builder, config, spec)
+            config.progress_monitor = watch = watch_of(self.library, progress)
+
+            def serialized(*_kept: Any) -> Any:
+                return builder.build_serialized_network(network, config)
+
+            # After a second Ctrl-C it goes on by itself: what it needs must live on with it.
+            memory = watch.run(partial(serialized, parser, watch))
+            if memory is None:
+                raise build_refusal(self.title, spec.name, network, log)
+            # The Python binding's stream writer is handed the whole plan as bytes, a second copy: the buffer is not.
+            with plan.open("wb") as file:
+                file.write(memory)
+            self._keep(config)
+        layers, weights = self._layers_of(plan), keep_graph(onnx, plan) if options.leaves_weights else ()
+        told = layers or network_layers(network)
+        return EngineFiles(plan, weights, told, "engine" if layers else "network", log.text())
 
     def why_not_here(self) -> str:
         """Whether CUDA finds a GPU, in words; whether an engine is for that GPU shows when it is loaded."""
@@ -68,14 +90,29 @@ class TrtBackend(Backend[Own]):
             raise EngineLoadError(
                 f"engine '{spec.name}' runs on a GPU, not on {device.name}", f"open the device of backend '{self.name}'"
             )
-        opened = open_plan(self.library, self.title, engine, spec, device)
+        runtime, opened = open_plan(self.library, self.title, engine, spec, device)
+        if opened.refittable:
+            put_weights_back(self.library, engine, opened)
+        set_up_streaming(spec.name, opened, graphs=device.graphs)
+        return TrtEngine(self.library, spec, device, self._contexts(engine, runtime, opened))
+
+    def _builder(self) -> Any:
         try:
-            self._prepare(engine, opened.engine)
-            set_up_streaming(spec.name, opened.engine, graphs=device.graphs)
-            return TrtEngine(self.library, spec, device, opened, self._contexts(engine, opened.engine))
-        except BaseException:
-            opened.close()
-            raise
+            return self.library.Builder(logger_of(self.library))
+        except TypeError as err:  # what the binding makes of a null pointer
+            message = f"{self.title} cannot make a builder here"
+            raise EngineBuildError(message, "it needs an NVIDIA GPU and its driver; tensorrt-rtx does not") from err
+
+    def _parsed(self, builder: Any, onnx: Path, spec: EngineSpec, log: Log) -> tuple[Any, Any]:
+        """The network of the ONNX file, and its parser, which holds the weights. Raises EngineBuildError."""
+        network = builder.create_network(1 << int(self.library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        network.name = spec.name
+        parser = self.library.OnnxParser(network, logger_of(self.library))
+        if not parser.parse_from_file(str(onnx)):
+            raise parse_refusal(self.title, spec.name, parser, log)
+        if wrong := spec.difference(signature_of_network(network)):
+            raise EngineBuildError(f"network '{spec.name}' has {wrong}", "export the network again", log.text())
+        return network, parser
 
     def _configure(self, config: Any, options: Own) -> None:
         """Sets up what both libraries have."""
@@ -89,30 +126,45 @@ class TrtBackend(Backend[Own]):
     def _keep(self, config: Any) -> None:
         """Called after a build that succeeded, for what is to be kept of it."""
 
-    def _weights(self, onnx: Path, plan: Path, options: Own) -> tuple[Path, ...]:
-        """The files that the plan needs beside it."""
-        del onnx, plan, options
-        return ()
-
     def _layers_of(self, plan: Path) -> tuple[Layer, ...]:
         """What the plan itself tells of its layers: nothing where all are one, compiled elsewhere and later."""
         del plan
         return ()
 
-    def _prepare(self, plan: Path, engine: Any) -> None:
-        """Called with an engine that was opened, before it gets contexts."""
-
-    def _contexts(self, plan: Path, engine: Any) -> Contexts:
+    def _contexts(self, plan: Path, runtime: Any, engine: Any) -> Contexts:
         """The maker of the engine's contexts."""
         del plan
-        return Contexts(self.library, engine)
+        return Contexts(self.library, runtime, engine)
 
 
-class Gpu(NamedTuple):
-    """A GPU model; `capability` is 89 for 8.9."""
+def _add_profiles(builder: Any, config: Any, spec: EngineSpec) -> None:
+    """Gives `config` a profile for each of the spec's. Raises EngineBuildError where one cannot be made.
 
-    name: str
-    capability: int
+    An extent may be zero at all three points (no cached tokens): TensorRT takes it and runs such layers as empty.
+    """
+    for wanted, profile in enumerate(spec.profiles):
+        made = builder.create_optimization_profile()
+        for tensor in spec.inputs:
+            made.set_shape(tensor.name, *_shapes_in(spec, profile, tensor))
+        index = config.add_optimization_profile(made)
+        if index != wanted:
+            raise EngineBuildError(
+                f"network '{spec.name}': TensorRT does not take profile '{profile.name}'",
+                "see the ranges of its dimensions",
+            )
+
+
+def _shapes_in(spec: EngineSpec, profile: Profile, tensor: TensorSpec) -> list[tuple[int, ...]]:
+    """Smallest, tuned-for and largest shape of `tensor`. Raises EngineBuildError for a dimension without a range."""
+    factors = {f for dim in tensor.shape if isinstance(dim, str) for f in dim.split("*") if not f.isdecimal()}
+    if missing := sorted(factors - set(profile.dims)):
+        raise EngineBuildError(
+            f"network '{spec.name}', input '{tensor.name}': dimension {missing[0]} has no range in profile "
+            f"'{profile.name}', and TensorRT needs one",
+            "give the profile a range for it",
+        )
+    points = ("minimum", "optimum", "maximum")
+    return [tensor.resolve({n: getattr(r, point) for n, r in profile.dims.items()}) for point in points]
 
 
 def why_no_gpu() -> str:
@@ -124,13 +176,12 @@ def why_no_gpu() -> str:
     return why_no_cuda()
 
 
-def gpu_at_hand(backend: str) -> Gpu:
-    """The GPU that `backend` would build for. Raises EngineBuildError without one."""
+def gpu_at_hand(backend: str) -> tuple[str, int]:
+    """The GPU that `backend` would build for: name, and 89 for 8.9. Raises EngineBuildError without one."""
     if why := why_no_gpu():
         raise EngineBuildError(
             f"backend '{backend}' builds on a GPU only, and {why}", "backend tensorrt-rtx builds anywhere"
         )
-    from hsengines.cuda.api import call
+    from hsengines.cuda.device import gpu_model
 
-    properties = call("cudaGetDeviceProperties", 0, doing="asking what the GPU is")
-    return Gpu(properties.name.decode(), 10 * int(properties.major) + int(properties.minor))
+    return gpu_model()

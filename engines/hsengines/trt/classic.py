@@ -9,12 +9,11 @@ import tensorrt
 
 from hsengines.build import Layer
 from hsengines.errors import EngineBuildError
+from hsengines.files import read_if_there, replace_file
 from hsengines.trt.base import TrtBackend, gpu_at_hand
-from hsengines.trt.build.building import attach_timing_cache, save_timing_cache
 from hsengines.trt.build.log import listening, logger_of
 from hsengines.trt.inspection import engine_layers
 from hsengines.trt.options import TensorRtOptions
-from hsengines.trt.run.loading import keep_graph, put_weights_back
 
 # The option's word, TensorRT's, and which GPUs the engine then serves.
 _HARDWARE = {
@@ -44,20 +43,19 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
             raise EngineBuildError(
                 f"{self.title} knows no hardware compatibility '{options.hardware}'", f"choose {', '.join(_HARDWARE)}"
             )
-        gpu = gpu_at_hand(self.name)
-        if options.architectures not in ((), (gpu.capability,)):
+        name, capability = gpu_at_hand(self.name)
+        if options.architectures not in ((), (capability,)):
             asked = ", ".join(map(str, options.architectures))
             raise EngineBuildError(
-                f"{self.title} builds for the GPU at hand, {gpu.name} ({gpu.capability}), not for --arch {asked}",
+                f"{self.title} builds for the GPU at hand, {name} ({capability}), not for --arch {asked}",
                 "leave --arch out, or build for tensorrt-rtx",
             )
 
     def key_facts(self, options: TensorRtOptions) -> dict[str, str]:
         """The GPUs it is for, the one it is tuned on, and every option."""
-        gpu = gpu_at_hand(self.name)
         return {
             "target": self.target(options),
-            "tuned on": f"{gpu.name} (sm_{gpu.capability})",
+            "tuned on": self.target(TensorRtOptions(hardware="same")),
             "version compatible": str(options.version_compatible),
             "stripped": str(options.stripped),
             **options.limits,
@@ -65,8 +63,8 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
 
     def target(self, options: TensorRtOptions) -> str:
         """Such as "NVIDIA H100 (sm_90)", "sm_90" or "sm_80 and later". Raises EngineBuildError without a GPU."""
-        gpu = gpu_at_hand(self.name)
-        return _HARDWARE[options.hardware][1].format(name=gpu.name, capability=gpu.capability)
+        name, capability = gpu_at_hand(self.name)
+        return _HARDWARE[options.hardware][1].format(name=name, capability=capability)
 
     def _configure(self, config: Any, options: TensorRtOptions) -> None:
         super()._configure(config, options)
@@ -82,21 +80,18 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
             config.set_flag(flags.STRIP_PLAN)
             config.set_flag(flags.REFIT_IDENTICAL)
         if self.cache is not None:
-            attach_timing_cache(self.library, config, self.cache / TIMING)
+            config.set_flag(flags.EDITABLE_TIMING_CACHE)
+            kept = read_if_there(self.cache / TIMING)
+            # What comes of another GPU or version counts as nothing.
+            if not kept or not config.set_timing_cache(config.create_timing_cache(kept), False):
+                config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _keep(self, config: Any) -> None:
         if self.cache is not None:
-            save_timing_cache(config, self.cache / TIMING)
-
-    def _weights(self, onnx: Path, plan: Path, options: TensorRtOptions) -> tuple[Path, ...]:
-        return keep_graph(onnx, plan) if options.stripped else ()
+            replace_file(self.cache / TIMING, memoryview(config.get_timing_cache().serialize()))
 
     def _layers_of(self, plan: Path) -> tuple[Layer, ...]:
         with listening(self.library):
             runtime = self.library.Runtime(logger_of(self.library))
             engine = runtime.deserialize_cuda_engine(plan.read_bytes())
             return engine_layers(self.library, engine) if engine is not None else ()
-
-    def _prepare(self, plan: Path, engine: Any) -> None:
-        if engine.refittable:
-            put_weights_back(self.library, plan, engine)

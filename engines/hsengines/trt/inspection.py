@@ -20,7 +20,7 @@ import re
 from typing import Any
 
 from hsengines.build import NODE_SEPARATOR, Layer
-from hsengines.spec import EngineSpec
+from hsengines.spec import signature
 
 _NAMES = {
     "FLOAT": "float32",
@@ -50,45 +50,23 @@ def numpy_name_of_printed(words: str) -> str:
     return words
 
 
-def signature_of_spec(spec: EngineSpec) -> dict[str, str]:
-    """What is wanted: each tensor in words, by name."""
-    inputs = {t.name: _in_words(True, t.dtype, len(t.shape)) for t in spec.inputs}
-    return inputs | {t.name: _in_words(False, t.dtype, len(t.shape)) for t in spec.outputs}
-
-
 def signature_of_network(network: Any) -> dict[str, str]:
     """What a parsed network has, by name."""
-    inputs = [(True, network.get_input(index)) for index in range(network.num_inputs)]
-    outputs = [(False, network.get_output(index)) for index in range(network.num_outputs)]
-    every = [*inputs, *outputs]
-    return {t.name: _in_words(is_input, numpy_name(t.dtype), len(t.shape)) for is_input, t in every}
+    inputs = map(network.get_input, range(network.num_inputs))
+    outputs = map(network.get_output, range(network.num_outputs))
+    return signature(*([(t.name, numpy_name(t.dtype), len(t.shape)) for t in each] for each in (inputs, outputs)))
 
 
 def signature_of_engine(library: Any, engine: Any) -> dict[str, str]:
     """What a built engine has, by name."""
+    modes = library.TensorIOMode.INPUT, library.TensorIOMode.OUTPUT
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    return {
-        name: _in_words(
-            engine.get_tensor_mode(name) == library.TensorIOMode.INPUT,
-            numpy_name(engine.get_tensor_dtype(name)),
-            len(engine.get_tensor_shape(name)),
-        )
-        for name in names
-    }
+    inputs, outputs = ([name for name in names if engine.get_tensor_mode(name) == mode] for mode in modes)
 
+    def described(name: str) -> tuple[str, str, int]:
+        return name, numpy_name(engine.get_tensor_dtype(name)), len(engine.get_tensor_shape(name))
 
-def _in_words(is_input: bool, dtype: str, rank: int) -> str:
-    return f"{'input' if is_input else 'output'} {dtype} of {rank} dimensions"
-
-
-def difference(found: dict[str, str], expected: dict[str, str]) -> str:
-    """The first thing in which two signatures differ, in words; empty if nothing."""
-    if found.keys() != expected.keys():
-        return f"other tensors than its spec: {', '.join(sorted(found.keys() ^ expected.keys()))}"
-    for name, tensor in expected.items():
-        if found[name] != tensor:
-            return f"another tensor '{name}' than its spec: found {found[name]}, expected {tensor}"
-    return ""
+    return signature(map(described, inputs), map(described, outputs))
 
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -96,12 +74,12 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 def network_layers(network: Any) -> tuple[Layer, ...]:
     """The layers of a parsed network that come from nodes of the graph, in order."""
-    every = (network.get_layer(index) for index in range(network.num_layers))
+    every = map(network.get_layer, range(network.num_layers))
     return tuple(_parsed(layer) for layer in every if _NODE.search(layer.metadata))
 
 
 def _parsed(layer: Any) -> Layer:
-    outputs = (layer.get_output(index) for index in range(layer.num_outputs))
+    outputs = map(layer.get_output, range(layer.num_outputs))
     dtypes = tuple(numpy_name(output.dtype) for output in outputs if output is not None)
     return Layer(nodes_in(layer.metadata), layer.type.name, dtypes)
 

@@ -26,64 +26,53 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
     def check_options(self, options: RtxOptions) -> None:
         """fp16 and bf16 for architectures it knows; it has no fp32 attention kernels."""
         super().check_options(options)
-        check_architectures(self.library, self.title, options)
+        known = self._known_architectures()
+        if unknown := sorted(set(options.architectures) - set(known)):
+            listed = ", ".join(map(str, known))
+            found = f"{self.title} {self.library.__version__} cannot build for --arch {unknown[0]}: it knows {listed}"
+            raise EngineBuildError(found, _elsewhere(unknown))
+        if options.precision == "bf16" and any(asked < OLDEST for asked in options.architectures):
+            raise EngineBuildError(
+                f"{self.title} cannot build bf16 for --arch {min(options.architectures)}, which has no bf16",
+                "leave it out, or build with --precision fp16",
+            )
 
     def key_facts(self, options: RtxOptions) -> dict[str, str]:
         """Architectures, weight streaming and limits."""
-        return {
-            "architectures": ", ".join(map(str, chosen_architectures(self.library, options))),
-            **options.limits,
-        }
+        return {"architectures": ", ".join(map(str, self._architectures(options))), **options.limits}
 
     def target(self, options: RtxOptions) -> str:
         """Such as "sm_89, sm_120"."""
-        return ", ".join(f"sm_{each}" for each in chosen_architectures(self.library, options))
+        return ", ".join(f"sm_{each}" for each in self._architectures(options))
+
+    def _known_architectures(self) -> tuple[int, ...]:
+        """The compute capabilities that the library can build for, ascending: 75, 80, 86, 89, 120, ..."""
+        names = (re.fullmatch(r"SM(\d+)", name) for name in dir(self.library.ComputeCapability))
+        return tuple(sorted(int(match[1]) for match in names if match))
+
+    def _architectures(self, options: RtxOptions) -> tuple[int, ...]:
+        """Those that `options` asks for, ascending; by default all from OLDEST on, which one engine holds at no cost.
+
+        A small transformer of 17.4 MB grew by less than 100 bytes from one architecture to four, by 2 % to all six.
+        """
+        asked = options.architectures or (a for a in self._known_architectures() if a >= OLDEST)
+        return tuple(sorted(set(asked)))
 
     def _configure(self, config: Any, options: RtxOptions) -> None:
         super()._configure(config, options)
-        chosen = chosen_architectures(self.library, options)
+        chosen = self._architectures(options)
         config.num_compute_capabilities = len(chosen)
         for index, each in enumerate(chosen):
             if not config.set_compute_capability(getattr(self.library.ComputeCapability, f"SM{each}"), index):
                 raise EngineBuildError(f"{self.title} does not take architecture {each}", "leave it out of --arch")
 
-    def _contexts(self, plan: Path, engine: Any) -> Contexts:
+    def _contexts(self, plan: Path, runtime: Any, engine: Any) -> Contexts:
         kept = kernels_path(self.library, plan, self.cache) if self.cache else None
-        return CompilingContexts(self.library, engine, kept)
+        return CompilingContexts(self.library, runtime, engine, kept)
 
 
 OLDEST = 80
 """Where the default begins: Turing (75) is left out, for it has no bf16."""
-
-
-def known_architectures(library: Any) -> tuple[int, ...]:
-    """The compute capabilities that `library` can build for, ascending: 75, 80, 86, 89, 120, ..."""
-    names = (re.fullmatch(r"SM(\d+)", name) for name in dir(library.ComputeCapability))
-    return tuple(sorted(int(match[1]) for match in names if match))
-
-
-def chosen_architectures(library: Any, options: RtxOptions) -> tuple[int, ...]:
-    """Those that `options` asks for, ascending; by default all from OLDEST on, which one engine holds at no cost.
-
-    A small transformer of 17.4 MB grew by less than 100 bytes from one architecture to four, by 2 % to all six.
-    """
-    asked = options.architectures or (a for a in known_architectures(library) if a >= OLDEST)
-    return tuple(sorted(set(asked)))
-
-
-def check_architectures(library: Any, title: str, options: RtxOptions) -> None:
-    """Raises EngineBuildError for an architecture that `library` does not know, or that lacks the precision."""
-    known = known_architectures(library)
-    unknown = sorted(set(options.architectures) - set(known))
-    if unknown:
-        listed = ", ".join(map(str, known))
-        found = f"{title} {library.__version__} cannot build for --arch {unknown[0]}: it knows {listed}"
-        raise EngineBuildError(found, _elsewhere(unknown))
-    if options.precision == "bf16" and any(asked < OLDEST for asked in options.architectures):
-        raise EngineBuildError(
-            f"{title} cannot build bf16 for --arch {min(options.architectures)}, which has no bf16",
-            "leave it out, or build with --precision fp16",
-        )
 
 
 def _elsewhere(unknown: list[int]) -> str:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from hsengines.spec import FLOATS, TensorSpec, numpy_dtype
-from hsruntime.bundle.manifest import BundleError, EngineRecord, Manifest
+from hsengines.spec import FLOATS, numpy_dtype
+from hsruntime.bundle.manifest import FOREIGN, BundleError, EngineRecord, Manifest, output_spec
 from hsruntime.facts import Sizes, TextSide
 
-OUTPUTS = {
-    "vae_decoder": ("pictures",),
-    "select_cache": ("selected",),
-    "unpatchify": ("latents",),
-}
+OUTPUTS = {"vae_decoder": "pictures", "select_cache": "selected", "unpatchify": "latents"}
 """Outputs that the runtime asks for by name."""
-
-_FOREIGN = "the bundle was not written by hsexport; build it again"
 
 
 def check_consistency(manifest: Manifest) -> None:
@@ -30,9 +24,8 @@ def check_consistency(manifest: Manifest) -> None:
     _check_sizes(manifest.facts.sizes)
     for name, record in manifest.engines.items():
         _check_engine(name, record)
-    for name, outputs in OUTPUTS.items():
-        for output in outputs:
-            _output(manifest, name, output)
+    for name, output in OUTPUTS.items():
+        output_spec(manifest, name, output)
 
 
 def _check_sizes(sizes: Sizes) -> None:
@@ -66,10 +59,10 @@ def _check_text(manifest: Manifest, side: TextSide) -> None:
     inputs = {tensor.name for tensor in manifest.engines[side.join].spec.inputs}
     for slot in side.encoders:
         for answer, place in slot.into.items():
-            _output(manifest, slot.engine, answer)
+            output_spec(manifest, slot.engine, answer)
             if place not in inputs:
                 _refuse(f"engine '{side.join}' has no input '{place}' for what '{slot.engine}' answers")
-    shape = _output(manifest, side.join, "text").shape
+    shape = output_spec(manifest, side.join, "text").shape
     if len(shape) != 3 or shape[1] != side.tokens:
         _refuse(
             f"engine '{side.join}', output 'text': shape {list(shape)}, expected 3 dimensions with {side.tokens} tokens"
@@ -87,12 +80,5 @@ def _is_dtype(name: str) -> bool:
     return dtype.name == name and dtype.kind in "biuf"
 
 
-def _output(manifest: Manifest, engine: str, name: str) -> TensorSpec:
-    outputs = {tensor.name: tensor for tensor in manifest.engines[engine].spec.outputs}
-    if name not in outputs:
-        _refuse(f"engine '{engine}' has no output '{name}', it has {sorted(outputs)}")
-    return outputs[name]
-
-
 def _refuse(message: str) -> NoReturn:
-    raise BundleError(message, _FOREIGN)
+    raise BundleError(message, FOREIGN)

@@ -17,6 +17,8 @@ from hsruntime.strict import Strict
 
 FORMAT_VERSION = 6
 UNSEALED = "0" * 64
+FOREIGN = "the bundle was not written by hsexport; build it again"
+DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"
 _SEAL = re.compile(rb'("identity"\s*:\s*")([0-9a-f]{64})"')
 
 
@@ -129,10 +131,7 @@ def manifest_from_bytes(data: bytes) -> Manifest:
         raise BundleError(f"manifest.json: {err}", "build the bundle again") from err
     found = identity_of(data)
     if found != manifest.identity:
-        raise BundleError(
-            f"manifest.json has identity {found}, expected {manifest.identity}",
-            "the bundle is damaged or was changed; copy it again or build it again",
-        )
+        raise BundleError(f"manifest.json has identity {found}, expected {manifest.identity}", DAMAGED)
     return manifest
 
 
@@ -140,11 +139,9 @@ def manifest_from_bytes(data: bytes) -> Manifest:
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def tensor_spec(manifest: Manifest, engine: str, name: str) -> TensorSpec:
-    """An engine's input or output of that name. Raises BundleError where it has none."""
-    spec = manifest.engines[engine].spec
-    for tensor in (*spec.inputs, *spec.outputs):
-        if tensor.name == name:
-            return tensor
-    known = sorted(t.name for t in (*spec.inputs, *spec.outputs))
-    raise BundleError(f"engine '{engine}' has no tensor '{name}', it has {known}", "build the bundle again")
+def output_spec(manifest: Manifest, engine: str, name: str) -> TensorSpec:
+    """An engine's output of that name. Raises BundleError where it has none."""
+    outputs = {tensor.name: tensor for tensor in manifest.engines[engine].spec.outputs}
+    if name not in outputs:
+        raise BundleError(f"engine '{engine}' has no output '{name}', it has {sorted(outputs)}", FOREIGN)
+    return outputs[name]

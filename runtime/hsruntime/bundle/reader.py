@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsruntime.bundle.consistency import check_consistency
-from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifest_from_bytes
+from hsruntime.bundle.manifest import DAMAGED, FOREIGN, BundleError, FileRecord, Manifest, manifest_from_bytes
 
 MANIFEST_NAME = "manifest.json"
 REQUIRED_ENGINES = (
@@ -24,8 +24,6 @@ REQUIRED_ENGINES = (
 _PART = r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 _PATH = re.compile(rf"{_PART}(?:/{_PART})*")
 _MANIFEST_LIMIT_BYTES = 16 * 2**20
-_DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"
-_FOREIGN = "the bundle was not written by hsexport; build it again"
 
 
 class OpenToAllWarning(UserWarning):
@@ -42,7 +40,7 @@ class Bundle:
     def file(self, relative: str) -> Path:
         """Where the listed file `relative` lies. Raises BundleError for a path that the manifest does not list."""
         if all(record.path != relative for record in self.manifest.files):
-            raise BundleError(f"bundle '{self.path}' lists no file '{relative}'", _FOREIGN)
+            raise BundleError(f"bundle '{self.path}' lists no file '{relative}'", FOREIGN)
         return self.path / relative
 
     def check_identity(self, wanted: str) -> None:
@@ -67,7 +65,9 @@ def open_bundle(path: Path, *, hashes: bool = True) -> Bundle:
         _check_sizes(manifest.files, dict(_sizes_on_disk(path)))
         if hashes:
             for record in manifest.files:
-                _check_hash(path, record)
+                found = sha256_of(path / record.path)
+                if found != record.sha256:
+                    raise BundleError(f"file '{record.path}' has sha256 {found}, expected {record.sha256}", DAMAGED)
     except OSError as err:
         raise BundleError(f"bundle '{path}' cannot be read: {err}", "check the disk and the permissions") from err
     return Bundle(path, manifest)
@@ -78,11 +78,11 @@ def check_paths(paths: Iterable[str]) -> None:
     folded: dict[str, str] = {}
     for path in paths:
         if not _PATH.fullmatch(path):
-            raise BundleError(f"path {path!r} is not a plain relative path inside the bundle", _FOREIGN)
+            raise BundleError(f"path {path!r} is not a plain relative path inside the bundle", FOREIGN)
         if path.casefold() == MANIFEST_NAME:
-            raise BundleError(f"path '{path}' is listed, but the manifest cannot list itself", _FOREIGN)
+            raise BundleError(f"path '{path}' is listed, but the manifest cannot list itself", FOREIGN)
         if path.casefold() in folded:
-            raise BundleError(f"paths '{folded[path.casefold()]}' and '{path}' are the same name twice", _FOREIGN)
+            raise BundleError(f"paths '{folded[path.casefold()]}' and '{path}' are the same name twice", FOREIGN)
         folded[path.casefold()] = path
 
 
@@ -91,12 +91,12 @@ def check_references(manifest: Manifest, listed: Iterable[str]) -> None:
     known = set(listed)
     for subject, path in _file_references(manifest):
         if path not in known:
-            raise BundleError(f"{subject} refers to '{path}', which is not among the bundle's files", _FOREIGN)
+            raise BundleError(f"{subject} refers to '{path}', which is not among the bundle's files", FOREIGN)
     joins = (side.join for side in manifest.facts.text.values())
     wanted = [*REQUIRED_ENGINES, *joins, *(slot.engine for slot in manifest.facts.slots)]
     missing = [name for name in wanted if name not in manifest.engines]
     if missing:
-        raise BundleError(f"the manifest has no engine '{missing[0]}', it has {sorted(manifest.engines)}", _FOREIGN)
+        raise BundleError(f"the manifest has no engine '{missing[0]}', it has {sorted(manifest.engines)}", FOREIGN)
     check_consistency(manifest)
 
 
@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"'{path}' is not a bundle: it has no file {MANIFEST_NAME}", hint)
     size_bytes = file.stat().st_size
     if size_bytes > _MANIFEST_LIMIT_BYTES:
-        raise BundleError(f"{MANIFEST_NAME} has {size_bytes} bytes, allowed are {_MANIFEST_LIMIT_BYTES}", _FOREIGN)
+        raise BundleError(f"{MANIFEST_NAME} has {size_bytes} bytes, allowed are {_MANIFEST_LIMIT_BYTES}", FOREIGN)
     return manifest_from_bytes(file.read_bytes())
 
 
@@ -144,7 +144,7 @@ def _sizes_on_disk(root: Path) -> Iterator[tuple[str, int]]:
                     pending.append(Path(entry.path))
                 elif not entry.is_file(follow_symlinks=False):
                     kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a directory"
-                    raise BundleError(f"{relative!r} is {kind}, a bundle holds plain files only", _DAMAGED)
+                    raise BundleError(f"{relative!r} is {kind}, a bundle holds plain files only", DAMAGED)
                 else:
                     found = entry.stat(follow_symlinks=False)
                     _warn_of_writers(entry.path, found.st_mode)
@@ -163,15 +163,9 @@ def _check_sizes(records: Iterable[FileRecord], found: dict[str, int]) -> None:
     expected = {record.path: record.size_bytes for record in records}
     for path, size_bytes in expected.items():
         if path not in found:
-            raise BundleError(f"file '{path}' is missing, {MANIFEST_NAME} lists it", _DAMAGED)
+            raise BundleError(f"file '{path}' is missing, {MANIFEST_NAME} lists it", DAMAGED)
         if found[path] != size_bytes:
-            raise BundleError(f"file '{path}' has {found[path]} bytes, expected {size_bytes}", _DAMAGED)
+            raise BundleError(f"file '{path}' has {found[path]} bytes, expected {size_bytes}", DAMAGED)
     extra = sorted(found.keys() - expected.keys())
     if extra:
         raise BundleError(f"file {extra[0]!r} is in the bundle, but {MANIFEST_NAME} does not list it", "remove it")
-
-
-def _check_hash(root: Path, record: FileRecord) -> None:
-    found = sha256_of(root / record.path)
-    if found != record.sha256:
-        raise BundleError(f"file '{record.path}' has sha256 {found}, expected {record.sha256}", _DAMAGED)

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -41,21 +41,17 @@ def write_bundle(
     check_references(manifest, contents)
     out = out.resolve()
     total_bytes = _total_bytes(contents.values())
-    partial = _sibling(out, "partial", os.getpid())
-    with _os_errors_told(out, out.parent, total_bytes):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(out)
-        _check_replaceable(out)
-        _check_space(out.parent, contents)
-        partial.mkdir()  # it must be new: writing into an old one could write through a link into the build cache
-    try:
+    with ExitStack() as work:
+        with _os_errors_told(out, out.parent, total_bytes):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _clear_replaced(out)
+            _check_replaceable(out)
+            _check_space(out.parent, contents)
+            partial = work.enter_context(workplace(out.parent, out.name))
         records = _write_files(partial, contents, total_bytes, on_file)
         with _os_errors_told(out, out.parent, total_bytes):
             complete = _write_manifest(partial, msgspec.structs.replace(manifest, files=records))
             _swap(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Bundle(out, complete)
 
 
@@ -69,7 +65,7 @@ def write_defaults(out: Path, defaults: Defaults) -> Bundle:
     bundle = open_bundle(out, hashes=False)
     data = manifest_bytes(bundle.manifest.with_defaults(defaults))
     with _os_errors_told(out / MANIFEST_NAME, out.parent, len(data)):
-        _clear_leftovers(out)
+        _clear_replaced(out)
         with workplace(out.parent, out.name) as partial:
             _store(data, partial, MANIFEST_NAME)
             written = (partial / MANIFEST_NAME).read_bytes()
@@ -114,7 +110,7 @@ def _store(source: Source, root: Path, path: str) -> FileRecord:
 
 def _swap(partial: Path, out: Path) -> None:
     """Gives `out`'s name to `partial`; whatever held it is removed afterwards."""
-    aside = _sibling(out, "replaced", os.getpid())
+    aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")  # hidden, and on the disk that it can be renamed on
     try:
         if out.exists():
             out.rename(aside)
@@ -128,19 +124,13 @@ def _swap(partial: Path, out: Path) -> None:
         _discard(aside)
 
 
-def _clear_leftovers(out: Path) -> None:
+def _clear_replaced(out: Path) -> None:
     """Removes what killed writers of `out` left behind; a bundle they had only moved aside gets its name back."""
-    for aside in _leftovers(out, "replaced"):
+    for aside in left_behind(out.parent, f".{out.name}.replaced-"):
         if not out.exists() and (aside / MANIFEST_NAME).is_file():
             aside.rename(out)
         else:
             _discard(aside)
-    for partial in _leftovers(out, "partial"):
-        _discard(partial)
-
-
-def _leftovers(out: Path, role: str) -> list[Path]:
-    return left_behind(out.parent, _sibling(out, role, "").name)
 
 
 def _check_replaceable(out: Path) -> None:
@@ -193,8 +183,3 @@ def _total_bytes(sources: Iterable[Source]) -> int:
 
 def _size_bytes(source: Source) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
-
-
-def _sibling(out: Path, role: str, pid: int | str) -> Path:
-    """A hidden neighbour of `out`, on the same disk so that it can be renamed."""
-    return out.with_name(f".{out.name}.{role}-{pid}")

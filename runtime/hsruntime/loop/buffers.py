@@ -10,7 +10,7 @@ import numpy as np
 
 from hsengines.device import Device, Tensor
 from hsengines.spec import TensorSpec, numpy_dtype
-from hsruntime.bundle.manifest import Manifest, tensor_spec
+from hsruntime.bundle.manifest import Manifest, output_spec
 from hsruntime.facts import Facts, Size
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.program import BUFFERS, PROGRAM, Row, buffers_of, expanded, pattern_of
@@ -120,7 +120,7 @@ class Buffers:
     def __init__(
         self, manifest: Manifest, device: Device, shape: LoopShape, conditioning: Mapping[str, Tensor]
     ) -> None:
-        cache = tensor_spec(manifest, "select_cache", "selected").dtype
+        cache = output_spec(manifest, "select_cache", "selected").dtype
         self.layout = Layout(manifest.facts, shape, cache, conditioning_specs(manifest))
         self._device, self._shape = device, shape
         self._conditioning = conditioning
@@ -204,7 +204,7 @@ class Buffers:
 
 def cache_item_bytes(manifest: Manifest) -> int:
     """What one number of a key or value takes."""
-    return numpy_dtype(tensor_spec(manifest, "select_cache", "selected").dtype).itemsize
+    return numpy_dtype(output_spec(manifest, "select_cache", "selected").dtype).itemsize
 
 
 def cache_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from time import perf_counter
 
 import numpy as np
@@ -21,7 +22,7 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
 
     The schedule as it ran, its times, and the last region.
     """
-    schedule, after_step = request.schedule, _step_counter(request)
+    schedule, done = request.schedule, count(1)
     chooser = Chooser(loop, schedule, request.seeds)
     left, ran, times = list(schedule.segments), [], []
     while left:
@@ -31,7 +32,7 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
             chooser.before(run)
             spent = perf_counter() - start
             asks_small = following is not None and chooser.compares(run, following)
-            took = loop.run(run, after_step(run), compare=asks_small)
+            took = loop.run(run, _after_step(request, done, run.mode), compare=asks_small)
             chooser.after(run, took.steps)
             times.append(replace(took, seconds=took.seconds + spent))
             spare = run.steps - took.steps
@@ -50,20 +51,10 @@ def _with_following(
     return zip(runs, [*runs[1:], *after], strict=True)
 
 
-def _step_counter(request: Request) -> Callable[[Segment], Callable[[], None] | None]:
-    """Makes each segment's after-step function: counts steps through the schedule and tells the callback, if any."""
-    done, callback = 0, request.callback
-
-    def for_segment(segment: Segment) -> Callable[[], None] | None:
-        def after_step() -> None:
-            nonlocal done
-            done += 1
-            assert callback is not None
-            callback(Progress(done, request.schedule.steps, segment.mode))
-
-        return after_step if callback else None
-
-    return for_segment
+def _after_step(request: Request, done: Iterator[int], mode: str) -> Callable[[], None] | None:
+    """Tells the callback, if there is one, of another step of the schedule `done`."""
+    callback = request.callback
+    return (lambda: callback(Progress(next(done), request.schedule.steps, mode))) if callback else None
 
 
 class Chooser:

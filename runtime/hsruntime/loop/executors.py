@@ -96,9 +96,18 @@ class Executors:
         """The executor of this shape, newly bound or as an earlier call left it. Raises DeviceMemoryError."""
         if shape in self._kept:
             self._kept[shape] = self._kept.pop(shape)  # youngest last
-        else:
-            self._make_room(loop_bytes(self._manifest.facts, shape, cache_item_bytes(self._manifest)))
-            self._kept[shape] = self._made(shape)
+            return self._kept[shape]
+        needed_bytes = loop_bytes(self._manifest.facts, shape, cache_item_bytes(self._manifest))
+        self._make_room(needed_bytes)
+        while shape not in self._kept:
+            try:
+                made = Executor(self._manifest, self._bind_text, self._engines, self._device, shape, self._tile)
+                self._kept[shape] = made
+            except DeviceMemoryError as err:
+                # Older ones give way where the device has no room beside them.
+                if not self._kept:
+                    raise _told(err, self._manifest, shape, needed_bytes) from err
+                self._drop_oldest()
         return self._kept[shape]
 
     def close(self) -> None:
@@ -122,16 +131,6 @@ class Executors:
     def _too_much(self, needed_bytes: int) -> bool:
         return self._cap_bytes is not None and self._device.allocated_bytes + needed_bytes > self._cap_bytes
 
-    def _made(self, shape: LoopShape) -> Executor:
-        """A new executor; older ones give way where the device has no room for it beside them."""
-        while True:
-            try:
-                return Executor(self._manifest, self._bind_text, self._engines, self._device, shape, self._tile)
-            except DeviceMemoryError as err:
-                if not self._kept:
-                    raise _told(err, self._manifest, shape) from err
-            self._drop_oldest()
-
     def _drop_oldest(self) -> None:
         self._kept.pop(next(iter(self._kept))).close()
 
@@ -139,8 +138,7 @@ class Executors:
 _SHRINKS = "ask for fewer pictures at once, a smaller size, a lower region ratio or no guidance"
 
 
-def _told(err: DeviceMemoryError, manifest: Manifest, shape: LoopShape) -> DeviceMemoryError:
-    needed = loop_bytes(manifest.facts, shape, cache_item_bytes(manifest))
+def _told(err: DeviceMemoryError, manifest: Manifest, shape: LoopShape, needed: int) -> DeviceMemoryError:
     side = manifest.facts.latent.pixels_per_token
     what = f"{shape.pictures} of {size_text((shape.grid[1] * side, shape.grid[0] * side))} pixels"
     return DeviceMemoryError(f"the loop for {what} needs {needed / 2**20:.0f} MiB: {err.message}", _SHRINKS, needed)

@@ -32,9 +32,10 @@ class Loop:
         conditioning: Mapping[str, Tensor],
     ) -> None:
         self.shape = shape
+        self._engines = engines
         self._device = device
         self._buffers = Buffers(manifest, device, shape, conditioning)
-        self._sequences = Sequences(engines, device, shape, self._buffers)
+        self._bindings: list[Binding] = []
         self._replays: dict[str, Replay] = {}
         self._taken = 0
         self._steps = 0
@@ -44,13 +45,14 @@ class Loop:
         """Frees replays, then bindings: a graph goes before the contexts it was captured from."""
         while self._replays:
             self._replays.popitem()[1].close()
-        self._sequences.close()
+        while self._bindings:
+            self._bindings.pop().close()
 
     def ready(self, schedule: Schedule) -> None:
         """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
         for name in self._needed(schedule):
             if name not in self._replays:
-                sequence = self._sequences.of(name)
+                sequence = self.bound(name)
                 self._buffers.write("step", 0)  # a warm-up counts on, and must not run off the noise levels
                 self._replays[name] = self._device.replay(sequence)
 
@@ -81,7 +83,7 @@ class Loop:
         `until` the host runs one step ahead of the device, never more: an error is told at its step or the next.
         Raises DeviceError.
         """
-        step, settling = self._replays[self._sequences.name_of(segment)], Settling(segment.until)
+        step, settling = self._replays[self._name(segment.mode, segment)], Settling(segment.until)
         start, elsewhere, pending, steps = perf_counter(), 0.0, None, 0
         with self._errors_placed(segment):
             while steps < segment.steps and not settling.done:
@@ -129,7 +131,7 @@ class Loop:
         They come from the last full step of large, and from what `take_back` renewed since.
         """
         self._buffers.write_region(region)
-        self._replays[self._sequences.gather_of(segment)].launch()
+        self._replays[self._name("gather", segment)].launch()
 
     def take_back(self) -> None:
         """Renews the whole picture's keys and values by the region step just taken."""
@@ -138,60 +140,36 @@ class Loop:
     def _needed(self, schedule: Schedule) -> list[str]:
         """The replays of a schedule, largest memory first, so that scratch memory need not grow."""
         order, runs, signal = list(MODES), list(schedule.unrolled()), schedule.region.signal
-        names = [self._sequences.name_of(run) for run in sorted(runs, key=lambda run: order.index(run.mode))]
+        names = [self._name(run.mode, run) for run in sorted(runs, key=lambda run: order.index(run.mode))]
         if schedule.has_region:
             names += ["gap"] if reads(signal, "other") else []
             names += [f"score {signal}"] if SIGNALS[signal] else []
             names += ["merge"] if schedule.region.reselect else []
-            names += [self._sequences.gather_of(run) for run in runs if run.large == "region"]
+            names += [self._name("gather", run) for run in runs if run.large == "region"]
         if any(run.until for run in runs):
             names.append("settle")
         return list(dict.fromkeys(names))
 
+    def _name(self, sequence: str, segment: Segment) -> str:
+        """What `segment` runs of a sequence; without guidance a picture has but one row, and nothing to leave out."""
+        guided = self.shape.rows > self.shape.pictures
+        return f"{sequence}+{segment.guidance}" if guided and segment.guidance != "full" else sequence
 
-class Sequences:
-    """Binds what hsruntime.loop.program lists.
+    def bound(self, name: str) -> list[Enqueue]:
+        """The sequence of hsruntime.loop.program called `name`, ready to run.
 
-    Every sequence has bindings of its own: a TensorRT context may be captured into one CUDA graph only.
-    """
-
-    def __init__(self, engines: Mapping[str, Engine], device: Device, shape: LoopShape, buffers: Buffers) -> None:
-        self._engines = engines
-        self._device = device
-        self._shape = shape
-        self._buffers = buffers
-        self._bindings: list[Binding] = []
-
-    def close(self) -> None:
-        """Frees the bindings; replays of them must be closed before."""
-        while self._bindings:
-            self._bindings.pop().close()
-
-    def name_of(self, segment: Segment) -> str:
-        """The sequence that a step of this segment runs."""
-        return segment.mode + self._suffix(segment)
-
-    def gather_of(self, segment: Segment) -> str:
-        """The sequence that fills the cache this segment reads."""
-        return "gather" + self._suffix(segment)
-
-    def _suffix(self, segment: Segment) -> str:
-        """Without guidance there is but one row a picture, and nothing to leave out."""
-        guided = self._shape.rows > self._shape.pictures
-        return f"+{segment.guidance}" if guided and segment.guidance != "full" else ""
-
-    def of(self, name: str) -> list[Enqueue]:
-        """A new binding of the sequence called `name`."""
+        Each has bindings of its own: a TensorRT context may be captured into one CUDA graph only.
+        """
         sequence: list[Enqueue] = []
-        rows = self._shape.pictures if "+" in name else self._shape.rows
+        rows = self.shape.pictures if "+" in name else self.shape.rows
         for row in self._buffers.layout.rows([name]):
             if row.beside:
-                sequence[-1:] = [self._device.fork(sequence[-1:], self._bound(row, rows))]
+                sequence[-1:] = [self._device.fork(sequence[-1:], self._bound_row(row, rows))]
             else:
-                sequence += self._bound(row, rows)
+                sequence += self._bound_row(row, rows)
         return sequence
 
-    def _bound(self, row: Row, rows: int) -> list[Enqueue]:
+    def _bound_row(self, row: Row, rows: int) -> list[Enqueue]:
         """The row, ready to run; nothing where it would fill nothing, or a buffer from itself."""
         inputs, outputs = (
             {tensor: self._buffers.tensor(buffer, rows) for tensor, buffer in each.items()}

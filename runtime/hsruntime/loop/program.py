@@ -1,4 +1,4 @@
-"""What each mode of the denoising loop runs: rows of engines and buffers, in order. `Sequences` binds them, no more.
+"""What each mode of the denoising loop runs: rows of engines and buffers, in order. `Loop` binds them, no more.
 
 Shape letters: B pictures · G rows, B or under guidance 2B · L rows that run, G, or B where guidance is held or off ·
 N image tokens, M active, R = N - M cached · T text tokens, U cached ones in a region step and V = T - U live ones

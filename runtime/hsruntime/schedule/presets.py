@@ -22,9 +22,8 @@ from hsruntime.schedule.schedule import (
 )
 
 
-def _segment(mode: str, steps: int, until: Settled | None = None) -> Segment:
-    large, small = MODES[mode]
-    return Segment(steps, large, small, until=until)  # type: ignore[arg-type]
+def _segment(mode: str, steps: int, until: Settled | None = None, guidance: str = "full") -> Segment:
+    return Segment(steps, *MODES[mode], guidance, until)  # type: ignore[arg-type]
 
 
 def _split(name: str, steps: int, *parts: tuple[str, float]) -> list[Segment]:
@@ -62,7 +61,7 @@ def hybridstitch(steps: int) -> Schedule:
 
     The paper's split is not public. Ours follows from measurement on the demo pair (docs/schedules.md).
     """
-    parts = ("large", LARGE_SHARE), ("hybrid", HYBRID_SHARE), ("small", 1.0)
+    parts = ("large", 8 / 28), ("hybrid", 7 / 28), ("small", 1.0)
     return Schedule(steps, _split("hybridstitch", steps, *parts), RegionPolicy())
 
 
@@ -103,13 +102,9 @@ def regionstitch(steps: int) -> Schedule:
 
     The text's keys and values are cached with the others, and the solver is of second order.
     """
-    parts = ("large", REGION_AFTER), ("region", 1.0)
-    return Schedule(steps, _split("regionstitch", steps, *parts), RegionPolicy(text="cached"), "ab2")
+    segments = _split("regionstitch", steps, ("large", 8 / 28), ("region", 1.0))
+    return Schedule(steps, segments, RegionPolicy(text="cached"), "ab2")
 
-
-LARGE_SHARE = 8 / 28
-HYBRID_SHARE = 7 / 28
-REGION_AFTER = 8 / 28
 
 PRESETS: dict[str, Callable[[int], Schedule]] = {
     preset.__name__: preset
@@ -189,9 +184,7 @@ def _segment_from_text(number: int, text: str) -> Segment:
     least, dash, most = count.partition("-")
     steps = _steps_from_text(subject, most if dash else count)
     until = Settled(_steps_from_text(subject, least)) if dash else None
-    large, small = MODES[mode]
-    fields = {"steps": steps, "large": large, "small": small, "guidance": guidance or "full", "until": until}
-    return msgspec.convert(fields, Segment)
+    return _segment(mode, steps, until, guidance or "full")
 
 
 def _steps_from_text(subject: str, count: str) -> int:

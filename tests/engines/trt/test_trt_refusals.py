@@ -8,7 +8,6 @@ from trt_graphs import attention_network, profile, save_graph, tensor
 from hsengines.backend import get_backend
 from hsengines.errors import EngineBuildError
 from hsengines.spec import EngineSpec
-from hsengines.trt.build.building import Job, build_plan
 from hsengines.trt.build.refusals import in_short, known_refusal
 from hsengines.trt.options import RtxOptions
 
@@ -125,19 +124,21 @@ def test_missing_file(tmp_path):
     assert refusal_of((onnx, spec)).message == "TensorRT-RTX refuses network 'attend': the file is missing"
 
 
-def test_bf16_for_an_architecture_without_it(tmp_path):
+def test_bf16_for_an_architecture_without_it(tmp_path, monkeypatch):
     """The builder's own refusal, which the check of options comes before."""
     onnx, spec = attention_network(tmp_path, "bfloat16")
 
-    def for_turing(config):
+    def for_turing(config, options):
         config.num_compute_capabilities = 1
         config.set_compute_capability(tensorrt_rtx.ComputeCapability.SM75, 0)
 
+    backend = get_backend("tensorrt-rtx")
+    monkeypatch.setattr(backend, "_configure", for_turing)
     with pytest.raises(
         EngineBuildError, match=r"Cannot compile for target.s. sm75.* datatypes: b16; bf16 needs"
     ) as raised:
-        build_plan(Job(tensorrt_rtx, "TensorRT-RTX", onnx, spec), tmp_path / "plan", for_turing, for_turing)
-    assert not (tmp_path / "plan").exists()
+        backend.build(onnx, spec, RtxOptions(precision="bf16"), tmp_path)
+    assert not (tmp_path / f"{spec.name}.engine").exists()
     assert "\n" not in str(raised.value)
 
 

@@ -159,7 +159,7 @@ def test_contexts_share_one_block_of_memory_sized_for_the_largest(bench):
     held = device.allocated_bytes
     large.close()
     again.close()
-    assert device.scratch(1).size == sizes[1]
+    assert device.scratch(1).nbytes == sizes[1]
     assert device.allocated_bytes <= held
 
 

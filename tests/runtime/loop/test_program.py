@@ -54,7 +54,7 @@ def test_every_sequence_fits_the_engines(tiny_bundle, guidance, text):
         conditioning = empty_conditioning(session._device, session.manifest, shape.rows)
         loop = Loop(session.manifest, session._engines, session._device, shape, conditioning)
         for name in PROGRAM:
-            for enqueue in loop._sequences.of(name):
+            for enqueue in loop.bound(name):
                 enqueue()
         loop.close()
     ran = set(backend.log)

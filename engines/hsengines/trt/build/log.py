@@ -25,8 +25,13 @@ class Log:
 
     @property
     def errors(self) -> list[str]:
-        """The errors among them."""
-        return [text for severity, text in self.lines if severity < _WORST]
+        """The errors among them that say something of their own."""
+        return [text for severity, text in self.lines if severity < _WORST and not _is_noise(text)]
+
+    @property
+    def first_error(self) -> str:
+        """In TensorRT's words."""
+        return self.errors[0] if self.errors else "it gives no reason"
 
     def text(self) -> str:
         """All of it, a line a message."""
@@ -39,9 +44,23 @@ def logger_of(library: Any) -> Any:
     TensorRT keeps the first logger it is given for the whole process and warns of any other, so there is only one.
     Its `recent` holds the last errors.
     """
-    if library not in _loggers:
-        _loggers[library] = _make(library)
-    return _loggers[library]
+    if library in _loggers:
+        return _loggers[library]
+
+    class Logger(library.ILogger):
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.listeners: list[Log] = []
+            self.recent: deque[str] = deque(maxlen=16)
+
+        def log(self, severity: Any, text: str) -> None:
+            """Called by TensorRT from its own threads."""
+            for listener in tuple(self.listeners):
+                listener.lines.append((int(severity), text))
+            if int(severity) < _WORST and not _is_noise(text):
+                self.recent.append(text)
+
+    return _loggers.setdefault(library, Logger())
 
 
 @contextmanager
@@ -62,23 +81,6 @@ def last_error(library: Any) -> str:
     return recent[-1] if recent else ""
 
 
-def _make(library: Any) -> Any:
-    class Logger(library.ILogger):
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.listeners: list[Log] = []
-            self.recent: deque[str] = deque(maxlen=16)
-
-        def log(self, severity: Any, text: str) -> None:
-            """Called by TensorRT from its own threads."""
-            for listener in tuple(self.listeners):
-                listener.lines.append((int(severity), text))
-            if int(severity) < _WORST and not is_noise(text):
-                self.recent.append(text)
-
-    return Logger()
-
-
-def is_noise(text: str) -> bool:
+def _is_noise(text: str) -> bool:
     """Whether an error merely follows another, or comes from looking for a GPU on a machine without."""
     return "catchCudaError" in text or text.startswith(("ModelImporter.cpp", "WARNING The logger passed"))

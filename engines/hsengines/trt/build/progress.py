@@ -13,34 +13,30 @@ NOTICE_SECONDS = 0.2
 
 
 class Watch:
-    """Follows one build: passes its progress on and remembers why it must stop."""
+    """Follows one build as an IProgressMonitor: passes its progress on and remembers why it must stop."""
 
     def __init__(self, progress: BuildProgress | None) -> None:
         self._progress = progress
         self._steps: dict[str, int] = {}
         self._fault: BaseException | None = None
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the build is to end."""
-        return self._fault is not None
-
-    def started(self, phase: str, steps: int) -> None:
+    def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
         """A phase begins."""
+        del parent
         self._steps[phase] = steps
         self._tell(phase, 0)
 
-    def stepped(self, phase: str, step: int) -> bool:
+    def step_complete(self, phase: str, step: int) -> bool:
         """A step, counted from 0, is done; False asks TensorRT to end the build."""
         self._tell(phase, step + 1)
-        return not self.stopping
+        return self._fault is None
 
-    def finished(self, phase: str) -> None:
+    def phase_finish(self, phase: str) -> None:
         """A phase ends, be it that not every step of it was told."""
         self._tell(phase, self._steps.pop(phase, 0))
 
     def _tell(self, phase: str, step: int) -> None:
-        if self._progress is None or self.stopping:
+        if self._progress is None or self._fault is not None:
             return
         try:
             self._progress(phase, step, self._steps.get(phase, step))
@@ -85,21 +81,12 @@ class Watch:
         return results[0] if results else None
 
 
-def monitor_of(library: Any, watch: Watch) -> Any:
-    """An IProgressMonitor that reports to `watch`; it must outlive the build."""
+def watch_of(library: Any, progress: BuildProgress | None) -> Watch:
+    """A watch that `library` takes as a monitor; it must outlive the build."""
 
-    class Monitor(library.IProgressMonitor):
+    class Monitor(Watch, library.IProgressMonitor):
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            del parent
-            watch.started(phase, steps)
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            return watch.stepped(phase, step)
-
-        def phase_finish(self, phase: str) -> None:
-            watch.finished(phase)
+            Watch.__init__(self, progress)
 
     return Monitor()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from hsengines.errors import EngineBuildError
-from hsengines.trt.build.log import Log, is_noise
+from hsengines.trt.build.log import Log
 from hsengines.trt.inspection import nodes_in, numpy_name
 
 _LONGEST = 200  # characters of TensorRT's in one line of ours
@@ -114,7 +114,7 @@ _SHOWN = 3  # names of layers in one line
 def parse_refusal(title: str, name: str, parser: Any, log: Log) -> EngineBuildError:
     """The error for a graph that the parser of `title` does not take; `name` is the network's."""
     if not parser.num_errors:
-        return _refusal(title, name, "", _first_error(log), log)
+        return _refusal(title, name, "", log.first_error, log)
     error = parser.get_error(0)
     node, operator = error.node_name(), error.node_operator()
     # The parser's first line may only repeat the node's name; what follows is what the network said.
@@ -130,19 +130,13 @@ def parse_refusal(title: str, name: str, parser: Any, log: Log) -> EngineBuildEr
 
 def build_refusal(title: str, name: str, network: Any, log: Log) -> EngineBuildError:
     """The error for a parsed network that the builder of `title` does not take."""
-    said = _first_error(log)
-    return _refusal(title, name, _where(said, network), said, log)
+    return _refusal(title, name, _where(log.first_error, network), log.first_error, log)
 
 
 def _refusal(title: str, name: str, where: str, said: str, log: Log) -> EngineBuildError:
     known = known_refusal(said)
     words = known.said or in_short(said)
     return EngineBuildError(f"{title} refuses network '{name}'{where}: {words}", known.hint, log.text())
-
-
-def _first_error(log: Log) -> str:
-    told = [text for text in log.errors if not is_noise(text)]
-    return told[0] if told else "it gives no reason"
 
 
 def _where(said: str, network: Any) -> str:

@@ -8,17 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hsengines.files import replace_file
-from hsengines.trt.build.building import read_if_there
+from hsengines.files import read_if_there, replace_file
 
 _PROBE_BYTES = 2**20
 
 
 class Contexts:
-    """Makes contexts of one engine."""
+    """An engine, the runtime it belongs to, and how its contexts are made."""
 
-    def __init__(self, library: Any, engine: Any) -> None:
+    def __init__(self, library: Any, runtime: Any, engine: Any) -> None:
         self._library = library
+        self._runtime = runtime
         self._engine = engine
 
     def make(self) -> Any:
@@ -26,8 +26,9 @@ class Contexts:
         return self._engine.create_execution_context(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def close(self) -> None:
-        """Lets the engine go; the contexts must be gone."""
+        """Frees the engine's weights; the contexts must be gone."""
         self._engine = None
+        self._runtime = None
 
 
 class CompilingContexts(Contexts):
@@ -38,8 +39,8 @@ class CompilingContexts(Contexts):
     in `cache` for the next process.
     """
 
-    def __init__(self, library: Any, engine: Any, cache: Path | None) -> None:
-        super().__init__(library, engine)
+    def __init__(self, library: Any, runtime: Any, engine: Any, cache: Path | None) -> None:
+        super().__init__(library, runtime, engine)
         self._path = cache
         self._config = engine.create_runtime_config()
         self._config.set_execution_context_allocation_strategy(library.ExecutionContextAllocationStrategy.USER_MANAGED)

@@ -13,11 +13,10 @@ from hsengines.spec import EngineSpec
 from hsengines.trt.build.log import Log, last_error, listening
 from hsengines.trt.build.refusals import in_short, is_out_of_memory
 from hsengines.trt.run.contexts import Contexts
-from hsengines.trt.run.loading import OpenPlan
 
 if TYPE_CHECKING:
     from hsengines.cuda.device import CudaDevice, Stream
-    from hsengines.cuda.memory import Scratch
+    from hsengines.cuda.memory import CudaTensor
 
 
 class TrtBinding(Binding):
@@ -44,27 +43,20 @@ class TrtBinding(Binding):
 class TrtEngine(Engine):
     """An engine whose weights lie on the GPU; each binding has a context of its own."""
 
-    def __init__(
-        self, library: Any, spec: EngineSpec, device: CudaDevice, opened: OpenPlan, contexts: Contexts
-    ) -> None:
+    def __init__(self, library: Any, spec: EngineSpec, device: CudaDevice, contexts: Contexts) -> None:
         self.spec = spec
         self._library = library
         self._device = device
-        self._opened: OpenPlan | None = opened
-        self._contexts = contexts
+        self._contexts: Contexts | None = contexts
         self._bindings: WeakSet[TrtBinding] = WeakSet()
 
     def bind(self, inputs: Tensors, outputs: Tensors, *, beside: bool = False) -> TrtBinding:
-        """Fixes profile, shapes, addresses and scratch of a new context; the binding keeps the tensors alive.
-
-        Raises ShapeError, DeviceMemoryError, and DeviceError where TensorRT refuses.
-        """
-        if self._opened is None:
+        """A context of its own. Raises ShapeError, DeviceMemoryError, and DeviceError where TensorRT refuses."""
+        if self._contexts is None:
             raise EngineLoadError(f"engine '{self.spec.name}' is closed")
-        dims = check_binding(self.spec, inputs, outputs)
-        profile = self.spec.profile_index(dims) if self.spec.profiles else 0
+        profile = self.spec.profile_index(check_binding(self.spec, inputs, outputs))
         stream = self._device.stream_for(beside=beside)
-        context, scratch = self._complete_context(stream, profile, inputs, outputs)
+        context, scratch = self._complete_context(self._contexts, stream, profile, inputs, outputs)
         kept = [*inputs.values(), *outputs.values(), scratch]
         binding = TrtBinding(self._library, self.spec.name, stream.handle, context, kept)
         self._bindings.add(binding)
@@ -74,19 +66,17 @@ class TrtEngine(Engine):
         """Closes the bindings that are left, then the engine; replays must be closed before. May be called again."""
         for binding in tuple(self._bindings):
             binding.close()
-        if self._opened is not None:
+        if self._contexts is not None:
             self._contexts.close()
-            self._opened.close()
-            self._opened = None
+            self._contexts = None
 
-    def _complete_context(self, stream: Stream, profile: int, inputs: Tensors, outputs: Tensors) -> tuple[Any, Scratch]:
-        """A new context for these tensors, and the device's memory that it works in, which must be kept with it.
-
-        Raises DeviceMemoryError, and DeviceError where TensorRT refuses.
-        """
+    def _complete_context(
+        self, contexts: Contexts, stream: Stream, profile: int, inputs: Tensors, outputs: Tensors
+    ) -> tuple[Any, CudaTensor]:
+        """A new context for these tensors, and the device's memory that it works in, which must be kept with it."""
         name = self.spec.name
         with listening(self._library) as log:
-            context = self._contexts.make()
+            context = contexts.make()
             if context is None:
                 raise _no_context(name, log)
             # Shapes are checked against the profile, so it comes first; what memory is needed follows from the shapes.
@@ -99,7 +89,7 @@ class TrtEngine(Engine):
                 _check(accepted, name, f"the address of '{tensor_name}'", log)
             _infer_shapes(context, name)
             scratch = self._device.scratch(context.update_device_memory_size_for_shapes(), stream)
-            context.set_device_memory(scratch.address, scratch.size)
+            context.set_device_memory(scratch.address, scratch.nbytes)
         return context, scratch
 
 
@@ -120,12 +110,11 @@ def _infer_shapes(context: Any, name: str) -> None:
 
 
 def _no_context(name: str, log: Log) -> DeviceError:
-    told = " ".join(log.errors) or "it gives no reason"
-    if is_out_of_memory(told):
+    if is_out_of_memory(" ".join(log.errors)):
         return DeviceMemoryError(
             f"the GPU has no room for a context of engine '{name}'", "free the GPU's memory, or ask for fewer shapes"
         )
-    return DeviceError(f"engine '{name}' gets no context: {in_short(told)}")
+    return DeviceError(f"engine '{name}' gets no context: {in_short(log.first_error)}")
 
 
 def _closed(stream: int) -> bool:

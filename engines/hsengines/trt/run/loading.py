@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hsengines.errors import DeviceMemoryError, EngineLoadError, HSError
 from hsengines.files import link_graph
 from hsengines.spec import EngineSpec
-from hsengines.trt.build.log import Log, is_noise, last_error, listening, logger_of
+from hsengines.trt.build.log import Log, last_error, listening, logger_of
 from hsengines.trt.build.refusals import in_short, is_out_of_memory
-from hsengines.trt.inspection import difference, signature_of_engine, signature_of_spec
+from hsengines.trt.inspection import signature_of_engine
 
 if TYPE_CHECKING:
     from hsengines.cuda.device import CudaDevice
@@ -33,30 +33,23 @@ _DIAGNOSES = {
 }
 
 
-class OpenPlan:
-    """An engine and the runtime it belongs to."""
+def open_plan(library: Any, title: str, plan: Path, spec: EngineSpec, device: CudaDevice) -> tuple[Any, Any]:
+    """Deserialises `plan`: the runtime, which must outlive the engine, and the engine.
 
-    def __init__(self, runtime: Any, engine: Any) -> None:
-        self._runtime = runtime
-        self.engine = engine
-
-    def close(self) -> None:
-        """Frees the engine's weights; its contexts must be gone."""
-        self.engine = None
-        self._runtime = None
-
-
-def open_plan(library: Any, title: str, plan: Path, spec: EngineSpec, device: CudaDevice) -> OpenPlan:
-    """Deserialises `plan`. Raises EngineLoadError, and DeviceMemoryError if the GPU has no room for the weights."""
+    Raises EngineLoadError, and DeviceMemoryError if the GPU has no room for the weights.
+    """
     runtime = library.Runtime(logger_of(library))
     gpu = f"{device.name} (sm_{device.compute_capability})"
     with listening(library) as log:
         engine = _deserialised(library, title, runtime, plan, gpu)
         if engine is None:
             raise _refusal(library, title, plan, gpu, log)
-    opened = OpenPlan(runtime, engine)
-    _check(library, plan, spec, engine)
-    return opened
+    if wrong := spec.difference(signature_of_engine(library, engine)):
+        raise EngineLoadError(f"{plan.name} has {wrong}", AGAIN)
+    found, expected = engine.num_optimization_profiles, max(1, len(spec.profiles))
+    if found != expected:
+        raise EngineLoadError(f"{plan.name} has {found} profiles, expected {expected}", AGAIN)
+    return runtime, engine
 
 
 def _deserialised(library: Any, title: str, runtime: Any, plan: Path, gpu: str) -> Any:
@@ -83,8 +76,7 @@ def _raise_diagnosed(library: Any, title: str, plan: Path, gpu: str, diagnostics
 
 def _refusal(library: Any, title: str, plan: Path, gpu: str, log: Log) -> HSError:
     """The error for a plan that could not be deserialised, from what was logged."""
-    errors = [text for text in log.errors if not is_noise(text)] or ["it gives no reason"]
-    told = " ".join(errors)
+    told = " ".join(log.errors)
     if versions := re.search(r"expecting library version (\S+) got\s+(\S+?)[,.]?(?:\s|$)", told):
         found = f"was built by {title} {versions[2]}, and this is {versions[1]}"
         return EngineLoadError(f"{plan.name} {found}", "build it again, or install that version")
@@ -100,16 +92,7 @@ def _refusal(library: Any, title: str, plan: Path, gpu: str, log: Log) -> HSErro
             "free the GPU's memory, or build with weight streaming",
             needed_bytes=plan.stat().st_size,
         )
-    return EngineLoadError(f"{title} cannot open {plan.name}: {in_short(errors[0])}", AGAIN)
-
-
-def _check(library: Any, plan: Path, spec: EngineSpec, engine: Any) -> None:
-    """Raises EngineLoadError where tensors or the number of profiles are not the spec's."""
-    if wrong := difference(signature_of_engine(library, engine), signature_of_spec(spec)):
-        raise EngineLoadError(f"{plan.name} has {wrong}", AGAIN)
-    found, expected = engine.num_optimization_profiles, max(1, len(spec.profiles))
-    if found != expected:
-        raise EngineLoadError(f"{plan.name} has {found} profiles, expected {expected}", AGAIN)
+    return EngineLoadError(f"{title} cannot open {plan.name}: {in_short(log.first_error)}", AGAIN)
 
 
 def graph_beside(plan: Path) -> Path:
@@ -138,9 +121,7 @@ def put_weights_back(library: Any, plan: Path, engine: Any) -> None:
         parsed = library.OnnxParserRefitter(refitter, logger).refit_from_file(str(graph))
         if not parsed or not refitter.refit_cuda_engine():
             said = in_short(last_error(library)) or "it gives no reason"
-            raise EngineLoadError(
-                f"{plan.name} cannot take its weights from {graph.name}: {said}", "build the bundle again"
-            )
+            raise EngineLoadError(f"{plan.name} cannot take its weights from {graph.name}: {said}", AGAIN)
 
 
 def set_up_streaming(name: str, engine: Any, *, graphs: bool) -> None:
