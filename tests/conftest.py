@@ -66,6 +66,21 @@ def demo_cache(demo_build):
 
 
 @pytest.fixture(scope="session")
+def tiny_openvino_bundle(tiny_pair_dirs, tiny_cache, tmp_path_factory):
+    """The tiny pair for OpenVINO, in fp32."""
+    from hsengines.build import build_options
+    from hsexport.build.build import build
+    from hsexport.build.request import BuildRequest
+    from hsexport.progress import Reporter
+
+    out = tmp_path_factory.mktemp("openvino") / "bundle"
+    large, small = map(str, tiny_pair_dirs)
+    options = build_options("openvino")
+    build(BuildRequest(large, small, out, tiny_cache, backend="openvino", options=options), Reporter())
+    return out
+
+
+@pytest.fixture(scope="session")
 def library(tmp_path_factory):
     """The C library, built by `hsexport embed --build`."""
     from capi_builds import Library, run

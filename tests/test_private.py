@@ -30,6 +30,15 @@ def test_run_is_private(traced, tiny_bundle, tmp_path):
 
 
 @pytest.mark.slow
+def test_run_on_openvino_keeps_kernels_and_nothing_else(traced, tiny_openvino_bundle, tmp_path):
+    traced.run(*HSEXPORT, "run", tiny_openvino_bundle, "--prompt", "red", "--out", tmp_path / "red.png")
+    kept = traced.home / ".cache" / "hsexport" / "openvino"
+    assert {file.suffix for file in traced.home.rglob("*") if file.is_file()} == {".blob"}
+    assert traced.written(tmp_path / "red.png", tmp_path / ".red.png", kept, kept.parent, kept.parents[1]) == set()
+    assert traced.spoke_to() == set()
+
+
+@pytest.mark.slow
 def test_serve_is_private(traced, tiny_bundle):
     command = traced.command(*HSEXPORT, "serve", tiny_bundle, "--port", "0")
     process = subprocess.Popen(command, env=traced.environment, stderr=subprocess.PIPE, text=True)

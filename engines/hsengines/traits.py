@@ -51,6 +51,13 @@ BACKENDS = {
     "ort-cpu": BackendTraits(
         "hsengines.ort.cpu:OrtCpuBackend", extra="cpu", rules=("gather-nd-indices", "bf16-on-cpu")
     ),
+    "openvino": BackendTraits(
+        "hsengines.openvino.backend:OpenVinoBackend",
+        extra="openvino",
+        precisions=("fp32", "bf16"),
+        fused_attention=True,
+        rules=("gather-nd-indices",),
+    ),
     "ort-cuda": BackendTraits(
         "hsengines.ort.cuda:OrtCudaBackend",
         on_cpu=False,

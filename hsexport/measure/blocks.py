@@ -1,7 +1,7 @@
 """Reports and what they look like: tables in Markdown, a document's blocks of numbers, files written whole.
 
 A document holds `<!-- numbers: COMMAND -> FILE -->`, what the command measured, and `<!-- end of numbers -->`. The
-command's module has `block`, which makes that text of FILE's JSON: nothing in it is written by hand.
+measurement of that name has made the text of FILE's JSON: nothing in it is written by hand.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ ensure_environment() {
     environment_recipe | cmp -s - .venv/installed-from && return
     environment_belongs_here || make_environment
     say "installing (some hundred MB the first time)"
-    .venv/bin/python -m pip install --constraint requirements/cpu.txt --editable '.[build,cpu,rtx,bench,serve,ray,dev,demo]' ||
+    .venv/bin/python -m pip install --constraint requirements/cpu.txt --editable '.[build,cpu,openvino,rtx,bench,serve,ray,dev,demo]' ||
         fail "the installation failed; pip's own words stand above"
     environment_recipe >.venv/installed-from
 }

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from hsengines.errors import EngineLoadError
 from hsengines.ort import screening
-from hsengines.ort.screening import screen
+from hsengines.screening import screen
 
 
 def value(name):

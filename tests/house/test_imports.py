@@ -25,6 +25,7 @@ FORBIDDEN = {
 }
 BACKEND_OF_LIBRARY = {
     "onnxruntime": "hsengines.ort",
+    "openvino": "hsengines.openvino",
     "tensorrt": "hsengines.trt",
     "tensorrt_rtx": "hsengines.trt",
     "cuda": "hsengines.cuda",

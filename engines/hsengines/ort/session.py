@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 
 import onnxruntime as ort
 
-from hsengines.backend import Backend, Binding, Engine, check_binding
-from hsengines.build import BuildOptions, BuildProgress, EngineFiles
+from hsengines.backend import Binding, Engine, check_binding
 from hsengines.cores import usable_cores
 from hsengines.device import Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError, first_line
-from hsengines.files import link_graph
-from hsengines.ort.screening import screen
+from hsengines.graph_backend import GraphBackend
+from hsengines.screening import screen
 from hsengines.spec import EngineSpec, signature
 
 NUMPY_NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
@@ -30,30 +28,12 @@ NO_ROOM = re.compile(r"allocate memory for requested buffer of size (\d+)")
 Provider = str | tuple[str, dict[str, str]]
 
 
-class OrtBackend(Backend[BuildOptions]):
-    """A backend whose engines are the graphs themselves: kernels are picked when an engine is loaded."""
+class OrtBackend(GraphBackend):
+    """What both have in common."""
 
     def version(self) -> str:
         """ONNX Runtime's version."""
         return f"onnxruntime {ort.__version__}"
-
-    def build(
-        self, onnx: Path, spec: EngineSpec, options: BuildOptions, out: Path, progress: BuildProgress | None = None
-    ) -> EngineFiles:
-        """Takes the ONNX file as the engine, once ONNX Runtime has accepted every node of it.
-
-        The optimised graph is not stored: it would hold kernels picked for the building machine. `out` may share the
-        file and its weights with `onnx`, which must not be edited afterwards.
-        """
-        del progress
-        self.check_options(options)
-        engine, *weights = link_graph(onnx, out)
-        self._try(engine, spec, options)
-        return EngineFiles(engine, tuple(weights))
-
-    @abstractmethod
-    def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
-        """Raises EngineLoadError for a graph that ONNX Runtime does not accept."""
 
 
 def open_session(

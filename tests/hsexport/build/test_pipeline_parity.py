@@ -9,6 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from tiny_pair import T5_LENGTH, make_pair
 
+from hsengines.build import build_options
 from hsexport.build.build import build
 from hsexport.build.request import BuildRequest
 from hsexport.progress import Reporter
@@ -67,8 +68,8 @@ def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_le
     return np.abs(ours.astype(int) - expected).max()
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift):
+@pytest.mark.parametrize(("shift", "backend"), [(1.0, "ort-cpu"), (3.0, "ort-cpu"), (3.0, "openvino")])
+def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift, backend):
     large, small = tiny_pair_dirs
     linked = tmp_path / "large"
     linked.mkdir()
@@ -76,7 +77,8 @@ def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift)
         if part.name != "scheduler":
             (linked / part.name).symlink_to(part)
     with_shift(linked, shift)
-    with Session.open(built(linked, small, tmp_path / "bundle", tiny_cache)) as session:
+    request = {"backend": backend, "options": build_options(backend)}
+    with Session.open(built(linked, small, tmp_path / "bundle", tiny_cache, **request)) as session:
         for size, guidance in (((16, 16), 4.0), ((24, 12), 4.0), ((12, 20), 1.0)):
             large_difference = largest_difference(
                 diffusers_pipeline(linked), session, "large", 6, size, guidance, T5_LENGTH

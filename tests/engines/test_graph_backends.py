@@ -1,3 +1,5 @@
+"""Backends whose engines are the graphs themselves, on the CPU."""
+
 import numpy as np
 import psutil
 import pytest
@@ -6,7 +8,7 @@ from onnx import TensorProto, helper, save
 
 from hsengines.backend import get_backend
 from hsengines.build import BuildOptions
-from hsengines.errors import EngineBuildError, EngineLoadError, ShapeError
+from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError, ShapeError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 
 SPEC = EngineSpec(
@@ -37,9 +39,9 @@ def onnx(tmp_path):
     return path
 
 
-@pytest.fixture
-def backend():
-    return get_backend("ort-cpu")
+@pytest.fixture(params=["ort-cpu", "openvino"])
+def backend(request):
+    return get_backend(request.param, "")
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ def test_build_leaves_a_loadable_engine_that_takes_no_space(backend, device, onn
 
 
 def test_build_in_another_precision_is_refused(backend, onnx, tmp_path):
-    with pytest.raises(EngineBuildError, match="'ort-cpu' builds fp32, not fp16; leave --precision out"):
+    with pytest.raises(EngineBuildError, match=f"'{backend.name}' builds (fp32|fp32 or bf16), not fp16; "):
         backend.build(onnx, SPEC, BuildOptions(precision="fp16"), tmp_path)
 
 
@@ -222,6 +224,7 @@ def test_output_in_place_of_an_input_is_refused(backend, device, onnx):
         backend.load(onnx, other, device)
 
 
+@pytest.mark.parametrize("backend", ["ort-cpu"], indirect=True)
 def test_engines_lend_each_other_what_their_runs_take(backend, device, onnx):
     """`all` takes 96 MiB while the engine runs; eight engines in turn need it once."""
     inputs, outputs = tensors(device, active=8)
@@ -233,3 +236,69 @@ def test_engines_lend_each_other_what_their_runs_take(backend, device, onnx):
         engine.bind(inputs, outputs).enqueue()
         taken.append(psutil.Process().memory_info().rss)
     assert taken[-1] - taken[0] < 96 * 2**20
+
+
+def test_what_openvino_compiled_is_kept_and_a_broken_one_is_made_anew(device, onnx, tmp_path):
+    def compiled():
+        engine = get_backend("openvino", tmp_path / "kept").load(onnx, SPEC, device)
+        inputs, outputs = tensors(device)
+        for tensor in inputs.values():
+            tensor.write(np.ones((2, 3), np.float32))
+        engine.bind(inputs, outputs).enqueue()
+        np.testing.assert_array_equal(outputs["sum"].read(), [4, 4, 4])
+        return sorted((tmp_path / "kept").rglob("*.blob"))
+
+    (first,) = compiled()
+    written = first.stat().st_mtime_ns
+    assert compiled() == [first] and first.stat().st_mtime_ns == written
+    first.chmod(0o600)
+    first.write_bytes(b"no blob")
+    assert compiled() == [first]
+
+
+@pytest.mark.parametrize("place", ["a file", "missing/\0"])
+def test_without_a_place_to_keep_it_openvino_compiles_all_the_same(device, onnx, tmp_path, place):
+    (tmp_path / "a file").write_text("in the way")
+    get_backend("openvino", tmp_path / place).load(onnx, SPEC, device).close()
+
+
+def test_threads_reach_openvino(onnx):
+    backend = get_backend("openvino", "")
+    engine = backend.load(onnx, SPEC, backend.device(1))
+    assert engine._model.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    """Doubles in bf16."""
+    value = helper.make_tensor_value_info
+    shape = ["M", 3]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "narrow",
+        [value("x", TensorProto.BFLOAT16, shape)],
+        [value("y", TensorProto.BFLOAT16, shape)],
+    )
+    path = tmp_path / "narrow.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    tensor = TensorSpec("x", "bfloat16", ("M", 3))
+    return path, EngineSpec("narrow", (tensor,), (structs.replace(tensor, name="y"),))
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_bf16_tensors_are_bound_where_they_lie(device, narrow, rows):
+    backend, (path, spec) = get_backend("openvino", ""), narrow
+    x, y = device.empty((rows, 3), "bfloat16"), device.empty((rows, 3), "bfloat16")
+    x.write(np.full((rows, 3), 1.5, x.dtype))
+    backend.load(path, spec, device).bind({"x": x}, {"y": y}).enqueue()
+    np.testing.assert_array_equal(y.read(), np.full((rows, 3), 3, x.dtype))
+
+
+def test_cpu_without_bf16_is_told_what_it_lacks(device, narrow, monkeypatch):
+    backend, (path, spec) = get_backend("openvino", ""), narrow
+    monkeypatch.setattr(type(backend), "_capabilities", lambda self: ["FP32"])
+    words = (
+        "'narrow' computes in bf16; this CPU's flags have neither avx512_bf16 nor amx_bf16; build with --precision fp32"
+    )
+    with pytest.raises(BackendUnavailable, match=words):
+        backend.load(path, spec, device)

@@ -1,0 +1,103 @@
+"""Bundles of one pair for several backends: whole pictures in turns, each bundle in a process of its own.
+
+Runtimes disturb each other inside one process: their idle threads wait for work by spinning.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from hsengines.cores import usable_cores
+from hsengines.errors import HSError
+from hsexport.measure.blocks import PATH, Measured, measured_on, measurement, table, threads_option
+from hsexport.measure.prompts import PROMPT
+from hsexport.measure.turns import column, in_turns, median_of, speedups
+from hsruntime import Session
+from hsruntime.bundle.reader import open_bundle
+from hsruntime.options import SessionOptions
+
+SCHEDULES = ("large", "hybridstitch", "small")
+
+
+def draw(asked: Connection, bundle: Path, threads: int) -> None:
+    """Draws with each schedule that is asked for, and answers with the loop's seconds, until nobody asks."""
+    with Session(open_bundle(bundle), SessionOptions(threads=threads)) as session:
+        while schedule := asked.recv():
+            asked.send(session.generate(PROMPT, schedule=schedule).loop_seconds)
+
+
+def spin() -> None:
+    """One busy thread, as a neighbour in a container may be."""
+    while True:
+        pass
+
+
+@contextmanager
+def process(call: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Another process that does this meanwhile."""
+    started = multiprocessing.get_context("spawn").Process(target=call, args=arguments, daemon=True)
+    started.start()
+    try:
+        yield
+    finally:
+        started.kill()
+        started.join()
+
+
+def loop_seconds(asking: Connection, bundle: Path, schedule: str) -> float:
+    """What a picture took in the bundle's process. Raises HSError where that has ended."""
+    try:
+        asking.send(schedule)
+        return float(asking.recv())
+    except (EOFError, OSError) as err:
+        raise HSError(f"the process that opened {bundle} has ended", "what it said stands above") from err
+
+
+def block(report: Measured) -> str:
+    """A row for each bundle and schedule, quiet and beside a busy neighbour."""
+    columns = (
+        "bundle: `{bundle}` | backend: {backend}, {precision} | schedule: {schedule} | loop ms: {loop_ms:.0f}"
+        " | over the first's time: {over_first[value]:.2f} ({over_first[low]:.2f} to {over_first[high]:.2f})"
+        " | beside a busy process, ms: {busy_ms:.0f}"
+        " | over the first's: {busy_over_first[value]:.2f} ({busy_over_first[low]:.2f} to {busy_over_first[high]:.2f})"
+    )
+    return table(columns, report["rows"]) + measured_on(report, f"medians of {report['rounds']} rounds in turns")
+
+
+@measurement(block)
+@click.argument("bundles", type=PATH, nargs=-1, required=True)
+@click.option("--rounds", default=15, type=click.IntRange(2), help="in turns, after one that does not count")
+@threads_option
+def backends(bundles: tuple[Path, ...], rounds: int, threads: int) -> dict[str, Any]:
+    """Set BUNDLES of one pair for several backends beside the first: loops, quiet and beside one spinning process."""
+    opened = {bundle: open_bundle(bundle).manifest for bundle in bundles}
+    calls: dict[str, Callable[[], float]] = {}
+    with ExitStack() as stack:
+        for bundle in opened:
+            asking, asked = multiprocessing.get_context("spawn").Pipe()
+            stack.enter_context(process(draw, asked, bundle, threads or usable_cores()))
+            asked.close()
+            calls |= {f"{bundle} {name}": partial(loop_seconds, asking, bundle, name) for name in SCHEDULES}
+        quiet = in_turns(calls, rounds)
+        with process(spin):
+            busy = in_turns(calls, rounds)
+    rows = []
+    for bundle, manifest in opened.items():
+        for name in SCHEDULES:
+            row: dict[str, Any] = {"bundle": str(bundle), "backend": manifest.backend, "precision": manifest.precision}
+            row["schedule"] = name
+            for state, played in (("", quiet), ("busy_", busy)):
+                own, first = (column(played, f"{each} {name}") for each in (bundle, bundles[0]))
+                row[f"{state or 'loop_'}ms"] = 1000 * float(np.median(own))
+                row[f"{state}over_first"] = vars(median_of(speedups(own, first)))
+            rows.append(row)
+    return {"rounds": rounds, "rows": rows}
