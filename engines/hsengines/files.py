@@ -71,6 +71,14 @@ def link_graph(onnx: Path, folder: Path) -> list[Path]:
     return [link_or_copy(source, folder / source.name) for source in sources if source == onnx or source.exists()]
 
 
+def bytes_text(count: int) -> str:
+    """A number of bytes as people read it, in the largest decimal unit that leaves something before the point."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def is_other_process(pid: int) -> bool:
     """Whether a living process other than this one has that id; in a container a dead writer's id is ours again."""
     if pid == os.getpid():

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hsengines.files import bytes_text
 from hsexport.plan.gpus import GPUS, Gpu
 from hsexport.plan.machine import Machine
 from hsexport.plan.stages import StagePlan
@@ -26,7 +27,7 @@ class Shortfall:
     certain: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what} needs {self.needed_bytes / GB:.1f} GB, {self.found_bytes / GB:.1f} GB are there"
+        return f"{self.what} needs {bytes_text(self.needed_bytes)}, {bytes_text(self.found_bytes)} are there"
 
 
 def disk_shortfalls(stages: Sequence[StagePlan], machine: Machine) -> Iterator[Shortfall]:
@@ -111,7 +112,7 @@ def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
     """Bytes and how they are saved; the first is the mildest."""
     for name, saved in choices.optional_bytes.items():
         if saved:
-            yield saved, f"--without-{name} ({saved / GB:.1f} GB)"
+            yield saved, f"--without-{name} ({bytes_text(saved)})"
     if choices.halves:
         yield memory.weights_bytes // 2 + memory.cache_bytes // 2, "--precision bf16 on a GPU backend"
     if choices.streams_weights:

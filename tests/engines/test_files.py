@@ -5,7 +5,7 @@ import sys
 import pytest
 from small_disk import small_disk
 
-from hsengines.files import is_other_process, left_behind, link_or_copy, replace_file, replaced, workplace
+from hsengines.files import bytes_text, is_other_process, left_behind, link_or_copy, replace_file, replaced, workplace
 
 
 @pytest.fixture
@@ -127,3 +127,18 @@ def test_a_workplace_is_empty_and_goes_with_what_killed_processes_left(tmp_path)
         assert list(place.iterdir()) == []
         (place / "file").touch()
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (62_457_630, "62.5 MB"),
+        (10**9, "1.0 GB"),
+        (15_234_000_000, "15.2 GB"),
+    ],
+)
+def test_numbers_of_bytes_are_told_in_the_unit_that_fits(count, words):
+    assert bytes_text(count) == words

@@ -4,8 +4,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from hsengines import screening
 from hsengines.errors import EngineLoadError
-from hsengines.ort import screening
 from hsengines.screening import screen
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from hsengines.errors import HSError
-from hsengines.files import flush, workplace
+from hsengines.files import bytes_text, flush, workplace
 from hsengines.traits import traits_of
 from hsexport.deploy.archive.pins import Target, pins_of
 from hsexport.deploy.archive.wheels import fetch_wheels, own_wheel, requirements_of
@@ -61,8 +61,8 @@ def check_room(folder: Path, members: Sequence[Member]) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise HSError(
-            f"the archive needs {needed_bytes} bytes, '{folder}' has {free_bytes} free",
-            f"free {needed_bytes - free_bytes} bytes there, or write it elsewhere",
+            f"the archive needs {bytes_text(needed_bytes)}, '{folder}' has {bytes_text(free_bytes)} free",
+            f"free {bytes_text(needed_bytes - free_bytes)} there, or write it elsewhere",
         )
 
 

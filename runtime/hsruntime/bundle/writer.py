@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hsengines.errors import HSError
-from hsengines.files import flush, left_behind, link_or_copy, workplace
+from hsengines.files import bytes_text, flush, left_behind, link_or_copy, workplace
 from hsruntime.bundle.manifest import BundleError, FileRecord, Manifest, manifest_bytes, manifest_from_bytes
 from hsruntime.bundle.reader import MANIFEST_NAME, Bundle, check_paths, check_references, open_bundle, sha256_of
 from hsruntime.facts import Defaults
@@ -151,8 +151,8 @@ def _check_space(parent: Path, contents: Mapping[str, Source]) -> None:
     free_bytes = shutil.disk_usage(parent).free
     if needed_bytes > free_bytes:
         raise HSError(
-            f"the bundle needs {needed_bytes} bytes, '{parent}' has {free_bytes} free",
-            f"free {needed_bytes - free_bytes} bytes there, or write the bundle elsewhere",
+            f"the bundle needs {bytes_text(needed_bytes)}, '{parent}' has {bytes_text(free_bytes)} free",
+            f"free {bytes_text(needed_bytes - free_bytes)} there, or write the bundle elsewhere",
         )
 
 
@@ -162,7 +162,7 @@ def _os_errors_told(subject: Path | str, parent: Path, total_bytes: int) -> Iter
         yield
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = f"free {total_bytes} bytes on '{parent}'" if full else f"check that '{parent}' may be written"
+        hint = f"free {bytes_text(total_bytes)} on '{parent}'" if full else f"check that '{parent}' may be written"
         raise HSError(f"'{subject}' could not be written: {err}", f"{hint}, or write the bundle elsewhere") from err
 
 

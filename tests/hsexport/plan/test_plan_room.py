@@ -191,7 +191,7 @@ def test_memory_refuses_only_what_needs_it_for_certain(sd35_recipe, roomy):
     assert [told.partition(" GB, 8.0 GB are there; ")[2] for told in check_room(modest)] == [
         "close other programs or build on a machine with more memory"
     ] * 2
-    with pytest.raises(RoomError, match=r"the stage export needs 1.\d GB, 0.5 GB are there"):
+    with pytest.raises(RoomError, match=r"the stage export needs 1.\d GB, 500.0 MB are there"):
         check_room(plan_for(recipe, replace(roomy, memory_bytes=5 * 10**8)))
 
 

@@ -94,7 +94,8 @@ def test_a_file_that_is_not_what_the_manifest_says_is_named(tiny_bundle, tmp_pat
 def test_a_full_disk_is_told_before_anything_is_written(tiny_bundle, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**6, 10**6 - 1000, 1000)
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(HSError, match=r"the archive needs \d{5,} bytes, .* has 1000 free; free \d+ bytes there"):
+    words = r"the archive needs \d+\.\d [kM]B, .* has 1\.0 kB free; free \d+\.\d [kM]B there"
+    with pytest.raises(HSError, match=words):
         archive_bundle(tiny_bundle, tmp_path / "a.tar", None, Reporter())
     assert not list(tmp_path.iterdir())
 
