@@ -47,12 +47,14 @@ def test_fp32_is_within_a_hundred_thousandth_of_the_reference(tiny_openvino_bund
         assert record.parity is None or record.parity.max_relative < 1e-5, name
 
 
-def test_verify_finds_both_whole(hsexport, tiny_openvino_bundle):
+@pytest.mark.slow
+def test_verify_finds_it_whole(hsexport, tiny_openvino_bundle):
     done = hsexport("verify", str(tiny_openvino_bundle))
     assert done.returncode == 0, done.stderr
     assert "full pass, region" in done.stdout
 
 
+@pytest.mark.slow
 @has_bf16
 def test_bf16_halves_the_weights_and_stays_near(hsexport, narrow_bundle, tiny_openvino_bundle):
     sizes = [sum(f.size_bytes for f in open_bundle(b).manifest.files) for b in (narrow_bundle, tiny_openvino_bundle)]
@@ -65,6 +67,7 @@ def test_bf16_halves_the_weights_and_stays_near(hsexport, narrow_bundle, tiny_op
     assert hsexport("verify", str(narrow_bundle)).returncode == 0
 
 
+@pytest.mark.slow
 @has_bf16
 def test_a_cpu_without_bf16_is_told_when_the_bundle_is_opened(narrow_bundle, hsexport, monkeypatch):
     from hsengines.errors import BackendUnavailable
@@ -75,6 +78,7 @@ def test_a_cpu_without_bf16_is_told_when_the_bundle_is_opened(narrow_bundle, hse
         Session.open(narrow_bundle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"text_on_demand": True}, {"threads": 1}, {"vae_tile": 16}, {"kernel_cache": ""}])
 def test_a_sessions_options_work_on_it(tiny_openvino_bundle, options):
     with Session.open(tiny_openvino_bundle) as session:
