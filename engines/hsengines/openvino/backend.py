@@ -53,8 +53,7 @@ class OpenVinoBackend(GraphBackend):
         """
         del device
         model = self._read(engine, spec)
-        in_bf16 = any(output.get_element_type() == NARROW for node in model.get_ops() for output in node.outputs())
-        if in_bf16 and "BF16" not in self._capabilities():
+        if "BF16" not in self._capabilities() and _computes_in_bf16(model):
             told = f"'{spec.name}' computes in bf16; this CPU's flags have neither avx512_bf16 nor amx_bf16"
             raise BackendUnavailable(told, "build with --precision fp32")
         settings: dict[str, Any] = {
@@ -88,6 +87,10 @@ class OpenVinoBackend(GraphBackend):
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options
         self._read(engine, spec)
+
+
+def _computes_in_bf16(model: ov.Model) -> bool:
+    return any(output.get_element_type() == NARROW for node in model.get_ops() for output in node.outputs())
 
 
 def _refused(engine: Path, err: RuntimeError) -> EngineLoadError:

@@ -44,7 +44,8 @@ class PromptTokenizer:
 
     def text(self, row: PromptRow) -> str:
         """What of a row this encoder reads."""
-        return "".join(row[self._place : self._place + 1]) or row[0]
+        own = row[self._place] if self._place < len(row) else ""
+        return own or row[0]
 
     def lost(self, prompt: str) -> tuple[str, int]:
         """The end of `prompt` that does not fit, as written, and the whole number of ids; ("", n) if all fits."""
