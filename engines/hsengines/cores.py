@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,14 @@ def usable_cores() -> int:
     """At least 1; a quota of one and a half cores counts as two."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *map(math.ceil, quotas())]))
+
+
+def checked_threads(asked: int) -> int:
+    """As many as asked for, 0 for all; warns of more than there are cores to run on."""
+    if asked > usable_cores():
+        told = f"{asked} threads asked for, but this process may use {usable_cores()} cores"
+        warnings.warn(told, stacklevel=3)
+    return asked
 
 
 def quotas(root: Path = CGROUPS, own: Path = OWN) -> list[float]:

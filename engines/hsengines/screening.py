@@ -1,7 +1,8 @@
 """What of an ONNX file is looked at before a native library reads it: nothing that a build never writes gets that far.
 
-A build's graphs are flat: no control flow, no functions, operators of ONNX itself. With loops and functions a small
-file can ask for endless work or memory. The file is protocol buffers (onnx.proto); what does not matter is skipped.
+A build's graphs are flat: no control flow, no functions, operators of ONNX itself and two of ONNX Runtime's. With loops
+and functions a small file can ask for endless work or memory. The file is protocol buffers (onnx.proto); what does not
+matter is skipped.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ MOST_BYTES = 2**31
 """Of the file itself, protocol buffers' own limit; weights lie beside it."""
 MOST_NODES = 200_000
 DOMAINS = (b"", b"ai.onnx")
+FOREIGN = {b"com.microsoft": (b"FastGelu", b"SkipSimplifiedLayerNormalization")}
+"""Operators outside ONNX that a build writes, by domain."""
 _GRAPH, _FUNCTIONS, _NODE = 7, 25, 1  # of ModelProto, ModelProto, GraphProto
-_DOMAIN, _ATTRIBUTE, _SUBGRAPHS = 7, 5, (6, 11)  # of NodeProto, NodeProto, AttributeProto
+_OPERATOR, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
+_SUBGRAPHS = (6, 11)  # of AttributeProto
 
 
 def screen(onnx: Path) -> None:
@@ -42,11 +46,16 @@ def screen(onnx: Path) -> None:
 
 
 def _screen_node(onnx: Path, node: memoryview) -> None:
+    domain = operator = b""
     for field, part in _fields(node):
-        if field == _DOMAIN and bytes(part) not in DOMAINS:
-            _refuse(onnx, f"it has an operator of {bytes(part[:60])!r}")
+        if field == _DOMAIN:
+            domain = bytes(part)
+        if field == _OPERATOR:
+            operator = bytes(part)
         if field == _ATTRIBUTE and any(number in _SUBGRAPHS for number, _ in _fields(part)):
             _refuse(onnx, "it has control flow")
+    if domain not in DOMAINS and operator not in FOREIGN.get(domain, ()):
+        _refuse(onnx, f"it has the operator {operator[:60]!r} of {domain[:60]!r}")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

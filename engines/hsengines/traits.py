@@ -49,7 +49,10 @@ class BackendTraits:
 
 BACKENDS = {
     "ort-cpu": BackendTraits(
-        "hsengines.ort.cpu:OrtCpuBackend", extra="cpu", rules=("gather-nd-indices", "bf16-on-cpu")
+        "hsengines.ort.cpu:OrtCpuBackend",
+        extra="cpu",
+        passes=("ort_operators",),
+        rules=("gather-nd-indices", "bf16-on-cpu"),
     ),
     "openvino": BackendTraits(
         "hsengines.openvino.backend:OpenVinoBackend",

@@ -34,12 +34,6 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     schedule = resolve_schedule(request.schedule, request.steps, DEFAULT_STEPS)
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
-    sigmas = family.sigmas(pair)
-    if schedule.steps > sigmas.levels:
-        raise RecipeError(
-            f"--schedule has {schedule.steps} steps, the pair was trained on {sigmas.levels} noise levels",
-            f"ask for {sigmas.levels} steps or fewer",
-        )
     adapters = {member.role: _adapters(member, request) for member in (pair.large, pair.small)}
 
     def transformer(member: Member) -> Transformer:
@@ -52,11 +46,13 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         small=transformer(pair.small),
         latent=latent,
         sizes=sizes,
-        sigmas=sigmas,
+        sigmas=family.sigmas(pair),
         text=family.text_sides(pair, request.parts_left_out, request.max_sequence_length),
         defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
     )
     _check_bounds(facts)
+    if schedule.steps > facts.most_steps:
+        raise RecipeError(f"--schedule has {schedule.steps} steps, a bundle takes {facts.most_steps}", "ask for fewer")
     return Recipe(pair, facts, adapters)
 
 

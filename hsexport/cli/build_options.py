@@ -12,6 +12,7 @@ from typing import Any, get_args
 import click
 
 from hsengines.build import build_options, own_options
+from hsengines.choice import AUTO, CPU, fastest_on_cpu, fastest_precision
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.build.request import BuildRequest, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
@@ -61,11 +62,13 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option(
         "--backend",
         default=DEFAULT_BACKEND,
-        shell_complete=one_of(backend_names),
-        help=f"one of {', '.join(backend_names())}",
+        shell_complete=one_of(lambda: [*backend_names(), CPU]),
+        help=f"one of {', '.join(backend_names())}, or '{CPU}' for the fastest that is installed for this one",
     ),
     click.option(
-        "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="default: fp32 on a CPU, bf16 on a GPU"
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16", AUTO]),
+        help="default: fp32 on a CPU, bf16 on a GPU; 'auto': bf16 on CPUs that are built for it, too",
     ),
     click.option("--weights", type=click.Choice(WEIGHTS), default=WEIGHTS[0], help="how weights are stored"),
     click.option(
@@ -125,6 +128,12 @@ def request_from(
 
     A backend's own options are passed on where they differ from their default.
     """
+    if backend == CPU:
+        backend, found, why = fastest_on_cpu()
+        precision = found if precision in (None, AUTO) else precision
+        click.echo(f"{backend}, {precision}: {why}", err=True)
+    elif precision == AUTO:
+        precision = fastest_precision(backend)
     own = {name: asked.pop(name) for name in OWN}
     told = {name: value for name, value in own.items() if value != OWN[name]["default"]}
     options = build_options(backend, weights=weights, **told, **({"precision": precision} if precision else {}))

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from hsengines.cores import usable_cores
 from hsengines.spec import FLOATS
 from hsexport.cli.command import bundle_argument, command, json_option
 from hsexport.report import tables_console
@@ -54,7 +55,8 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )
     console.print(f"identity {m.identity}")
-    console.print(f"for      {m.target}")
+    here = f"; this process may use {usable_cores()} cores" if m.on_cpu else ""
+    console.print(f"for      {m.target}{here}")
     console.print(f"large    {_model(m.facts.large)}")
     console.print(f"small    {_model(m.facts.small)}")
     console.print(
@@ -125,7 +127,7 @@ def _extents(manifest: Manifest) -> dict[str, int]:
     schedule = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
     guided = facts.defaults.guidance_scale > 1
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=guided)
-    return Layout(facts, shape, "cache", {}).extents
+    return Layout(facts, manifest.specs, shape).extents
 
 
 def _steps_json(manifest: Manifest) -> str:

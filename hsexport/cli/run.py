@@ -13,6 +13,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hsengines.cores import usable_cores
 from hsengines.errors import HSError
 from hsexport.cli.command import FILE, bundle_argument, command, json_option
 from hsexport.cli.options import picture_options, session_options
@@ -66,7 +67,7 @@ def run(
         console.print(f"warning: {cut}", soft_wrap=True, markup=False)
     files = [str(file) for file in save_pictures(result, request, out, region)]
     if as_json:
-        click.echo(json.dumps(_summary(result, files, cuts)))
+        click.echo(json.dumps(_summary(result, files, cuts) | {"threads": session.threads or usable_cores()}))
     else:
         console.print(f"{', '.join(files)}: {result.schedule}, {result.seconds:.2f} s", soft_wrap=True, markup=False)
 

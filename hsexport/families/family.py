@@ -82,7 +82,12 @@ class Family(ABC):
 
     @abstractmethod
     def networks(self, recipe: Recipe) -> list[Network]:
-        """Large, small, text encoders and joins, the decoder: the largest first, so that a doomed build fails early."""
+        """Large, small, what conditions them, text encoders, joins, the decoder.
+
+        `condition_large` and `condition_small` take `timesteps` (S,) and what the member's text side answers; the
+        member's step takes what they answer, and by `step` (1,) knows its row of what has the steps in front. The
+        largest come first, so that a doomed build fails early.
+        """
 
     @abstractmethod
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:

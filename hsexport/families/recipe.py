@@ -34,7 +34,7 @@ class Recipe:
         """Extents of every symbolic dimension. Minima are 1: `sizes` bounds what users may ask for."""
         sizes, per_token, scale = self.facts.sizes, self.facts.latent.pixels_per_token, self.facts.latent.vae_scale
         (width, height), (max_width, max_height), batch = sizes.default, sizes.maximum, sizes.max_batch
-        steps, levels, text = self.facts.defaults.steps, self.facts.sigmas.levels, self.facts.text_tokens
+        steps, most, text = self.facts.defaults.steps, self.facts.most_steps, self.facts.text_tokens
         tokens = DimRange(1, width * height // per_token**2, max_width * max_height // per_token**2)
         cached = max(tokens.maximum, text)
         return {
@@ -46,7 +46,7 @@ class Recipe:
             "R": DimRange(0, tokens.optimum, cached),
             "K": DimRange(1, tokens.optimum, cached),
             "T": DimRange(1, text, text),
-            "S": DimRange(1, steps, levels),
+            "S": DimRange(1, steps, most),
             "h": DimRange(1, height // scale, max_height // scale),
             "w": DimRange(1, width // scale, max_width // scale),
         }

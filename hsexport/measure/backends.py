@@ -1,4 +1,4 @@
-"""Bundles of one pair for several backends: whole pictures in turns, each bundle in a process of its own.
+"""Bundles of one pair for several backends: loops in turns, each bundle in a process of its own.
 
 Runtimes disturb each other inside one process: their idle threads wait for work by spinning.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +21,8 @@ from hsengines.cores import usable_cores
 from hsengines.errors import HSError
 from hsexport.measure.blocks import PATH, Measured, measured_on, measurement, table, threads_option
 from hsexport.measure.prompts import PROMPT
+from hsexport.measure.straight import RIVALS, draw_straight
+from hsexport.measure.straight import SCHEDULES as STRAIGHT_SCHEDULES
 from hsexport.measure.turns import column, in_turns, median_of, speedups
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
@@ -41,6 +44,24 @@ def spin() -> None:
         pass
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What a process of its own draws, and with which schedules."""
+
+    bundle: Path
+    schedules: tuple[str, ...]
+    call: Callable[..., None]
+    way: str = ""
+    precision: str = ""
+
+    def told(self) -> str:
+        """As a table has it."""
+        if self.way:
+            return f"{self.way}, {self.precision}"
+        manifest = open_bundle(self.bundle, hashes=False).manifest
+        return f"`{self.bundle}`: {manifest.backend}, {manifest.precision}"
+
+
 @contextmanager
 def process(call: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Another process that does this meanwhile."""
@@ -53,22 +74,23 @@ def process(call: Callable[..., None], *arguments: Any) -> Iterator[None]:
         started.join()
 
 
-def loop_seconds(asking: Connection, bundle: Path, schedule: str) -> float:
-    """What a picture took in the bundle's process. Raises HSError where that has ended."""
+def loop_seconds(asking: Connection, label: str, schedule: str) -> float:
+    """What a picture took in a process. Raises HSError where that has ended."""
     try:
         asking.send(schedule)
         return float(asking.recv())
     except (EOFError, OSError) as err:
-        raise HSError(f"the process that opened {bundle} has ended", "what it said stands above") from err
+        raise HSError(f"the process that opened {label} has ended", "what it said stands above") from err
 
 
 def block(report: Measured) -> str:
     """A row for each bundle and schedule, quiet and beside a busy neighbour."""
     columns = (
-        "bundle: `{bundle}` | backend: {backend}, {precision} | schedule: {schedule} | loop ms: {loop_ms:.0f}"
+        "drawn with: {drawn} | schedule: {schedule} | loop ms: {loop_ms:.0f}"
         " | over the first's time: {over_first[value]:.2f} ({over_first[low]:.2f} to {over_first[high]:.2f})"
         " | beside a busy process, ms: {busy_ms:.0f}"
         " | over the first's: {busy_over_first[value]:.2f} ({busy_over_first[low]:.2f} to {busy_over_first[high]:.2f})"
+        " | over its own quiet: {busy_over_quiet:.2f}"
     )
     return table(columns, report["rows"]) + measured_on(report, f"medians of {report['rounds']} rounds in turns")
 
@@ -76,28 +98,33 @@ def block(report: Measured) -> str:
 @measurement(block)
 @click.argument("bundles", type=PATH, nargs=-1, required=True)
 @click.option("--rounds", default=15, type=click.IntRange(2), help="in turns, after one that does not count")
+@click.option("--straight", is_flag=True, help="also the first bundle's pair without this package's graphs")
 @threads_option
-def backends(bundles: tuple[Path, ...], rounds: int, threads: int) -> dict[str, Any]:
+def backends(bundles: tuple[Path, ...], rounds: int, straight: bool, threads: int) -> dict[str, Any]:
     """Set BUNDLES of one pair for several backends beside the first: loops, quiet and beside one spinning process."""
-    opened = {bundle: open_bundle(bundle).manifest for bundle in bundles}
+    drawing = {str(bundle): Drawing(bundle, SCHEDULES, draw) for bundle in bundles}
+    if straight:
+        for way, precision in RIVALS:
+            call = partial(draw_straight, way=way, precision=precision)
+            drawing[f"{way} {precision}"] = Drawing(bundles[0], STRAIGHT_SCHEDULES, call, way, precision)
     calls: dict[str, Callable[[], float]] = {}
     with ExitStack() as stack:
-        for bundle in opened:
+        for label, each in drawing.items():
             asking, asked = multiprocessing.get_context("spawn").Pipe()
-            stack.enter_context(process(draw, asked, bundle, threads or usable_cores()))
+            stack.enter_context(process(each.call, asked, each.bundle, threads or usable_cores()))
             asked.close()
-            calls |= {f"{bundle} {name}": partial(loop_seconds, asking, bundle, name) for name in SCHEDULES}
+            calls |= {f"{label} {name}": partial(loop_seconds, asking, label, name) for name in each.schedules}
         quiet = in_turns(calls, rounds)
         with process(spin):
             busy = in_turns(calls, rounds)
     rows = []
-    for bundle, manifest in opened.items():
-        for name in SCHEDULES:
-            row: dict[str, Any] = {"bundle": str(bundle), "backend": manifest.backend, "precision": manifest.precision}
-            row["schedule"] = name
+    for label, each in drawing.items():
+        for name in each.schedules:
+            row: dict[str, Any] = {"drawn": each.told(), "schedule": name}
             for state, played in (("", quiet), ("busy_", busy)):
-                own, first = (column(played, f"{each} {name}") for each in (bundle, bundles[0]))
+                own, first = (column(played, f"{one} {name}") for one in (label, bundles[0]))
                 row[f"{state or 'loop_'}ms"] = 1000 * float(np.median(own))
                 row[f"{state}over_first"] = vars(median_of(speedups(own, first)))
+            row["busy_over_quiet"] = row["busy_ms"] / row["loop_ms"]
             rows.append(row)
     return {"rounds": rounds, "rows": rows}

@@ -44,7 +44,8 @@ PROMPTS = ("red apple", "fox", "violin", "birthday cake", "octopus", "red paper 
 KINDS = {
     "products": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention"),
     "norms and elementwise": (
-        *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "Gelu", "Sigmoid", "QuickGelu"),
+        *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "SkipLayerNormalization"),
+        *("SkipSimplifiedLayerNormalization", "Gelu", "FastGelu", "Sigmoid", "QuickGelu"),
         *("Add", "Mul", "Sin", "Cos"),
     ),
 }
@@ -217,13 +218,15 @@ def speed(bundle: Path, large: str | None, small: str | None, rounds: int, threa
     return {"outside_engines": empty / whole, "rows": rows}
 
 
-def profiled(engine: Path, spec: EngineSpec, dims: dict[str, int], rounds: int) -> tuple[float, dict[str, float]]:
+def profiled(
+    engine: Path, spec: EngineSpec, dims: dict[str, int], rounds: int, threads: int
+) -> tuple[float, dict[str, float]]:
     """Seconds of a run, the median after the first, and the share of nodes' time by kind of work."""
     from hsengines.ort.cpu import profile_graph
 
     rng = np.random.default_rng(0)
     inputs = {t.name: rng.standard_normal(t.resolve(dims)).astype(t.dtype) % 1 for t in spec.inputs}
-    events = profile_graph(engine, inputs, rounds + 1)
+    events = profile_graph(engine, inputs, rounds + 1, threads)
     runs = [e["dur"] / 1e6 for e in events if e.get("name") == "model_run"][1:]
     spent = dict.fromkeys((*KINDS, MOVING), 0)
     for event in events:
@@ -248,9 +251,6 @@ def profile_engines(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
 
     It explains why a schedule falls short of what counting operations promises: only matrix products are counted.
     """
-    from hsengines.ort.session import use_shared_pool
-
-    use_shared_pool(threads)
     opened, rows = open_bundle(bundle), []
     facts = opened.manifest.facts
     steps = {"large": ("large", "full"), "large on the region": ("large", "region"), "small": ("small", "full")}
@@ -260,7 +260,7 @@ def profile_engines(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
         dims = {dim: size.optimum for dim, size in sizes.items()} | {"G": ROWS}
         active = dims.get("M", dims.get("N", 0))
         flops = ROWS * step_flops(getattr(facts, name), active, active + dims.get("R", 0), facts.text_tokens)
-        seconds, shares = profiled(opened.file(record.file), record.spec, dims, rounds)
+        seconds, shares = profiled(opened.file(record.file), record.spec, dims, rounds, threads)
         rate = flops / 1e9 / seconds
         rows.append(
             {"step": step, "ms": 1000 * seconds, "gflops": flops / 1e9, "gflops_per_second": rate, "shares": shares}

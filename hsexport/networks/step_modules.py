@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows (K, W) picked by index (any shape), as (*index.shape, W)."""
+    """Rows (K, ...) picked by index (any shape), as (*index.shape, ...)."""
     return rows.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 class Prepare(nn.Module):
-    """Latents (B, N, P) to a transformer's tokens (G, M, P), and its timestep (1,)."""
+    """Latents (B, N, P) to a transformer's tokens (G, M, P)."""
 
-    def forward(self, latents: Tensor, index: Tensor, timesteps: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, latents: Tensor, index: Tensor) -> tuple[Tensor]:
         """`index` (G, M) holds flat row numbers into B * N."""
-        return take_rows(latents.flatten(0, 1), index), timesteps.index_select(0, step)
+        return (take_rows(latents.flatten(0, 1), index),)
 
 
 class Guide(nn.Module):
@@ -84,22 +84,22 @@ class Spread(nn.Module):
 
 
 class SelectCache(nn.Module):
-    """The cached tokens' part (G, H, R, D) of one layer's keys or values (G, H, N, D)."""
+    """The cached tokens' part (G, R, H, D) of one layer's keys or values (G, N, H, D)."""
 
     def forward(self, everything: Tensor, index: Tensor) -> tuple[Tensor]:
-        """`index` (G, H, R) holds flat row numbers into G * H * N."""
-        return (take_rows(everything.flatten(0, 2), index),)
+        """`index` (G, R) holds flat row numbers into G * N."""
+        return (take_rows(everything.flatten(0, 1), index),)
 
 
 class Merge(nn.Module):
     """One layer's keys or values with some tokens' renewed."""
 
     def forward(self, fresh: Tensor, everything: Tensor, index: Tensor) -> tuple[Tensor]:
-        """`fresh` (..., M, W) over `everything` (..., N, W).
+        """`fresh` (G, M, ...) over `everything` (G, N, ...).
 
-        `index` (..., N) holds flat row numbers into all rows of `fresh` followed by all of `everything`.
+        `index` (G, N) holds flat row numbers into all rows of `fresh` followed by all of `everything`.
         """
-        return (take_rows(torch.cat([fresh.flatten(0, -2), everything.flatten(0, -2)]), index),)
+        return (take_rows(torch.cat([fresh.flatten(0, 1), everything.flatten(0, 1)]), index),)
 
 
 class Blend(Merge):

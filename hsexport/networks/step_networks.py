@@ -16,7 +16,7 @@ TRACE_DIMS = {"G": 6, "B": 3, "N": 12, "M": 5, "R": 7, "K": 11, "L": 4, "S": 9, 
 
 
 STEP = {
-    "prepare": ("Prepare", "latents: B N P, index: G M < B*N, timesteps: S, step: 1 < S", "tokens: G M P, timestep: 1"),
+    "prepare": ("Prepare", "latents: B N P, index: G M < B*N", "tokens: G M P"),
     "guide": (
         "Guide",
         "velocity: G M P, cond: B < G, uncond: B < G, guidance: 1",
@@ -35,8 +35,8 @@ STEP = {
     ),
     "score": ("Score", "first: B N P, second: B N P", "scores: B N"),
     "spread": ("Spread C", "velocity: B N P", "scores: B N"),
-    "select_cache": ("SelectCache", "everything: G H K D, index: L H R < G*K", "selected: L H R D"),
-    "merge_cache": ("Merge", "fresh: G H M D, everything: G H N D, index: G H N < G*N", "merged: G H N D"),
+    "select_cache": ("SelectCache", "everything: G K H D, index: L R < G*K", "selected: L R H D"),
+    "merge_cache": ("Merge", "fresh: G M H D, everything: G N H D, index: G N < G*N", "merged: G N H D"),
     "unpatchify": ("Unpatchify", "tokens: B N P, order: C h w < P*N", "latents: B C h w"),
 }
 """Everything between the transformers, in the order of a step: a module with its arguments, its inputs and its outputs.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
 from hsexport.build.request import BuildRequest
 from hsexport.networks.network import Network
@@ -106,7 +107,7 @@ def work_of(
 ) -> Work:
     """Of one picture of the default size, at the default guidance."""
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=facts.defaults.guidance_scale > 1)
-    guided, item = shape.rows == 2, item_bytes(request.options.precision)
+    guided, specs = shape.rows == 2, specs_of(request, networks)
     sizes = {name: sum(weight.size_bytes for weight in each) for name, each in weights.items()}
 
     def flops_of(kind: Kind, rows: int) -> dict[str, int]:
@@ -120,7 +121,7 @@ def work_of(
             return Run(kind, times, flops, sizes["small"])
         # Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own.
         once = LoopShape(1, rows, shape.grid, 0, shape.steps)
-        return Run(kind, times, flops, sizes["large"] + cache_bytes(facts, once, item))
+        return Run(kind, times, flops, sizes["large"] + cache_bytes(facts, specs, once))
 
     def step_of(kind: Kind) -> Step:
         run = run_of(kind, shape.rows, 1)
@@ -132,6 +133,10 @@ def work_of(
 
     height, width = (side * facts.latent.patch_size for side in shape.grid)
     before = [single(slot.engine, {"B": shape.rows}) for slot in facts.slots]
+    large, small = (
+        single(f"condition_{role}", {"G": shape.rows, "S": schedule.steps, "T": facts.text[model.text].tokens})
+        for role, model in (("large", facts.large), ("small", facts.small))
+    )
     after = single("vae_decoder", {"B": 1, "h": height, "w": width})
     return Work(
         large=step_of("large"),
@@ -139,10 +144,16 @@ def work_of(
         small=step_of("small"),
         text_flops=sum(each.flops for each in before),
         decode_flops=after.flops,
-        runs=(*before, *(run_of(*each) for each in runs(schedule, guided=guided)), after),
-        reference=(*before, run_of("large", shape.rows, schedule.steps), after),
+        runs=(*before, large, small, *(run_of(*each) for each in runs(schedule, guided=guided)), after),
+        reference=(*before, large, run_of("large", shape.rows, schedule.steps), after),
         speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
     )
+
+
+def specs_of(request: BuildRequest, networks: Mapping[str, Network]) -> dict[str, EngineSpec]:
+    """The I/O signatures that the bundle's engines will have."""
+    precision = request.options.precision
+    return {name: network.spec_at(network.precision_in(precision)) for name, network in networks.items()}
 
 
 def roofline(work: Work, gpu: Gpu) -> Roofline:
@@ -187,13 +198,16 @@ class RunMemory:
     region_bytes: int
     """Of large over the region; 0 if the schedule has none."""
     small_bytes: int
+    condition_bytes: int
+    """Of what follows from prompts and noise levels, while large's is made."""
     decoder_bytes: int
     process_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """All that is there at the same time."""
-        scratch = max(self.full_bytes, self.region_bytes, self.small_bytes, self.decoder_bytes)
+        transformers = (self.full_bytes, self.region_bytes, self.small_bytes, self.condition_bytes)
+        scratch = max(*transformers, self.decoder_bytes)
         return self.weights_bytes + self.cache_bytes + self.loop_bytes + scratch + self.process_bytes
 
 
@@ -209,7 +223,8 @@ def run_memory(
     """For `pictures` of `size` at once; `weights` are every engine's bytes by name."""
     shape = LoopShape.of(facts, schedule, size, pictures, guided=facts.defaults.guidance_scale > 1)
     item, traits = item_bytes(request.options.precision), traits_of(request.backend)
-    cache, text = cache_bytes(facts, shape, item), facts.text_tokens
+    specs, text = specs_of(request, networks), facts.text_tokens
+    cache = cache_bytes(facts, specs, shape)
     whole, region = (run_dims(shape, shape.rows, text, region=part) for part in (False, True))
     decoded = {"B": pictures, "h": size[1] // facts.latent.vae_scale, "w": size[0] // facts.latent.vae_scale}
 
@@ -222,10 +237,11 @@ def run_memory(
         pictures=pictures,
         weights_bytes=sum(weights.values()),
         cache_bytes=cache,
-        loop_bytes=loop_bytes(facts, shape, item) - cache,
+        loop_bytes=loop_bytes(facts, specs, shape) - cache,
         full_bytes=activations("large", whole),
         region_bytes=activations("large", region) if shape.active else 0,
         small_bytes=activations("small", whole),
+        condition_bytes=activations("condition_large", {"G": shape.rows, "S": shape.steps}),
         decoder_bytes=activations("vae_decoder", decoded),
         process_bytes=RUNNER_PROCESS if traits.on_cpu else DEVICE_PROCESS,
     )

@@ -89,10 +89,10 @@ def describe(session: Session) -> bytes:
         "small": m.facts.small.source,
         "sizes": {**sizes, "multiple": m.facts.latent.pixels_per_token},
         "max_batch": m.facts.sizes.max_batch,
-        "max_steps": m.facts.sigmas.levels,
+        "max_steps": m.facts.most_steps,
         "defaults": m.facts.defaults,
         "latents": {"channels": m.facts.latent.channels, "pixels_each": m.facts.latent.vae_scale},
-        "text": {name: ["G", *spec.shape[1:]] for name, spec in conditioning_specs(m).items()},
+        "text": {name: ["G", *spec.shape[1:]] for name, spec in conditioning_specs(m.facts, m.specs).items()},
         "engines": list(m.engines),
     }
     return msgspec.json.encode(facts)

@@ -12,6 +12,10 @@ from hsruntime.strict import Strict
 Count = Annotated[int, Meta(ge=1, le=2**20)]
 """Of layers, heads, widths, tokens, pixels, noise levels; the bound is far beyond any model's."""
 Scale = Annotated[float, Meta(ge=-1000, le=1000)]
+MOST_NUMBERS = 2**31 - 1
+"""In one tensor of an engine, as far as TensorRT counts."""
+ALWAYS_STEPS = 128
+"""As many a schedule may have, however much that makes."""
 SHIFTS = (0.001, 1000.0)
 """Between which a shift of noise levels lies; flow matching models are trained with 1 to 12 or so."""
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -67,6 +71,8 @@ class Transformer(Strict, frozen=True, kw_only=True):
     """Attention layers that keep keys and values of image tokens."""
     text_slots: Annotated[int, Meta(ge=0)]
     """Those that keep them of text tokens."""
+    given: Annotated[int, Meta(ge=1, le=2**31)]
+    """Numbers that a step takes for each row of what follows from its noise level; all steps' lie in memory at once."""
     positions: Positions
     text: str
     """The text side that it reads."""
@@ -166,6 +172,12 @@ class Facts(Strict, frozen=True, kw_only=True):
     def text_tokens(self) -> int:
         """T of the text that large reads."""
         return self.text[self.large.text].tokens
+
+    @property
+    def most_steps(self) -> int:
+        """That a schedule may have: one for each noise level, and no more than the engines can be given at once."""
+        most_given = 2 * self.sizes.max_batch * max(self.large.given, self.small.given)
+        return min(self.sigmas.levels, max(ALWAYS_STEPS, MOST_NUMBERS // most_given))
 
     @property
     def slots(self) -> list[TextSlot]:

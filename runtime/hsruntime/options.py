@@ -104,6 +104,8 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     text_on_demand: for devices short of memory. Text encoders are opened, one at a time, for prompts other than the
     last call's and closed before the loop begins; all other engines are opened once the first prompts are encoded,
     so that the first picture never holds both. Later prompts need room for one encoder beside the other engines.
+    Conditioning networks, a third of some transformers, are opened likewise, for prompts or noise levels other than
+    the last call's, and closed before the first step.
     The bundle must stay where it is while the session is open; EngineLoadError may come from `generate`.
     """
 
@@ -119,7 +121,9 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     vae_tile: Annotated[
         Count | None, Meta(description="decode larger pictures in tiles of this side, in pixels; 0 decodes whole")
     ] = None
-    text_on_demand: Annotated[bool, Meta(description="close the text encoders before the loop, to save memory")] = False
+    text_on_demand: Annotated[
+        bool, Meta(description="close what only prompts need before the loop, to save memory")
+    ] = False
     kernel_cache: Annotated[
         str | None, Meta(description="folder for kernels that are compiled when a bundle is opened; '' keeps none")
     ] = None

@@ -163,7 +163,7 @@ def check_alone(*texts: object) -> None:
 def checked_embeddings(manifest: Manifest, given: TextEmbeddings, *, guided: bool) -> int:
     """How many pictures the rows are for. Raises RequestError."""
     rows = given.rows if given and all(map(np.ndim, given.values())) else 0
-    for name, spec in conditioning_specs(manifest).items():
+    for name, spec in conditioning_specs(manifest.facts, manifest.specs).items():
         if name not in given:
             raise RequestError(f"embeddings have no {name}, they have {', '.join(given) or 'nothing'}")
         found, shape = np.asarray(given[name]), spec.resolve({"B": rows})
@@ -236,12 +236,9 @@ def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: i
     """As asked, else the bundle's. Raises ScheduleError."""
     steps = None if steps is None else whole("steps", steps)
     schedule = resolve_schedule(wanted or manifest.facts.defaults.schedule, steps, manifest.facts.defaults.steps)
-    levels = manifest.facts.sigmas.levels
-    if schedule.steps > levels:
-        raise ScheduleError(
-            f"the schedule has {schedule.steps} steps, the pair was trained on {levels} noise levels",
-            f"ask for {levels} steps or fewer",
-        )
+    most = manifest.facts.most_steps
+    if schedule.steps > most:
+        raise ScheduleError(f"the schedule has {schedule.steps} steps, the bundle takes {most}", "ask for fewer")
     return schedule
 
 

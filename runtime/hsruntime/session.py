@@ -19,7 +19,7 @@ from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.denoise import denoise
 from hsruntime.loop.executors import Executors
 from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
-from hsruntime.loop.loop import Loop
+from hsruntime.loop.loop import CONDITIONING, Loop
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
 from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
@@ -278,7 +278,7 @@ class Session:
         if self._closed:
             raise HSError("the session is closed", "open it again")
         if self._executors is None:
-            elsewhere = self._on_demand.engines if self._on_demand else set()
+            elsewhere = self._on_demand.engines.union(CONDITIONING) if self._on_demand else set()
             for name in self.manifest.engines:
                 if name not in elsewhere and name not in self._engines:
                     self._engines[name] = self._load(name)
@@ -290,6 +290,7 @@ class Session:
                 cap_bytes=self._cap_bytes,
                 most_kept=self._shapes_kept,
                 tile=self._tile,
+                load=self._load if self._on_demand else None,
             )
         return self._executors
 

@@ -59,7 +59,7 @@ def onnx(tmp_path):
 
 
 def open_plainly(path):
-    return open_session(path, spec(), ort_cuda._session_options(), ["CPUExecutionProvider"])
+    return open_session(path, spec(), ort_cuda._recorded_options(), ["CPUExecutionProvider"])
 
 
 class OnTheCpu(ort_cuda.OrtCudaBackend):

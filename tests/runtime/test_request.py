@@ -109,7 +109,7 @@ def test_guidance_that_is_not_finite_in_float32_is_told(complete, scale):
 
 @pytest.mark.parametrize("options", [{"schedule": "large:1001"}, {"schedule": "hybridstitch", "steps": 1001}])
 def test_more_steps_than_noise_levels_are_told(complete, options):
-    words = "the schedule has 1001 steps, the pair was trained on 1000 noise levels; ask for 1000 steps or fewer"
+    words = "the schedule has 1001 steps, the bundle takes 1000; ask for fewer"
     with pytest.raises(ScheduleError, match=words):
         complete(**options)
     assert complete(schedule="large:1000").schedule.steps == 1000

@@ -8,7 +8,7 @@ from demo_training import checkpoint
 from demo_training.corpus import PICTURE_SIZE
 from demo_training.progress import progress_bar
 from demo_training.schedule import generator_at
-from hsengines.ort.session import shared_options
+from hsengines.ort.session import session_options
 from judge_training.augmentation import Strengths, augmented, blurred, cut, placed, softened
 from judge_training.network import CELL, FEATURES, Judge, PictureJudge, ink_from_pictures
 from judge_training.training import Lessons, train_judge
@@ -42,7 +42,7 @@ def pictures_of(count, seed=0):
 
 
 def session_of(path):
-    return InferenceSession(path, shared_options(), providers=["CPUExecutionProvider"])
+    return InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("count", [1, 3])

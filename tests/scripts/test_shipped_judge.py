@@ -9,7 +9,7 @@ import pytest
 from onnxruntime import InferenceSession
 
 from demo_training.corpus import FONT, load_corpus
-from hsengines.ort.session import shared_options
+from hsengines.ort.session import session_options
 from judge_training.__main__ import spoiled
 from judge_training.network import FEATURES
 from judge_training.write import judged
@@ -21,7 +21,7 @@ EVERY = 6  # of the names: enough to notice another order or another network
 @pytest.fixture(scope="module")
 def session():
     path = DEMO / "judge" / "judge.onnx"
-    return InferenceSession(path, shared_options(), providers=["CPUExecutionProvider"])
+    return InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")

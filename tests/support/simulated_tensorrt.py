@@ -17,7 +17,7 @@ import tensorrt_rtx as real
 from simulated_cuda import SimulatedCudart, install
 from simulated_tensorrt_builder import BUILDER_CLASSES, HostMemory, Simulated, embedded, plan_header, plan_parts
 
-from hsengines.ort.session import shared_options
+from hsengines.ort.session import session_options
 from hsengines.traits import BACKENDS
 
 NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
@@ -114,7 +114,7 @@ class Engine(Simulated):
         weakref.finalize(self, destroyed, self.library, self._state)
 
     def _compile(self, graph):
-        self._session = ort.InferenceSession(graph, shared_options(), providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(graph, session_options(), providers=["CPUExecutionProvider"])
 
     @property
     def num_io_tensors(self):

@@ -12,7 +12,7 @@ import openvino as ov
 
 from hsengines.backend import Binding, Engine, check_binding
 from hsengines.build import BuildOptions
-from hsengines.cores import usable_cores
+from hsengines.cores import checked_threads, usable_cores
 from hsengines.device import Device, HostDevice, Tensor, Tensors
 from hsengines.errors import BackendUnavailable, DeviceError, EngineLoadError
 from hsengines.graph_backend import GraphBackend
@@ -42,7 +42,7 @@ class OpenVinoBackend(GraphBackend):
     def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
         """The CPU; all engines that are loaded afterwards use so many threads."""
         del graphs
-        self._threads = threads or usable_cores()
+        self._threads = checked_threads(threads) or usable_cores()
         return HostDevice()
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> OpenVinoEngine:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from hsengines.build import BuildOptions
+from hsengines.cores import checked_threads
 from hsengines.device import Device, HostDevice
 from hsengines.ort.session import (
     OrtBackend,
     OrtEngine,
     open_session,
     open_unchecked,
-    shared_options,
-    use_shared_pool,
+    session_options,
 )
 from hsengines.spec import EngineSpec
 
@@ -27,14 +27,14 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 def run_graph(onnx: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All outputs of any ONNX file, run once: for graphs that no spec describes. Raises EngineLoadError."""
-    session = open_unchecked(onnx, shared_options(), PROVIDERS)
+    session = open_unchecked(onnx, session_options(), PROVIDERS)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def profile_graph(onnx: Path, inputs: Mapping[str, np.ndarray], rounds: int) -> list[dict[str, Any]]:
+def profile_graph(onnx: Path, inputs: Mapping[str, np.ndarray], rounds: int, threads: int = 0) -> list[dict[str, Any]]:
     """ONNX Runtime's events of as many runs of any ONNX file: of each run, and of each node. Raises EngineLoadError."""
-    options = shared_options()
+    options = session_options(threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "run")
@@ -50,18 +50,19 @@ class OrtCpuBackend(OrtBackend):
 
     name = "ort-cpu"
     serves = "any CPU"
+    _threads = 0
 
     def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
-        """The CPU. The first call of the process decides how many threads all engines share."""
+        """The CPU; all engines that are loaded afterwards use so many threads."""
         del graphs
-        use_shared_pool(threads)
+        self._threads = checked_threads(threads)
         return HostDevice()
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtEngine:
         """Loads an ONNX file and checks its inputs and outputs against `spec`."""
         del device
-        return OrtEngine(spec, open_session(engine, spec, shared_options(), PROVIDERS))
+        return OrtEngine(spec, open_session(engine, spec, session_options(self._threads), PROVIDERS))
 
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options
-        open_session(engine, spec, shared_options(), PROVIDERS)
+        open_session(engine, spec, session_options(), PROVIDERS)

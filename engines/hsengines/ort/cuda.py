@@ -17,7 +17,7 @@ from hsengines.cuda.replay import WITHOUT
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
-from hsengines.ort.session import OrtBackend, Provider, open_session, shared_options
+from hsengines.ort.session import OrtBackend, Provider, open_session, session_options
 from hsengines.spec import EngineSpec
 
 INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -74,14 +74,14 @@ class OrtCudaBackend(OrtBackend):
         return OrtCudaEngine(spec, session, device, self.placement)
 
     def _session(self, engine: Path, spec: EngineSpec, device: OrtCudaDevice) -> ort.InferenceSession:
-        options = _session_options()
+        options = _recorded_options()
         try:
             return open_session(engine, spec, options, [self._provider(device, graphs=device.graphs)])
         except EngineLoadError as err:
             if NOT_CAPTURABLE not in err.message:
                 raise
             # Its own message names no node.
-            session = open_session(engine, spec, _session_options(), [self._provider(device, graphs=False)])
+            session = open_session(engine, spec, _recorded_options(), [self._provider(device, graphs=False)])
             nodes = [node for node in placement(session) if node.provider != self.provider]
             blamed = f": {named(nodes)}" if nodes else ""
             raise EngineLoadError(f"{err.message}{blamed}", f"{WITHOUT}, or {HINT}") from err
@@ -109,13 +109,13 @@ class OrtCudaBackend(OrtBackend):
             with closing(self.device(graphs=False)) as device:
                 self.load(engine, spec, device).close()
         elif options.precision != "bf16":
-            plain = shared_options()
+            plain = session_options()
             plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             open_session(engine, spec, plain, ["CPUExecutionProvider"])
 
 
-def _session_options() -> ort.SessionOptions:
-    options = shared_options()
+def _recorded_options() -> ort.SessionOptions:
+    options = session_options()
     options.add_session_config_entry(RECORD, "1")
     return options
 

@@ -30,7 +30,7 @@ def check_oracle(engine: Engine, device: Device, manifest: Manifest, seed: int =
         part, expected = _region(whole, full, np.sort(order[:count]), np.sort(order[count:]))
         reference = f"full pass, region of {count} of {tokens}"
         results.append(compare(engine, device, part, expected, reference, precision))
-        part, expected = _text_cached(part, full), {n: t for n, t in expected.items() if "_text_" not in n}
+        part, expected = _text_cached(manifest, part, full), {n: t for n, t in expected.items() if "_text_" not in n}
         results.append(compare(engine, device, part, expected, f"{reference}, text cached", precision))
     return results
 
@@ -43,12 +43,12 @@ def _inputs(manifest: Manifest, rng: np.random.Generator) -> dict[str, np.ndarra
     inputs = {
         "tokens": rng.standard_normal((rows, tokens, manifest.facts.latent.token_width), np.float32),
         "positions": np.tile(positions, (rows, 1)),
-        "timestep": np.array([500.0], np.float32),
+        "step": np.zeros(1, np.int32),
     }
     for spec in manifest.engines["large"].spec.inputs:
         if spec.name not in inputs and not spec.name.startswith("past_"):
-            inputs[spec.name] = rng.standard_normal(spec.resolve({"G": rows, "T": text}), np.float32)
-    empty = np.zeros((rows, large.heads, 0, large.head_size), np.float32)
+            inputs[spec.name] = rng.standard_normal(spec.resolve({"G": rows, "T": text, "S": 1}), np.float32)
+    empty = np.zeros((rows, 0, large.heads, large.head_size), np.float32)
     past = {f"past_{which}_{i}": empty for i in range(large.image_slots) for which in "kv"}
     return inputs | past | {f"past_text_{which}_{i}": empty for i in range(large.text_slots) for which in "kv"}
 
@@ -63,12 +63,13 @@ def _region(
         if name.startswith("present_text_"):
             expected[name] = tensor
         elif name.startswith("present_"):
-            part[name.replace("present", "past")] = np.ascontiguousarray(tensor[:, :, cached])
-            expected[name] = tensor[:, :, active]
+            part[name.replace("present", "past")] = np.ascontiguousarray(tensor[:, cached])
+            expected[name] = tensor[:, active]
     return part, expected
 
 
-def _text_cached(part: dict[str, np.ndarray], full: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _text_cached(manifest: Manifest, part: dict[str, np.ndarray], full: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The region pass with the full pass's keys and values of the text, and no text of its own."""
     kept = {n.replace("present", "past"): np.ascontiguousarray(t) for n, t in full.items() if "present_text_" in n}
-    return part | kept | {"text": np.ascontiguousarray(part["text"][:, :0])}
+    streams = [spec.name for spec in manifest.engines["large"].spec.inputs if spec.shape[1:2] == ("T",)]
+    return part | kept | {name: np.ascontiguousarray(part[name][:, :0]) for name in streams}

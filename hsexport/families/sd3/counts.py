@@ -10,9 +10,14 @@ from hsexport.families.sd3.config import TransformerConfig
 from hsexport.families.sd3.parts import VaeConfig
 from hsruntime.facts import Operations
 
-TIMESTEP_WIDTH = 256  # diffusers' CombinedTimestepTextProjEmbeddings
 Shapes = Mapping[str, tuple[int, ...]]
 Dims = Mapping[str, int]
+
+
+def modulation_chunks(config: TransformerConfig) -> int:
+    """How many shifts, scales and gates of a token's width a step takes, those of the output among them."""
+    of_image = 6 * config.num_layers + 3 * len(config.dual_attention_layers)
+    return of_image + 6 * (config.num_layers - 1) + 2 + 2
 
 
 def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:
@@ -20,13 +25,10 @@ def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:
 
     Layers, per token: 12 w^2 multiply-adds (query, key, value, output, two of 4 w^2 in the feed-forward), per query and
     key 2 w. The last layer's text keeps keys and values only; a dual attention adds 4 w^2 and its own queries and keys
-    among image tokens. Modulation follows from timestep and pooled text, not from the tokens.
+    among image tokens.
     """
     w, layers, dual = config.width, config.num_layers, len(config.dual_attention_layers)
     token = config.in_channels * config.patch_size**2
-    chunks = 6 * layers + 3 * dual  # of width w, for the image; a dual one has 9
-    chunks += 6 * (layers - 1) + 2  # for the text
-    chunks += 2  # norm_out
     return {
         "layers": {
             "G*M": 2 * (12 * layers + 4 * dual) * w * w,
@@ -36,15 +38,22 @@ def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:
             "G*L*N": 4 * w * (layers - 1),
             "G*L*T": 4 * w * (layers - 1),
         },
-        "embeddings": {
-            "G*M": 2 * token * w,
-            "G*L": 2 * config.joint_attention_dim * w,
-            "G": 2 * (config.pooled_projection_dim * w + w * w),
-            "1": 2 * (TIMESTEP_WIDTH * w + w * w),  # one timestep for all rows
-        },
-        "modulation": {"G": 2 * chunks * w * w},
-        "output": {"G*M": 2 * token * w},
+        "tokens": {"G*M": 4 * token * w},  # in and out
     }
+
+
+ROWS = {"time_text_embed.timestep": ("S",), "time_text_embed.text": ("G",), "context_embedder": ("G", "T")}
+"""Over which rows a conditioning network's products run, by how the weight's name begins; all others S * G."""
+
+
+def conditioning_operations(shapes: Shapes, dims: Dims) -> int:
+    """Of a conditioning network over S noise levels, G rows and T text tokens, from its weights' shapes."""
+    total = 0
+    for name, shape in shapes.items():
+        if len(shape) == 2:
+            over = next((each for start, each in ROWS.items() if name.startswith(start)), ("S", "G"))
+            total += 2 * math.prod(shape) * math.prod(dims[dim] for dim in over)
+    return total
 
 
 def transformer_activations(config: TransformerConfig, dims: Dims, *, fused: bool) -> int:

@@ -11,7 +11,7 @@ from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
 from hsexport.families.pair import Member, Pair
 from hsexport.families.sd3.config import BUFFERS, FAMILY, TransformerConfig, check_checkpoint, transformer_config_from
-from hsexport.families.sd3.counts import transformer_operations
+from hsexport.families.sd3.counts import modulation_chunks, transformer_operations
 from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
@@ -80,6 +80,7 @@ class Sd3(Family):
             head_size=config.attention_head_dim,
             image_slots=config.num_layers + len(config.dual_attention_layers),
             text_slots=config.num_layers,
+            given=modulation_chunks(config) * config.width,
             positions=Positions(origin="centre", table_size=config.pos_embed_max_size, rows=rows, columns=columns),
             text=TEXT,
             operations=transformer_operations(config),
@@ -96,13 +97,14 @@ class Sd3(Family):
         return {TEXT: text_side(pair, without, longest)}
 
     def networks(self, recipe: Recipe) -> list[Network]:
-        """Large, small, text encoders and their join, the VAE's decoder."""
+        """Large, small, what conditions them, text encoders and their join, the VAE's decoder."""
         from hsexport.families.sd3.encoders import join_text_network, text_encoder_networks, vae_decoder_network
-        from hsexport.families.sd3.networks import large_network, small_network
+        from hsexport.families.sd3.networks import conditioning_network, large_network, small_network
 
         encoders = text_encoder_networks(recipe)
+        conditioning = [conditioning_network(recipe, member) for member in (recipe.pair.large, recipe.pair.small)]
         surroundings = [join_text_network(recipe), vae_decoder_network(recipe)]
-        return [large_network(recipe), small_network(recipe), *encoders, *surroundings]
+        return [large_network(recipe), small_network(recipe), *conditioning, *encoders, *surroundings]
 
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
         """The folder that the slot's file is called after."""

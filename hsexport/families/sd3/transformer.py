@@ -1,7 +1,11 @@
-"""SD3Transformer2DModel over tokens: any subset of a picture's tokens, exact as long as the cache is complete."""
+"""SD3Transformer2DModel over tokens: any subset of a picture's tokens, exact as long as the cache is complete.
+
+What follows from prompts and noise levels alone is `hsexport.families.sd3.conditioning`'s.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -35,15 +39,16 @@ def original_of(member: Member, dtype: torch.dtype = torch.float32) -> SD3Transf
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of one attention layer, each (G, H, tokens, D)."""
+    """Keys and values of one attention layer, each (G, tokens, H, D)."""
 
     key: Tensor
     value: Tensor
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """(G, H, tokens, D) as (G, tokens, H * D)."""
-    return x.transpose(1, 2).flatten(2)
+def attended(query: Tensor, past: KeyValue) -> Tensor:
+    """What tokens (G, M, H, D) take of all keys and values: (G, M, H * D)."""
+    q, k, v = (tensor.transpose(1, 2) for tensor in (query, *past))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def flat(layer: nn.Module, x: Tensor) -> Tensor:
@@ -57,7 +62,8 @@ def flat(layer: nn.Module, x: Tensor) -> Tensor:
 
 def project(x: Tensor, linear: nn.Linear, norm: nn.Module | None, heads: int) -> Tensor:
     """One of query, key, value: projected, split into heads, and only then normalised (norm_q has D weights)."""
-    split = flat(linear, x).unflatten(-1, (heads, -1)).transpose(1, 2)  # (G, H, tokens, D)
+    size = linear.out_features // heads  # said, for of no tokens at all none can be inferred
+    split = linear(x.flatten(0, 1)).view(*x.shape[:2], heads, size)
     return split if norm is None else norm(split)
 
 
@@ -75,7 +81,7 @@ def text_key_value(attention: Attention, text: Tensor) -> KeyValue:
 
 def joined(parts: list[KeyValue]) -> KeyValue:
     """All keys and all values, part after part; attention does not care about their order."""
-    return KeyValue(torch.cat([p.key for p in parts], dim=2), torch.cat([p.value for p in parts], dim=2))
+    return KeyValue(torch.cat([p.key for p in parts], dim=1), torch.cat([p.value for p in parts], dim=1))
 
 
 def self_attention(attention: Attention, x: Tensor, past: list[KeyValue]) -> tuple[Tensor, KeyValue]:
@@ -83,8 +89,7 @@ def self_attention(attention: Attention, x: Tensor, past: list[KeyValue]) -> tup
     query = project(x, attention.to_q, attention.norm_q, attention.heads)
     present = image_key_value(attention, x)
     everything = joined([present, *past]) if past else present
-    out = F.scaled_dot_product_attention(query, everything.key, everything.value)
-    return flat(attention.to_out[0], merge_heads(out)), present
+    return flat(attention.to_out[0], attended(query, everything)), present
 
 
 def joint_attention(
@@ -100,18 +105,32 @@ def joint_attention(
     present, present_text = image_key_value(attention, x), text_key_value(attention, text)
     everything = joined([present, *past, present_text])
     if attention.context_pre_only:
-        out = F.scaled_dot_product_attention(query, everything.key, everything.value)
-        return flat(attention.to_out[0], merge_heads(out)), None, present, present_text
+        return flat(attention.to_out[0], attended(query, everything)), None, present, present_text
     text_query = project(text, attention.add_q_proj, attention.norm_added_q, attention.heads)
-    query = torch.cat([query, text_query], dim=2)
-    out = merge_heads(F.scaled_dot_product_attention(query, everything.key, everything.value))
+    out = attended(torch.cat([query, text_query], dim=1), everything)
     image_out = flat(attention.to_out[0], out[:, :active])
     return image_out, flat(attention.to_add_out, out[:, active:]), present, present_text
 
 
-def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+class Modulation(NamedTuple):
+    """How one part of a block is steered, each (G, 1, width): the 1 that a scale is added to is in it."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """The stream as the part reads it; `norm` has no weights of its own."""
+        return norm(x) * self.scale + self.shift
+
+    def residual(self, x: Tensor, out: Tensor) -> Tensor:
+        """The stream with what the part answered."""
+        return x + self.gate * out
+
+
+def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, steered: Modulation) -> Tensor:
     """A modulated feed-forward with its residual."""
-    return x + gate[:, None] * flat(block, norm(x) * (1 + scale[:, None]) + shift[:, None])
+    return steered.residual(x, flat(block, steered.normed(norm, x)))
 
 
 @dataclass
@@ -133,23 +152,25 @@ class Cache:
 
 
 class TokenTransformer(nn.Module):
-    """A transformer over tokens, made of a diffusers model's layers.
+    """A step of a transformer over tokens, made of a diffusers model's layers, which it takes apart.
 
     `patch_weight` and `position_table` are left empty: hsexport.families.sd3.weights makes them of the model's own.
 
-    Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, timestep (1,), text (G, T, Dt),
-    pooled (G, Dp), and, if it takes a cache, a key and a value (G, H, R, D) for each attention layer in turn and a key
-    and a value (G, H, U, D) of cached text for each joint one. Outputs: velocity (G, M, P), and for a cache-taking one
-    the keys and values of the active tokens (G, H, M, D) and of the text (G, H, T, D), in the same order.
+    Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, step (1,) int32, modulation
+    (S, G, 1, C * width) and context (G, T, width) as Conditioning answers them, and, if it takes a cache, a key and a
+    value (G, R, H, D) for each attention layer in turn and a key and a value (G, U, H, D) of cached text for each joint
+    one. Outputs: velocity (G, M, P), and for a cache-taking one the keys and values of the active tokens (G, M, H, D)
+    and of the text (G, T, H, D), in the same order.
     """
 
     def __init__(self, model: SD3Transformer2DModel, kept: Positions, *, takes_cache: bool) -> None:
         super().__init__()
         self.takes_cache = takes_cache
-        self.time_text_embed = model.time_text_embed
-        self.context_embedder = model.context_embedder
         self.transformer_blocks = model.transformer_blocks
         self.norm_out = model.norm_out
+        for block in self.transformer_blocks:
+            del block.norm1.linear, block.norm1_context.linear
+        del self.norm_out.linear
         self.proj_out = model.proj_out
         width, tokens = self.proj_out.in_features, self.proj_out.out_features  # a token goes out as it came in
         self.patch_weight = nn.Parameter(torch.empty(width, tokens))
@@ -157,57 +178,56 @@ class TokenTransformer(nn.Module):
         self.register_buffer("position_table", torch.empty(kept.rows * kept.columns, width))
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, *past: Tensor
+        self, tokens: Tensor, positions: Tensor, step: Tensor, modulation: Tensor, context: Tensor, *past: Tensor
     ) -> tuple[Tensor, ...]:
         """Velocity, then keys and values."""
         pairs = [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
         of_text = len(pairs) - len(self.transformer_blocks)  # the last slots, one for each block
         cache = Cache(pairs[:of_text], pairs[of_text:]) if pairs else Cache([], [])
-        x, _, emb = self.streams(tokens, positions, timestep, text, pooled, cache)
-        velocity = self.proj_out(self.norm_out(x, emb))
+        steered = modulation.index_select(0, step).squeeze(0).split(self.proj_out.in_features, dim=-1)
+        x, _ = self.streams(tokens, positions, context, iter(steered[:-2]), cache)
+        shift, scale = steered[-2:]
+        velocity = self.proj_out(self.norm_out.norm(x) * scale + shift)
         kept = [*cache.presents, *cache.presents_text] if self.takes_cache else []
         return (velocity, *(t for kv in kept for t in kv))
 
     def streams(
-        self, tokens: Tensor, positions: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, cache: Cache
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Image and text streams after the last block, and the conditioning embedding; fills the cache's presents."""
+        self, tokens: Tensor, positions: Tensor, text: Tensor, steered: Iterator[Tensor], cache: Cache
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text streams after the last block, steered by what comes; fills the cache's presents."""
         place = self.position_table.index_select(0, positions.flatten()).unflatten(0, positions.shape)
         x = F.linear(tokens, self.patch_weight, self.patch_bias) + place
-        emb = self.time_text_embed(timestep, pooled)
-        text = self.context_embedder(text)
         for block in self.transformer_blocks:
-            x, text = run_block(block, x, text, emb, cache)
-        return x, text, emb
+            x, text = run_block(block, x, text, steered, cache)
+        return x, text
 
 
 def run_block(
-    block: JointTransformerBlock, x: Tensor, text: Tensor, emb: Tensor, cache: Cache
+    block: JointTransformerBlock, x: Tensor, text: Tensor, steered: Iterator[Tensor], cache: Cache
 ) -> tuple[Tensor, Tensor]:
     """One block over the active tokens; appends its layers' keys and values to the cache's presents."""
-    normed2, gate2 = None, None
-    if block.use_dual_attention:
-        normed, gate, shift, scale, ff_gate, normed2, gate2 = block.norm1(x, emb=emb)
-    else:
-        normed, gate, shift, scale, ff_gate = block.norm1(x, emb=emb)
-    text_modulation: tuple[Tensor, ...] = ()
-    if block.context_pre_only:
-        text_normed = block.norm1_context(text, emb)
-    else:
-        text_normed, *text_modulation = block.norm1_context(text, emb=emb)
 
+    def following() -> Modulation:
+        return Modulation(next(steered), next(steered), next(steered))
+
+    attention, image_forward = following(), following()
+    dual = following() if block.use_dual_attention else None
+    shift, scale = next(steered), next(steered)
+    text_normed = block.norm1_context.norm(text) * scale + shift
+
+    normed = attention.normed(block.norm1.norm, x)
+    second = dual.normed(block.norm1.norm, x) if dual else None
     out, text_out, present, present_text = joint_attention(block.attn, normed, text_normed, cache.everything())
     cache.presents.append(present)
     cache.presents_text.append(present_text)
-    x = x + gate[:, None] * out
-    if normed2 is not None and gate2 is not None:
-        out, present = self_attention(block.attn2, normed2, cache.image())
+    x = attention.residual(x, out)
+    if dual and second is not None:
+        out, present = self_attention(block.attn2, second, cache.image())
         cache.presents.append(present)
-        x = x + gate2[:, None] * out
-    x = feed_forward(block.ff, block.norm2, x, shift, scale, ff_gate)
+        x = dual.residual(x, out)
+    x = feed_forward(block.ff, block.norm2, x, image_forward)
 
-    if text_out is not None:
-        text_gate, text_shift, text_scale, text_ff_gate = text_modulation
-        text = text + text_gate[:, None] * text_out
-        text = feed_forward(block.ff_context, block.norm2_context, text, text_shift, text_scale, text_ff_gate)
+    if text_out is not None:  # the last block's text is read by nobody
+        text = text + next(steered) * text_out
+        text = feed_forward(block.ff_context, block.norm2_context, text, following())
     return x, text

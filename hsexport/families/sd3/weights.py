@@ -19,16 +19,24 @@ from hsruntime.facts import Positions
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
 """diffusers' names of what TokenTransformer holds in another shape."""
+CONDITIONING = re.compile(r"(time_text_embed|context_embedder)\..*|(.*\.norm1(_context)?|norm_out)\.linear\..*")
+"""Tensors of a transformer that its conditioning network reads; all others are the denoiser's."""
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 """T5's one table of token embeddings, under both of the names it is saved by."""
 
 
-def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter, ...]) -> Weights:
-    """All of them as the checkpoint has them, but for the patch embedding and the table, which follow from theirs.
+def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter, ...], network: str) -> Weights:
+    """Those that one of a member's networks reads, its denoiser or its conditioning network.
 
-    `adapters` are fused first.
+    As the checkpoint has them, but for the patch embedding and the table, which follow from theirs. `adapters` are
+    fused first.
     """
-    tensors: dict[str, Weight] = fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
+    conditions = network != member.role
+    sources = {name: header for name, header in member.tensors.items() if bool(CONDITIONING.match(name)) == conditions}
+    whole: dict[str, Weight] = fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
+    tensors, digests = {name: whole[name] for name in sources}, tuple(adapter.digest for adapter in adapters)
+    if conditions:
+        return Weights(member.directory.transformer, tensors, sources, digests)
     by_token, table = tensors.pop(PATCH_WEIGHT), tensors.pop(TABLE)
     width, channels, *patch = by_token.shape
     tensors["patch_weight"] = changed(by_token, (width, channels * patch[0] * patch[1]), token_weight)
@@ -37,8 +45,7 @@ def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter
     tensors["position_table"] = changed(table, shape, lambda whole: centre_rows(whole, kept))
     # A wide and a tall crop of one table have one shape; only this tells them apart.
     crop = f"{kept.rows}x{kept.columns} of {kept.table_size}"
-    extra = (crop, *(adapter.digest for adapter in adapters))
-    return Weights(member.directory.transformer, tensors, member.tensors, extra)
+    return Weights(member.directory.transformer, tensors, sources, (crop, *digests))
 
 
 def token_weight(weight: np.ndarray) -> np.ndarray:

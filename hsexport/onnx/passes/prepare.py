@@ -10,9 +10,10 @@ from hsengines.traits import traits_of
 from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.cast_precision import CastPrecision
 from hsexport.onnx.passes.graph_pass import PassError, apply
+from hsexport.onnx.passes.ort_operators import OrtOperators
 from hsexport.onnx.passes.single_output_attention import SingleOutputAttention
 
-PASSES = {"single_output_attention": SingleOutputAttention}
+PASSES = {"single_output_attention": SingleOutputAttention, "ort_operators": OrtOperators}
 """Passes over a graph as it was exported, before any cast, as the traits of a backend name them."""
 
 

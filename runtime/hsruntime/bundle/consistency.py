@@ -21,6 +21,8 @@ def check_consistency(manifest: Manifest) -> None:
             _refuse(f"{role} reads the text side '{model.text}', there is {sorted(facts.text)}")
     for side in facts.text.values():
         _check_text(manifest, side)
+    for role in ("large", "small"):
+        _check_conditions(manifest, role)
     _check_sizes(manifest.facts.sizes)
     for name, record in manifest.engines.items():
         _check_engine(name, record)
@@ -67,6 +69,14 @@ def _check_text(manifest: Manifest, side: TextSide) -> None:
         _refuse(
             f"engine '{side.join}', output 'text': shape {list(shape)}, expected 3 dimensions with {side.tokens} tokens"
         )
+
+
+def _check_conditions(manifest: Manifest, role: str) -> None:
+    """Refuses a conditioning network whose answers are not what the steps take."""
+    taken = {tensor.name: tensor for tensor in manifest.engines[role].spec.inputs}
+    for tensor in manifest.engines[f"condition_{role}"].spec.outputs:
+        if taken.get(tensor.name) != tensor:
+            _refuse(f"engine '{role}' has no input '{tensor.name}' for what 'condition_{role}' answers")
 
 
 def _is_dtype(name: str) -> bool:

@@ -15,7 +15,7 @@ from hsengines.traits import traits_of
 from hsruntime.facts import Count, Defaults, Facts, Sha256
 from hsruntime.strict import Strict
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 UNSEALED = "0" * 64
 FOREIGN = "the bundle was not written by hsexport; build it again"
 DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"
@@ -93,6 +93,11 @@ class Manifest(Strict, frozen=True, kw_only=True):
     facts: Facts
     engines: dict[str, EngineRecord]
     files: list[FileRecord]
+
+    @property
+    def specs(self) -> dict[str, EngineSpec]:
+        """Every engine's I/O signature."""
+        return {name: record.spec for name, record in self.engines.items()}
 
     def with_defaults(self, defaults: Defaults) -> Manifest:
         """The same bundle, doing something else when it is told nothing."""

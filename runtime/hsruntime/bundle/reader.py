@@ -16,8 +16,8 @@ from hsruntime.bundle.manifest import DAMAGED, FOREIGN, BundleError, FileRecord,
 
 MANIFEST_NAME = "manifest.json"
 REQUIRED_ENGINES = (
-    "large", "small", "vae_decoder", "prepare", "guide", "guide_held", "blend", "advance", "score",
-    "spread", "select_cache", "merge_cache", "unpatchify",
+    "large", "small", "condition_large", "condition_small", "vae_decoder", "prepare", "guide", "guide_held", "blend",
+    "advance", "score", "spread", "select_cache", "merge_cache", "unpatchify",
 )  # fmt: skip
 
 # No dot at either end rules out '.', '..' and what Windows strips; ASCII rules out two spellings of one name.

@@ -9,14 +9,17 @@ from math import prod
 import numpy as np
 
 from hsengines.device import Device, Tensor
-from hsengines.spec import TensorSpec, numpy_dtype
-from hsruntime.bundle.manifest import Manifest, output_spec
+from hsengines.spec import EngineSpec, TensorSpec, numpy_dtype
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import Facts, Size
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.program import BUFFERS, PROGRAM, Row, buffers_of, expanded, pattern_of
 from hsruntime.loop.region import Region, active_count, cache_index, merge_index, row_index
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import conditioning_specs
+
+STEPS_TOGETHER = 32
+"""Room for steps is a multiple of it, so that schedules of about one length share their buffers."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class LoopShape:
     rows: int  # G: B, or 2B under guidance
     grid: tuple[int, int]  # (h, w) in tokens
     active: int  # M; 0 if the schedule has no region
-    steps: int  # S: room for as many, see `steps_room`
+    steps: int  # S: room for as many, see STEPS_TOGETHER
     text_cached: bool = False  # whether region steps take the text's keys and values from the cache
 
     @classmethod
@@ -36,7 +39,7 @@ class LoopShape:
         side = facts.latent.pixels_per_token
         grid = (size[1] // side, size[0] // side)
         active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
-        room = steps_room(schedule.steps, facts.sigmas.levels)
+        room = min(facts.most_steps, -(-schedule.steps // STEPS_TOGETHER) * STEPS_TOGETHER)
         cached_text = schedule.has_region and schedule.region.text == "cached"
         return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)
 
@@ -51,27 +54,22 @@ class LoopShape:
         return self.tokens - self.active
 
 
-def steps_room(steps: int, levels: int) -> int:
-    """Room for a schedule's steps, rounded up, so that schedules of about one length share their buffers.
-
-    `levels`: how many noise levels the bundle's engines take at the most.
-    """
-    return min(levels, -(-steps // 32) * 32)
-
-
 class Layout:
     """The program for one pair and one LoopShape: what its rows and buffers come to."""
 
-    def __init__(self, facts: Facts, shape: LoopShape, cache: str, conditioning: Mapping[str, TensorSpec]) -> None:
-        """`cache` is the dtype of keys and values, `conditioning` as `conditioning_specs` has it."""
+    def __init__(self, facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape) -> None:
+        """`specs` are those of a bundle's engines."""
         large, text = facts.large, facts.text_tokens
         kept = text if shape.text_cached else 0
         counts = {"image": large.image_slots, "text": large.text_slots}
         self._slots = {of: [f"{kv}_{i}" for i in range(count) for kv in "kv"] for of, count in counts.items()}
-        own = [name.removeprefix("small_") for name in conditioning if name.startswith("small_")]
-        shared = [name for name in conditioning if not name.startswith("small_")]
-        self._names = {"large": shared, "small": own or shared}
-        self._conditioning, self._cache = conditioning, cache
+        self._own = _own(facts, specs)
+        self._cache = next(tensor.dtype for tensor in specs["select_cache"].outputs)
+        self._dims: dict[str, dict[str | int, str | int]] = {
+            "": {"B": "L", "G": "L"},
+            "live_given_*": {"G": "L", "T": "V"},
+        }
+        self._dims["small_given_*"] = {"G": "L", "T": facts.text[facts.small.text].tokens}
         self.extents = {
             "B": shape.pictures,
             "G": shape.rows,
@@ -90,24 +88,35 @@ class Layout:
     def rows(self, sequences: Iterable[str]) -> Iterator[Row]:
         """Everything that sequences of the program run, each cache slot by name."""
         for name in sequences:
-            yield from expanded(PROGRAM[name], self._slots, self._names)
+            yield from expanded(PROGRAM[name], self._slots, self._own)
 
     def tensor(self, buffer: str, rows: int) -> TensorSpec:
         """A buffer with L = `rows`, under the name of the one whose memory it is."""
         pattern = pattern_of(buffer)
         star = buffer[len(pattern) - 1 :]
         own, _, same = BUFFERS[pattern][0].partition(" = ")
-        dtype, *dims = own.split()
+        dtype, *letters = own.split()
+        dims: tuple[str | int, ...] = tuple(letters)
         if dtype == "own":
-            given = self._conditioning[buffer if buffer in self._conditioning else star]
-            dtype, dims = given.dtype, ["L", *map(str, given.shape[1:])]
-            if pattern == "live_*" and star == "text":
-                dims[1] = "V"
+            answered, named = self._own[pattern][star], self._dims.get(pattern, self._dims[""])
+            dtype, dims = answered.dtype, tuple(named.get(dim, dim) for dim in answered.shape)
+            if answered is not self._own[same or pattern][star]:
+                same = ""
         elif dtype == "cache":
             dtype = self._cache
-        shape = TensorSpec(buffer, dtype, tuple(dims)).resolve(self.extents | {"L": rows})
-        other = self.tensor(same.replace("*", star), rows) if same and buffer not in self._conditioning else None
+        shape = TensorSpec(buffer, dtype, dims).resolve(self.extents | {"L": rows})
+        other = self.tensor(same.replace("*", star), rows) if same else None
         return other if other and other.shape == shape else TensorSpec(buffer, dtype, shape)
+
+
+def _own(facts: Facts, specs: Mapping[str, EngineSpec]) -> dict[str, dict[str, TensorSpec]]:
+    """By the buffer that is "own", what the engines answer that fill it."""
+    answers = conditioning_specs(facts, specs)
+    own = {name.removeprefix("small_"): spec for name, spec in answers.items() if name.startswith("small_")}
+    shared = {name: spec for name, spec in answers.items() if not name.startswith("small_")}
+    large, small = ({t.name: t for t in specs[f"condition_{role}"].outputs} for role in ("large", "small"))
+    texts = {"*": shared, "small_*": own or shared}
+    return texts | {"large_given_*": large, "live_given_*": large, "small_given_*": small}
 
 
 REGIONAL = ("active_positions", "active_index", "cached_index", "blend_index", "merge_index")
@@ -120,8 +129,7 @@ class Buffers:
     def __init__(
         self, manifest: Manifest, device: Device, shape: LoopShape, conditioning: Mapping[str, Tensor]
     ) -> None:
-        cache = output_spec(manifest, "select_cache", "selected").dtype
-        self.layout = Layout(manifest.facts, shape, cache, conditioning_specs(manifest))
+        self.layout = Layout(manifest.facts, manifest.specs, shape)
         self._device, self._shape = device, shape
         self._conditioning = conditioning
         self._positions = {
@@ -186,48 +194,41 @@ class Buffers:
             case "index":
                 return by_row(row_index(shape.tokens, self._everything))
             case "text_index":
-                _, heads, text = extents
-                everything = np.tile(np.arange(text, dtype=np.int32), (shape.pictures, 1))
-                return cache_index(everything, rows, heads, text, first)
+                everything = np.tile(np.arange(extents[1], dtype=np.int32), (shape.pictures, 1))
+                return cache_index(everything, rows, extents[1], first)
             case "active_positions":
                 return self._positions["large"][by_row(region.active)]
             case "active_index":
                 return by_row(row_index(shape.tokens, region.active))
             case "cached_index":
-                return cache_index(region.cached, rows, extents[1], shape.tokens, first)
-            case "blend_index":
-                return merge_index(region, rows, 1)[:, 0]
-            case "merge_index":
-                return merge_index(region, rows, extents[1])
+                return cache_index(region.cached, rows, shape.tokens, first)
+            case "blend_index" | "merge_index":
+                return merge_index(region, rows)
         return None
 
 
-def cache_item_bytes(manifest: Manifest) -> int:
-    """What one number of a key or value takes."""
-    return numpy_dtype(output_spec(manifest, "select_cache", "selected").dtype).itemsize
-
-
-def cache_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
+def cache_bytes(facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape) -> int:
     """What keys and values take: of the whole picture and the text, and with a region of cached and active tokens."""
-    return _numbers(facts, shape)[0] * item_bytes
+    return sum(_sizes(facts, specs, shape, cache=True))
 
 
-def loop_bytes(facts: Facts, shape: LoopShape, item_bytes: int) -> int:
-    """What a loop's tensors take beside the conditioning; steps of the prompts' rows alone add theirs.
+def loop_bytes(facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape) -> int:
+    """What a loop's tensors take beside what the prompts became; steps of the prompts' rows alone add theirs.
 
-    `item_bytes` is what a key's or value's number takes; the cache is nearly all of it.
+    `specs` are those of a bundle's engines; the cache is nearly all of it.
     """
-    cached, others = _numbers(facts, shape)
-    return cached * item_bytes + others * 4
+    return cache_bytes(facts, specs, shape) + sum(_sizes(facts, specs, shape, cache=False))
 
 
-def _numbers(facts: Facts, shape: LoopShape) -> tuple[int, int]:
-    """In keys and values, and in what else steps of every mode are bound to, of both rows of each picture."""
-    layout = Layout(facts, shape, "cache", {})
-    sequences = ["large", "small", *(["hybrid", "gather"] if shape.active else [])]
-    needed = {layout.tensor(buffer, shape.rows) for row in layout.rows(sequences) for buffer in buffers_of(row)}
-    cached = sum(prod(_extents(tensor)) for tensor in needed if tensor.dtype == "cache")
-    return cached, sum(prod(_extents(tensor)) for tensor in needed) - cached
+def _sizes(facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape, *, cache: bool) -> Iterator[int]:
+    """Of keys and values, or of what else steps of every mode are bound to, of both rows of each picture."""
+    layout, sequences = Layout(facts, specs, shape), ["condition large", "condition small", "large", "small"]
+    sequences += ["hybrid", "gather"] if shape.active else []
+    bound = {buffer for row in layout.rows(sequences) for buffer in buffers_of(row)}
+    loops = {buffer for buffer in bound if pattern_of(buffer) not in ("*", "small_*")}
+    for tensor in {layout.tensor(buffer, shape.rows) for buffer in loops}:
+        if BUFFERS[pattern_of(tensor.name)][0].startswith("cache ") == cache:
+            yield prod(_extents(tensor)) * numpy_dtype(tensor.dtype).itemsize
 
 
 def _extents(spec: TensorSpec) -> tuple[int, ...]:

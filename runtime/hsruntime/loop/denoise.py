@@ -25,10 +25,12 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
     schedule, done = request.schedule, count(1)
     chooser = Chooser(loop, schedule, request.seeds)
     left, ran, times = list(schedule.segments), [], []
+    begun: float | None = perf_counter()  # the first segment's time has what comes before it, too
+    loop.condition()
     while left:
         segment, spare = left.pop(0), 0
         for run, following in _with_following(schedule, segment, left):
-            start = perf_counter()
+            start, begun = begun or perf_counter(), None
             chooser.before(run)
             spent = perf_counter() - start
             asks_small = following is not None and chooser.compares(run, following)

@@ -11,9 +11,9 @@ from hsengines.device import Device, Tensor
 from hsengines.errors import DeviceMemoryError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import size_text
-from hsruntime.loop.buffers import LoopShape, cache_item_bytes, loop_bytes
+from hsruntime.loop.buffers import LoopShape, loop_bytes
 from hsruntime.loop.flow import latents_from_tokens
-from hsruntime.loop.loop import Loop
+from hsruntime.loop.loop import Load, Loop
 from hsruntime.picture.decode import Decoder
 from hsruntime.text.encode import BoundText, Conditioning, TextEmbeddings, empty_conditioning
 from hsruntime.text.tokenize import PromptRow
@@ -32,9 +32,10 @@ class Executor:
         device: Device,
         shape: LoopShape,
         tile: int | None,
+        load: Load | None,
     ) -> None:
         self._conditioning = empty_conditioning(device, manifest, shape.rows)
-        self.loop = Loop(manifest, engines, device, shape, self._conditioning)
+        self.loop = Loop(manifest, engines, device, shape, self._conditioning, load)
         self._text = text(self._conditioning) if text else None
         self._latent, self._grid = manifest.facts.latent, shape.grid
         self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.latents, tile)
@@ -82,8 +83,11 @@ class Executors:
         cap_bytes: int | None,
         most_kept: int,
         tile: int | None,
+        load: Load | None = None,
     ) -> None:
+        """`load` opens conditioning networks, where they do not stay open."""
         self._most_kept = most_kept
+        self._load = load
         self._manifest = manifest
         self._bind_text = text
         self._tile = tile
@@ -97,11 +101,12 @@ class Executors:
         if shape in self._kept:
             self._kept[shape] = self._kept.pop(shape)  # youngest last
             return self._kept[shape]
-        needed_bytes = loop_bytes(self._manifest.facts, shape, cache_item_bytes(self._manifest))
+        needed_bytes = loop_bytes(self._manifest.facts, self._manifest.specs, shape)
         self._make_room(needed_bytes)
         while shape not in self._kept:
             try:
-                made = Executor(self._manifest, self._bind_text, self._engines, self._device, shape, self._tile)
+                bound = (self._manifest, self._bind_text, self._engines, self._device, shape)
+                made = Executor(*bound, self._tile, self._load)
                 self._kept[shape] = made
             except DeviceMemoryError as err:
                 # Older ones give way where the device has no room beside them.

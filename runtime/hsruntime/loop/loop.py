@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from time import perf_counter
 
 import numpy as np
 
 from hsengines.backend import Binding, Engine
-from hsengines.device import Device, Enqueue, Replay, Tensor
+from hsengines.device import Device, Enqueue, Replay, Tensor, Tensors
 from hsengines.errors import DeviceError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.buffers import Buffers, LoopShape
@@ -18,6 +18,11 @@ from hsruntime.loop.program import SIGNALS, Row, reads
 from hsruntime.loop.region import Region
 from hsruntime.request import SegmentTime
 from hsruntime.schedule.schedule import MODES, Schedule, Segment, Settled
+
+Load = Callable[[str], Engine]
+"""Opens an engine by its name."""
+CONDITIONING = ("condition_large", "condition_small")
+"""Engines that run once before the steps, and may be closed while these run."""
 
 
 class Loop:
@@ -30,13 +35,19 @@ class Loop:
         device: Device,
         shape: LoopShape,
         conditioning: Mapping[str, Tensor],
+        load: Load | None = None,
     ) -> None:
+        """`load` opens conditioning networks for as long as they run, where they are not among `engines`."""
         self.shape = shape
+        self._load = load
+        self._conditioning = conditioning
+        self._conditioned: list[object] = []
         self._engines = engines
         self._device = device
         self._buffers = Buffers(manifest, device, shape, conditioning)
         self._bindings: list[Binding] = []
         self._replays: dict[str, Replay] = {}
+        self._conditions: list[str] = []
         self._taken = 0
         self._steps = 0
         self.latents, self._scores, self._magnitudes = map(self._buffers.tensor, ("latents", "scores", "magnitudes"))
@@ -50,8 +61,11 @@ class Loop:
 
     def ready(self, schedule: Schedule) -> None:
         """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
+        self._conditions = [name for name in self._needed(schedule) if name.startswith("condition")]
         for name in self._needed(schedule):
-            if name not in self._replays:
+            if self._load and name in self._conditions:
+                list(self._rows(name))  # `begin` writes only into what is there
+            elif name not in self._replays:
                 sequence = self.bound(name)
                 self._buffers.write("step", 0)  # a warm-up counts on, and must not run off the noise levels
                 self._replays[name] = self._device.replay(sequence)
@@ -75,6 +89,29 @@ class Loop:
         for buffer, value in values.items():
             self._buffers.write(buffer, value)
         self._buffers.write_conditioning()
+
+    def condition(self) -> None:
+        """What the transformers take of prompts and noise levels, for all steps at once; after `begin`.
+
+        Where their networks are to be opened first, nothing is done for what was given last. Raises EngineLoadError.
+        """
+        if self._load is None:
+            for name in self._conditions:
+                self._replays[name].launch()
+            return
+        read = [self._buffers.tensor("timesteps"), *self._conditioning.values()]
+        given: list[object] = [self._conditions, *(tensor.read().tobytes() for tensor in read)]
+        if given != self._conditioned:
+            self._conditioned = []  # half of it may be overwritten when an engine cannot be opened
+            for name in self._conditions:
+                self._run_once(name, self._load)
+            self._conditioned = given
+
+    def _run_once(self, name: str, load: Load) -> None:
+        for row, inputs, outputs in self._rows(name):
+            with closing(load(row.engine)) as engine, closing(engine.bind(inputs, outputs)) as bound:
+                bound.enqueue()
+                self._device.synchronize()  # an engine must not be closed while it runs
 
     def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: bool = False) -> SegmentTime:
         """Runs a segment, or as much of it as its `until` leaves; `after_step`'s own seconds are not counted.
@@ -141,8 +178,10 @@ class Loop:
         """The replays of a schedule, largest memory first, so that scratch memory need not grow."""
         order, runs, signal = list(MODES), list(schedule.unrolled()), schedule.region.signal
         names = [self._name(run.mode, run) for run in sorted(runs, key=lambda run: order.index(run.mode))]
+        names += [self._name("condition large", run) for run in runs if run.large]
+        names += [self._name("condition small", run) for run in runs if run.small]
         if schedule.has_region:
-            names += ["gap"] if reads(signal, "other") else []
+            names += ["gap", "condition small"] if reads(signal, "other") else []
             names += [f"score {signal}"] if SIGNALS[signal] else []
             names += ["merge"] if schedule.region.reselect else []
             names += [self._name("gather", run) for run in runs if run.large == "region"]
@@ -161,20 +200,15 @@ class Loop:
         Each has bindings of its own: a TensorRT context may be captured into one CUDA graph only.
         """
         sequence: list[Enqueue] = []
-        rows = self.shape.pictures if "+" in name else self.shape.rows
-        for row in self._buffers.layout.rows([name]):
+        for row, inputs, outputs in self._rows(name):
             if row.beside:
-                sequence[-1:] = [self._device.fork(sequence[-1:], self._bound_row(row, rows))]
+                sequence[-1:] = [self._device.fork(sequence[-1:], self._bound_row(row, inputs, outputs))]
             else:
-                sequence += self._bound_row(row, rows)
+                sequence += self._bound_row(row, inputs, outputs)
         return sequence
 
-    def _bound_row(self, row: Row, rows: int) -> list[Enqueue]:
+    def _bound_row(self, row: Row, inputs: Tensors, outputs: Tensors) -> list[Enqueue]:
         """The row, ready to run; nothing where it would fill nothing, or a buffer from itself."""
-        inputs, outputs = (
-            {tensor: self._buffers.tensor(buffer, rows) for tensor, buffer in each.items()}
-            for each in (row.inputs, row.outputs)
-        )
         if all(0 in tensor.shape or any(tensor is other for other in inputs.values()) for tensor in outputs.values()):
             return []
         if row.engine == "copy":
@@ -183,6 +217,16 @@ class Loop:
         binding = self._engines[row.engine].bind(inputs, outputs, beside=row.beside)
         self._bindings.append(binding)
         return [binding.enqueue]
+
+    def _rows(self, name: str) -> Iterator[tuple[Row, Tensors, Tensors]]:
+        """A sequence's rows, and what each reads and writes."""
+        rows = self.shape.pictures if "+" in name else self.shape.rows
+        for row in self._buffers.layout.rows([name]):
+            inputs, outputs = (
+                {tensor: self._buffers.tensor(buffer, rows) for tensor, buffer in each.items()}
+                for each in (row.inputs, row.outputs)
+            )
+            yield row, inputs, outputs
 
 
 class Settling:

@@ -7,7 +7,7 @@ N image tokens, M active, R = N - M cached · T text tokens, U cached ones in a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import NamedTuple
@@ -25,17 +25,18 @@ BUFFERS = {
     "magnitudes": ("float32 B N", "of the velocity before"),
     "step": ("int32 1", "the step's number"),
     "next_step": ("int32 1", "the next one"),
-    "timestep": ("float32 1", "the step's noise level"),
-    "timesteps": ("float32 S", "all of them"),
+    "timesteps": ("float32 S", "the noise levels of all steps"),
     "coefficients": ("float32 S 2", "the solver's, of this velocity and the one before"),
     "guidance": ("float32 1", "the scale"),
     "excess": ("float32 1", "the scale less 1"),
     "no_excess": ("float32 1", "0"),
     "cond": ("int32 B", "each picture's row of the prompt"),
     "uncond": ("int32 B", "of the negative prompt; without guidance the same row"),
-    "*": ("own L ...", "what large is conditioned on: the answers of its text side"),
-    "live_*": ("own L ... = *", "the same for a region step, V text tokens in place of T"),
-    "small_*": ("own L ... = *", "what small is conditioned on, if it has a text side of its own"),
+    "*": ("own L ...", "what the prompts became: the answers of large's text side"),
+    "small_*": ("own L ... = *", "of small's, if it has one of its own"),
+    "large_given_*": ("own ...", "what large's steps take of prompts and noise levels, of all steps at once"),
+    "live_given_*": ("own ... = large_given_*", "the same for region steps, V text tokens in place of T"),
+    "small_given_*": ("own ...", "and what small's take"),
     "tokens": ("float32 L N P", "all tokens"),
     "index": ("int32 L N", "their places in `latents`"),
     "large_positions": ("int32 L N", "their positions in large"),
@@ -48,33 +49,34 @@ BUFFERS = {
     "active_guided": ("float32 B M P", "the same after guidance"),
     "active_unread": ("float32 B M P", "cond less uncond on the region"),
     "blend_index": ("int32 B N", "places in `active_guided` with another velocity behind it"),
-    "cache_*": ("cache G H N D", "keys and values of the whole picture, by slot"),
-    "cache_text_*": ("cache G H T D", "of the text"),
-    "whole_*": ("cache L H N D = cache_*", "where a whole step of large leaves them"),
-    "whole_text_*": ("cache L H T D = cache_text_*", "of the text"),
-    "past_*": ("cache L H R D", "of the cached tokens, gathered for the region"),
-    "past_text_*": ("cache L H U D = cache_text_*", "of the cached text"),
-    "fresh_*": ("cache L H M D", "of the active tokens"),
-    "fresh_text_*": ("cache L H V D", "of the live text"),
-    "nothing_*": ("cache L H 0 D", "no tokens at all"),
-    "merged": ("cache G H N D", "one slot of the whole picture on the way back"),
-    "cached_index": ("int32 L H R", "the cached tokens' places in `cache_*`"),
-    "text_index": ("int32 L H U", "the cached text's places in `cache_text_*`"),
-    "merge_index": ("int32 G H N", "places in `fresh_*` with `cache_*` behind it"),
+    "cache_*": ("cache G N H D", "keys and values of the whole picture, by slot"),
+    "cache_text_*": ("cache G T H D", "of the text"),
+    "whole_*": ("cache L N H D = cache_*", "where a whole step of large leaves them"),
+    "whole_text_*": ("cache L T H D = cache_text_*", "of the text"),
+    "past_*": ("cache L R H D", "of the cached tokens, gathered for the region"),
+    "past_text_*": ("cache L U H D = cache_text_*", "of the cached text"),
+    "fresh_*": ("cache L M H D", "of the active tokens"),
+    "fresh_text_*": ("cache L V H D", "of the live text"),
+    "nothing_*": ("cache L 0 H D", "no tokens at all"),
+    "merged": ("cache G N H D", "one slot of the whole picture on the way back"),
+    "cached_index": ("int32 L R", "the cached tokens' places in `cache_*`"),
+    "text_index": ("int32 L U", "the cached text's places in `cache_text_*`"),
+    "merge_index": ("int32 G N", "places in `fresh_*` with `cache_*` behind it"),
 }
 """dtype and shape of each buffer, and what it holds.
 
-A star stands for a cache slot's name, alone for that of a tensor of the conditioning. "own" and "cache" are what the
-bundle's engines take there. `= other`: the other buffer itself, where both have one shape. A buffer with rows L exists
-once for each L.
+A star stands for a cache slot's name; of what is "own", for a tensor's, whose shape and type are those of the engines
+that answer it. "cache" is the type that the bundle's engines take keys and values in. `= other`: the other buffer
+itself, where both have one shape. A buffer with rows L exists once for each L, and what is "own" has such rows.
 """
 
 
 class Row(NamedTuple):
     """One run of an engine: its inputs and outputs, and the buffers they are bound to.
 
-    "copy" is the device's own. A starred tensor stands for all of the engine's own that no other entry names; with
-    starred buffers alone, rows that follow one another run for one cache slot after the other.
+    "copy" is the device's own. A starred tensor stands for as many as its buffer has names: a lone star's are those of
+    what is "own", the others' all cache slots. With starred buffers alone, rows that follow one another run for one
+    cache slot after the other.
     """
 
     engine: str
@@ -96,15 +98,17 @@ def _copy(source: str, target: str) -> Row:
 
 
 BEGIN = _copy("guided", "previous")
-PREPARE = _run("prepare", "latents index timesteps step", "tokens timestep")
-PREPARE_ACTIVE = _run("prepare", "latents index=active_index timesteps step", "tokens=active_tokens timestep")
-LARGE = _run("large", "tokens positions=large_positions timestep * past_*=nothing_*", "velocity present_*=whole_*")
+PREPARE = _run("prepare", "latents index", "tokens")
+PREPARE_ACTIVE = _run("prepare", "latents index=active_index", "tokens=active_tokens")
+LARGE = _run(
+    "large", "tokens positions=large_positions step *=large_given_* past_*=nothing_*", "velocity present_*=whole_*"
+)
 LARGE_ACTIVE = _run(
     "large",
-    "tokens=active_tokens positions=active_positions timestep *=live_* past_*",
+    "tokens=active_tokens positions=active_positions step *=live_given_* past_*",
     "velocity=active_velocity present_*=fresh_*",
 )
-SMALL = _run("small", "tokens positions=small_positions timestep *=small_*", "velocity")
+SMALL = _run("small", "tokens positions=small_positions step *=small_given_*", "velocity")
 ADVANCE = (
     _run("advance", "velocity=guided previous latents coefficients step", "next_latents next_step"),
     _copy("next_latents", "latents"),
@@ -129,7 +133,7 @@ def _blended(guidance: str, elsewhere: str) -> tuple[Row, ...]:
 
 
 def _modes(guidance: str) -> dict[str, tuple[Row, ...]]:
-    """Each mode's step, and what fills the cache that its region steps read."""
+    """Each mode's step, what fills the cache that its region steps read, and what each transformer is given."""
     whole = _guide(guidance, "velocity", "index", "guided", "difference")
     sketch = _guide(guidance, "velocity", "index", "other", "unread")
     return {
@@ -144,6 +148,8 @@ def _modes(guidance: str) -> dict[str, tuple[Row, ...]]:
             _run("select_cache", "everything=cache_* index=cached_index", "selected=past_*"),
             _run("select_cache", "everything=cache_text_* index=text_index", "selected=past_text_*"),
         ),
+        f"condition large{guidance}": (_run("condition_large", "timesteps *", "*=large_given_*"),),
+        f"condition small{guidance}": (_run("condition_small", "timesteps *=small_*", "*=small_given_*"),),
     }  # fmt: skip
 
 
@@ -176,9 +182,9 @@ PROGRAM: dict[str, tuple[Row, ...]] = {
 }
 """Every sequence: steps by mode, "+held" and "+off" where only the prompts' rows run, and what is done between steps.
 
-"gather" fills a new region's cache; "gap" asks small for its velocity at the latents of the step about to be taken;
-"score" follows a step; "settle" compares it with the one before; "merge" takes back into the cache what the last region
-step made of it.
+"condition" comes before the first step; "gather" fills a new region's cache; "gap" asks small for its velocity at the
+latents of the step about to be taken; "score" follows a step; "settle" compares it with the one before; "merge" takes
+back into the cache what the last region step made of it.
 """
 
 
@@ -228,16 +234,15 @@ def pattern_of(buffer: str) -> str:
 
 
 def expanded(
-    rows: Iterable[Row], slots: Mapping[str, Sequence[str]], conditioning: Mapping[str, Sequence[str]]
+    rows: Iterable[Row], slots: Mapping[str, Sequence[str]], own: Mapping[str, Collection[str]]
 ) -> Iterator[Row]:
-    """Rows without stars: `slots` of "image" and "text" tokens, `conditioning` by transformer, each in order."""
+    """Rows without stars: `slots` of "image" and "text" tokens, names of what is "own" by buffer, each in order."""
     for kind, each in groupby(rows, _runs_by_slot_of):
         group = tuple(each)
         for slot in slots[kind] if kind else [""]:
             for row in group:
-                named = conditioning.get(row.engine, ())
                 everything = [*slots["image"], *(f"text_{name}" for name in slots["text"])]
-                reads, writes = (_without_stars(e, slot, everything, named) for e in (row.inputs, row.outputs))
+                reads, writes = (_without_stars(e, slot, everything, own) for e in (row.inputs, row.outputs))
                 yield row._replace(inputs=reads, outputs=writes)
 
 
@@ -253,9 +258,11 @@ def _runs_by_slot_of(row: Row) -> str:
     return "" if not starred else "text" if any(buffer.endswith("_text_*") for buffer in starred) else "image"
 
 
-def _without_stars(entries: Mapping[str, str], slot: str, slots: Sequence[str], named: Sequence[str]) -> dict[str, str]:
+def _without_stars(
+    entries: Mapping[str, str], slot: str, slots: Sequence[str], own: Mapping[str, Collection[str]]
+) -> dict[str, str]:
     found = {}
     for tensor, buffer in entries.items():
-        for star in (named if tensor == "*" else slots) if "*" in tensor else [slot]:
+        for star in (own.get(buffer, ()) if tensor == "*" else slots) if "*" in tensor else [slot]:
             found[tensor.replace("*", star)] = buffer.replace("*", star)
     return found

@@ -64,24 +64,19 @@ def row_index(tokens_per_row: int, columns: np.ndarray) -> np.ndarray:
     return columns + offsets.reshape(-1, *([1] * (columns.ndim - 1)))
 
 
-def cache_index(cached: np.ndarray, rows: int, heads: int, tokens: int, first: int = 0) -> np.ndarray:
-    """Flat row numbers (rows, H, R) of the cached tokens into a cache of (row, head, token).
+def cache_index(cached: np.ndarray, rows: int, tokens: int, first: int = 0) -> np.ndarray:
+    """Flat row numbers (rows, R) of the cached tokens into a cache of (row, token).
 
     Guidance rows share their picture's region; `first` is where the rows wanted start in the cache.
     """
-    repeated = np.tile(cached, (rows // len(cached), 1))
-    per_head = np.repeat(repeated, heads, axis=0)
-    index = row_index(tokens, per_head) + np.int32(first * heads * tokens)
-    return index.reshape(rows, heads, cached.shape[1])
+    return row_index(tokens, np.tile(cached, (rows // len(cached), 1))) + np.int32(first * tokens)
 
 
-def merge_index(region: Region, rows: int, heads: int) -> np.ndarray:
-    """Flat row numbers (G, H, N) into G * H * M fresh keys or values, then G * H * N kept ones: fresh where active."""
+def merge_index(region: Region, rows: int) -> np.ndarray:
+    """Flat row numbers (G, N) into G * M fresh tokens, then G * N kept ones: fresh where active."""
     pictures, active = region.active.shape
     tokens = active + region.cached.shape[1]
-    slots = rows * heads
-    index = slots * active + np.arange(slots * tokens, dtype=np.int32).reshape(slots, tokens)
-    fresh = np.arange(slots * active, dtype=np.int32).reshape(slots, active)
-    where = np.repeat(np.tile(region.active, (rows // pictures, 1)), heads, axis=0)
-    np.put_along_axis(index, where.astype(np.int64), fresh, axis=1)
-    return index.reshape(rows, heads, tokens)
+    index = rows * active + np.arange(rows * tokens, dtype=np.int32).reshape(rows, tokens)
+    fresh = np.arange(rows * active, dtype=np.int32).reshape(rows, active)
+    np.put_along_axis(index, np.tile(region.active, (rows // pictures, 1)).astype(np.int64), fresh, axis=1)
+    return index

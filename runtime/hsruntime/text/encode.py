@@ -9,7 +9,7 @@ import numpy as np
 
 from hsengines.backend import Binding, Engine
 from hsengines.device import Device, Tensor
-from hsengines.spec import TensorSpec, numpy_dtype
+from hsengines.spec import EngineSpec, TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle
 from hsruntime.facts import Facts, TextSide
@@ -47,15 +47,15 @@ def text_sides(facts: Facts) -> dict[str, TextSide]:
     return {"": facts.text[facts.large.text], **own}
 
 
-def conditioning_specs(manifest: Manifest) -> dict[str, TensorSpec]:
-    """What the sides' joins answer, rows B."""
-    sides = text_sides(manifest.facts).items()
-    return {start + spec.name: spec for start, side in sides for spec in manifest.engines[side.join].spec.outputs}
+def conditioning_specs(facts: Facts, specs: Mapping[str, EngineSpec]) -> dict[str, TensorSpec]:
+    """What the sides' joins answer, rows B; `specs` are those of a bundle's engines."""
+    sides = text_sides(facts).items()
+    return {start + spec.name: spec for start, side in sides for spec in specs[side.join].outputs}
 
 
 def empty_conditioning(device: Device, manifest: Manifest, rows: int) -> Conditioning:
     """Uninitialised."""
-    specs = conditioning_specs(manifest).items()
+    specs = conditioning_specs(manifest.facts, manifest.specs).items()
     return {name: device.empty(spec.resolve({"B": rows}), spec.dtype) for name, spec in specs}
 
 

@@ -83,19 +83,16 @@ def test_region_velocity_and_text_equal_the_full_pass(case):
     timestep, text, pooled = torch.tensor([431.0]), torch.randn(rows, case["text"], 12), torch.randn(rows, 10)
 
     full = Cache([], [])
-    full_x, full_text, emb = tokens_module.streams(tokens, positions, timestep, text, pooled, full)
-    full_velocity = tokens_module.proj_out(tokens_module.norm_out(full_x, emb))
+    full_x, full_text = tokens_module.streams(tokens, positions, timestep, text, pooled, full)
+    full_velocity = tokens_module(tokens, positions, timestep, text, pooled)[0]
 
     order = torch.stack([torch.randperm(h * w) for _ in range(rows)])
     active, cached = order[:, : case["active"]], order[:, case["active"] :]
 
-    def cached_part(tensor):
-        return torch.stack([row[:, places] for row, places in zip(tensor, cached, strict=True)])
-
-    past = [KeyValue(cached_part(kv.key), cached_part(kv.value)) for kv in full.presents]
-    no_text = [KeyValue(kv.key[:, :, :0], kv.value[:, :, :0]) for kv in full.presents_text]
+    past = [KeyValue(rows_of(kv.key, cached), rows_of(kv.value, cached)) for kv in full.presents]
+    no_text = [KeyValue(kv.key[:, :0], kv.value[:, :0]) for kv in full.presents_text]
     part = (rows_of(tokens, active), rows_of(positions, active), timestep, text, pooled)
-    region_x, region_text, _ = tokens_module.streams(*part, Cache(past, no_text))
+    region_x, region_text = tokens_module.streams(*part, Cache(past, no_text))
     region_velocity = tokens_module(*part, *(t for kv in [*past, *no_text] for t in kv))[0]
     without = (*part[:3], text[:, :0], pooled)
     text_cached_velocity = tokens_module(*without, *(t for kv in [*past, *full.presents_text] for t in kv))[0]
@@ -133,7 +130,7 @@ def test_a_wrong_cache_is_noticed():
     tokens, text, pooled = torch.randn(1, 16, 4), torch.randn(1, 3, 12), torch.randn(1, 10)
     positions = torch.arange(16, dtype=torch.int32)[None]
     whole = module(tokens, positions, torch.tensor([500.0]), text, pooled)
-    shuffled = [torch.roll(t[:, :, 4:], 1, dims=-1) for t in whole[1:]]
+    shuffled = [torch.roll(t[:, 4:], 1, dims=-1) for t in whole[1:]]
     region = module(tokens[:, :4], positions[:, :4], torch.tensor([500.0]), text, pooled, *shuffled)[0]
     assert relative_error(region, whole[0][:, :4]) > 10 * RELATIVE_ERROR
 

@@ -54,7 +54,7 @@ def test_what_may_not_fit_is_told_and_the_build_goes_on(hsexport, tiny_pair_dirs
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("kept from an earlier build") == 3 * 17
+    assert done.stderr.count("kept from an earlier build") == 3 * 19
     assert json.loads(done.stdout)["parity"] < 1e-4
     first, second = ({f.path: f.sha256 for f in open_bundle(b).manifest.files} for b in (tiny_bundle, tmp_path / "b"))
     assert first == second
@@ -78,7 +78,7 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
     assert done.returncode == 0, done.stderr
     kept = [line for line in done.stderr.splitlines() if "kept from an earlier build" in line]
     assert sum("export: large" in k or "export: small" in k for k in kept) == 2
-    assert len(open_bundle(tmp_path / "b").manifest.engines) == 17
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == 19
     assert not list((tmp_path / "cache").rglob(".unfinished.*"))
 
 
@@ -101,7 +101,7 @@ def test_killed_at_random_moments_the_next_build_finishes_and_no_item_is_made_ag
     done = hsexport(*arguments)
     assert done.returncode == 0, done.stderr
     assert not made_again(done.stderr.splitlines(), finished)
-    assert len(open_bundle(tmp_path / "b").manifest.engines) == 17
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == 19
     assert not list((tmp_path / "cache").rglob(".unfinished.*"))
 
 
@@ -224,7 +224,7 @@ def test_two_builds_at_once_make_each_engine_once(hsexport, tiny_pair_dirs, tiny
     told = [process.communicate(timeout=240)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     engines = [path for path in (cache / "engine-ort-cpu").iterdir() if path.is_dir()]
-    assert len(engines) == 17
-    assert told[0].count("first build") + told[1].count("first build") >= 17
+    assert len(engines) == 19
+    assert told[0].count("first build") + told[1].count("first build") >= 19
     first, second = ({f.path: f.sha256 for f in open_bundle(tmp_path / name).manifest.files} for name in "ab")
     assert first == second

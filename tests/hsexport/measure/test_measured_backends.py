@@ -10,9 +10,10 @@ MACHINE = {"processor": "a CPU", "cores": 2, "threads": 2}
 
 @pytest.mark.slow
 def test_each_bundle_draws_every_schedule_quiet_and_beside_a_busy_process(tiny_bundle, tiny_openvino_bundle):
-    report = backends((tiny_bundle, tiny_openvino_bundle), rounds=2, threads=1)
+    report = backends((tiny_bundle, tiny_openvino_bundle), rounds=2, straight=False, threads=1)
     rows = report["rows"]
-    assert [(r["backend"], r["schedule"]) for r in rows] == [(b, s) for b in ("ort-cpu", "openvino") for s in SCHEDULES]
+    told = [f"`{path}`: {name}, fp32" for path, name in ((tiny_bundle, "ort-cpu"), (tiny_openvino_bundle, "openvino"))]
+    assert [(row["drawn"], row["schedule"]) for row in rows] == [(drawn, s) for drawn in told for s in SCHEDULES]
     assert all(row["loop_ms"] > 0 and row["busy_ms"] > 0 for row in rows)
     first = {"value": 1.0, "low": 1.0, "high": 1.0}
     assert all(row["over_first"] == row["busy_over_first"] == first for row in rows[:3])
@@ -23,4 +24,4 @@ def test_each_bundle_draws_every_schedule_quiet_and_beside_a_busy_process(tiny_b
 def test_a_process_that_ended_is_told(tiny_bundle, monkeypatch):
     monkeypatch.setattr("hsexport.measure.backends.SCHEDULES", ("no such schedule",))
     with pytest.raises(HSError, match=r"the process that opened .* has ended"):
-        backends((tiny_bundle,), rounds=2, threads=1)
+        backends((tiny_bundle,), rounds=2, straight=False, threads=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx_ir import serde
 
-from hsengines.ort.session import shared_options
+from hsengines.ort.session import session_options
 from hsexport.onnx.onnx_export import export_onnx, simplify
 
 
@@ -28,7 +28,7 @@ def written():
 
 
 def answer(model):
-    session = ort.InferenceSession(serde.serialize_model(model).SerializeToString(), shared_options())
+    session = ort.InferenceSession(serde.serialize_model(model).SerializeToString(), session_options())
     (name,) = [value.name for value in session.get_inputs()]
     return session.run(None, {name: torch.linspace(-1, 1, 12).reshape(3, 4).numpy()})[0]
 

@@ -47,13 +47,13 @@ def test_large_costs_what_its_graph_holds(recipe, counted, active, tokens, text_
     text = recipe.facts.text_tokens
     live, kept = (0, text) if text_cached else (text, 0)
     over = {"G": rows, "M": active, "N": tokens, "T": text, "L": live}
-    found = counted("large", G=rows, M=active, R=tokens - active, T=live, U=kept)
+    found = counted("large", G=rows, M=active, R=tokens - active, T=live, U=kept, S=4)
     assert sum(pass_flops(recipe.facts.large, over).values()) == found
 
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_small_costs_what_its_graph_holds(recipe, counted, rows):
-    found = counted("small", G=rows, N=36, T=recipe.facts.text_tokens)
+    found = counted("small", G=rows, N=36, T=recipe.facts.text_tokens, S=4)
     over = {"G": rows, "M": 36, "N": 36, "T": recipe.facts.text_tokens, "L": recipe.facts.text_tokens}
     assert sum(pass_flops(recipe.facts.small, over).values()) == found
 
@@ -64,6 +64,13 @@ def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
         network = networks[slot.engine]
         shapes = shapes_of(network, recipe)
         assert network.operations(shapes, {"B": 3}) == counted(slot.engine, B=3)
+
+
+@pytest.mark.parametrize("name", ["condition_large", "condition_small"])
+def test_conditioning_costs_what_its_graph_holds(recipe, counted, name):
+    (network,) = (each for each in recipe.networks() if each.name == name)
+    dims = {"G": 4, "S": 9, "T": 7}
+    assert network.operations(shapes_of(network, recipe), dims) == counted(name, **dims)
 
 
 def test_the_decoder_costs_what_its_graph_holds(recipe, counted):

@@ -9,6 +9,7 @@ from hsengines.build import build_options
 from hsexport.plan.gpus import GPUS, GpuError, gpu_named
 from hsexport.plan.machine import Download, machine_at
 from hsexport.plan.plan import RoomError, check_room, plan_of
+from hsexport.plan.work import specs_of
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.buffers import LoopShape, loop_bytes
 
@@ -30,11 +31,14 @@ def plan_for(recipe, machine, gpu=None):
 def test_the_real_pair_takes_what_its_headers_say(sd35_recipe, roomy):
     plan = plan_for(sd35_recipe(backend="tensorrt", precision="bf16"), roomy)
     tables = 192**2 * 2432 + 384**2 * 1536
+    chunks = 6 * 38 + 6 * 37 + 2 + 2  # shifts, scales and gates
+    conditions = 2433 * 2432 * chunks + 2432 * (4096 + 1) + 2432 * (256 + 2048 + 2 * 2432 + 4)
     numbers = 8_056_627_520 + 2_243_171_520 + tables + 123_650_304 + 694_659_840 + 4_762_310_656 + 83_819_683
     assert sum(each.checkpoint_bytes for each in plan.networks) == 2 * numbers
     assert network(plan, "text_encoder_3").parameters == 4_762_310_656
     table, unread = 96**2 * 2432, 2432 * 2433 + 64  # 1536 pixels are 96 tokens a side; the last text queries
-    assert network(plan, "large").parameters == 8_056_627_520 + table - unread
+    assert network(plan, "condition_large").parameters == conditions > 8_056_627_520 / 3
+    assert network(plan, "large").parameters == 8_056_627_520 + table - unread - conditions
     assert network(plan, "vae_decoder").parameters == 49_545_475
     assert plan.bundle_bytes == pytest.approx(2 * sum(n.parameters for n in plan.networks), rel=1e-3)
     assert not plan.shortfalls
@@ -90,10 +94,12 @@ def test_running_memory_is_the_loops_own_count_and_the_weights(sd35_recipe, room
     ]
     one = plan.memory[0]
     shape = LoopShape(1, 2, (64, 64), 1216, 32)
-    assert one.cache_bytes + one.loop_bytes == loop_bytes(recipe.facts, shape, 2)
+    specs = specs_of(recipe.request, {each.name: each for each in recipe.networks()})
+    loop = loop_bytes(recipe.facts, specs, shape)
+    assert one.cache_bytes + one.loop_bytes == loop
     assert one.weights_bytes == plan.bundle_bytes
     scratch = max(one.full_bytes, one.region_bytes, one.small_bytes, one.decoder_bytes)
-    assert one.total_bytes == one.weights_bytes + loop_bytes(recipe.facts, shape, 2) + scratch + one.process_bytes
+    assert one.total_bytes == one.weights_bytes + loop + scratch + one.process_bytes
     assert one.region_bytes < one.full_bytes
 
 
@@ -118,8 +124,10 @@ def test_work_is_told_by_step_and_by_picture(sd35_recipe, roomy):
     plan = plan_for(sd35_recipe(backend="tensorrt", precision="bf16"), roomy, gpu_named("h100"))
     work, line = plan.work, plan.roofline
     steps = 8 * work.large.run.flops + 7 * work.region.run.flops + 21 * work.small.run.flops  # gap: one more small
-    assert work.flops == steps + work.text_flops + work.decode_flops
-    assert work.reference_flops == 28 * work.large.run.flops + work.text_flops + work.decode_flops
+    large, small = (sum(r.flops for r in work.runs if r.name == f"condition_{role}") for role in ("large", "small"))
+    assert 0 < small < large < 0.01 * work.large.run.flops * 28
+    assert work.flops == steps + work.text_flops + large + small + work.decode_flops
+    assert work.reference_flops == 28 * work.large.run.flops + work.text_flops + large + work.decode_flops
     assert work.speedup == pytest.approx((work.reference_flops - 15e12) / (work.flops - 15e12), abs=0.01)
     assert line.large.seconds == work.large.run.flops / 989.4e12
     assert line.large.bound == "compute"
@@ -127,10 +135,10 @@ def test_work_is_told_by_step_and_by_picture(sd35_recipe, roomy):
 
 
 def test_a_small_picture_is_bound_by_reading_weights(sd35_recipe, roomy):
-    recipe = sd35_recipe(backend="tensorrt", precision="bf16", size=(64, 64))
-    line = plan_for(recipe, roomy, gpu_named("h100")).roofline
-    assert line.small.bound == "memory"
-    assert line.small.seconds == pytest.approx(4.5e9 / 3.35e12, rel=0.02)
+    recipe = sd35_recipe(backend="tensorrt", precision="bf16", size=(64, 64), guidance_scale=1.0)
+    plan = plan_for(recipe, roomy, gpu_named("h100"))
+    assert plan.roofline.small.bound == "memory"
+    assert plan.roofline.small.seconds == network(plan, "small").bundle_bytes / 3.35e12
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_would_fit(sd35_recipe, roomy):

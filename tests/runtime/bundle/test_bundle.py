@@ -40,6 +40,8 @@ FORMAT = Path(__file__).parents[3] / "runtime" / "BUNDLE.md"
 ENGINES = [
     "large",
     "small",
+    "condition_large",
+    "condition_small",
     "text_clip",
     "text_t5",
     "join_text",
@@ -55,6 +57,7 @@ ENGINES = [
     "merge_cache",
     "unpatchify",
 ]
+GIVEN: dict[str, list[int | str]] = {"modulation": ["S", "G", 1, 48]}
 
 
 def golden_contents() -> dict[str, bytes]:
@@ -109,6 +112,7 @@ def _transformer(source: str, layers: int, **fields: Any) -> Transformer:
         head_size=8,
         image_slots=layers + 1,
         text_slots=layers,
+        given=48,
         positions=Positions(origin="centre", table_size=16, rows=8, columns=8),
         text="text",
         operations={"layers": {"G*M": 6144 * layers, "G*M*N": 64 * layers}},
@@ -121,14 +125,16 @@ def _engine(name: str) -> EngineRecord:
     outputs = {
         "join_text": {"text": ["B", 154, 32], "pooled": ["B", 16]},
         "vae_decoder": {"pictures": ["B", "8*h", "8*w", 3]},
-        "select_cache": {"selected": ["G", 2, "R", 8]},
+        "select_cache": {"selected": ["G", "R", 2, 8]},
+        **{f"condition_{role}": GIVEN for role in ("large", "small")},
         "unpatchify": {"latents": ["B", 4, "h", "w"]},
         "text_clip": {"states": ["B", 77, 32]},
         "text_t5": {"states": ["B", 77, 32]},
     }.get(name, {"velocity": ["G", "M", 16]})
-    inputs = {"join_text": {f"states_{kind}": ["B", 77, 32] for kind in ("clip", "t5")}}.get(
-        name, {"tokens": ["G", "M", 16]}
-    )
+    inputs = {
+        "join_text": {f"states_{kind}": ["B", 77, 32] for kind in ("clip", "t5")},
+        **{role: {"tokens": ["G", "M", 16], **GIVEN} for role in ("large", "small")},
+    }.get(name, {"tokens": ["G", "M", 16]})
     profiles = (Profile("full", {"G": DimRange(1, 2, 4), "M": DimRange(4, 16, 64)}),) if is_large else ()
     return EngineRecord(
         file=f"engines/{name}.onnx",
@@ -502,6 +508,10 @@ def test_reference_to_nothing_is_named(bundle_path: Path, edit: Callable[[dict[s
         (lambda m: spec(m, "join_text")["outputs"].pop(0), r"'join_text' has no output 'text', .*\['pooled'\]"),
         (lambda m: spec(m, "join_text")["outputs"][0].update(shape=["B", "T", 32]), "with 154 tokens"),
         (lambda m: spec(m, "join_text")["outputs"][0].update(shape=["B", 154]), "expected 3 dimensions"),
+        (
+            lambda m: spec(m, "condition_small")["outputs"][0].update(shape=["S", "G", 1, 49]),
+            "'small' has no input 'modulation' for what 'condition_small' answers",
+        ),
         (lambda m: spec(m, "vae_decoder")["outputs"].clear(), "'vae_decoder' has no output 'pictures'"),
         (lambda m: spec(m, "vae_decoder").update(name="vae"), "calls itself 'vae'"),
         (lambda m: spec(m, "small")["inputs"][0].update(dtype="float33"), "'tokens': dtype 'float33' is unknown"),

@@ -34,6 +34,7 @@ def test_width_is_all_heads_together():
         head_size=64,
         image_slots=37,
         text_slots=24,
+        given=1,
         positions=Positions(origin="centre", table_size=1, rows=1, columns=1),
         text="text",
         operations={},

@@ -27,6 +27,7 @@ GAP = ["prepare", "small", "guide"]
 HYBRID = ["prepare", "prepare", "large", "small", "guide", "guide", "blend", "advance"]
 REGION = ["prepare", "large", "guide", "blend", "advance"]
 TEXT = ["text_encoder", "text_encoder_2", "text_encoder_3", "join_text"]
+GIVEN = ["condition_large", "condition_small"]
 DECODE = ["unpatchify", "vae_decoder"]
 
 
@@ -75,7 +76,11 @@ def allocated(monkeypatch):
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("large:2", LARGE * 2), ("small:3", SMALL * 3), ("small:1,large:2,small:1", SMALL + LARGE * 2 + SMALL)],
+    [
+        ("large:2", ["condition_large", *LARGE * 2]),
+        ("small:3", ["condition_small", *SMALL * 3]),
+        ("small:1,large:2,small:1", [*GIVEN, *SMALL, *LARGE * 2, *SMALL]),
+    ],
 )
 def test_one_model_runs_between_text_and_picture(session, backend, schedule, expected):
     session.generate("red", schedule=schedule)
@@ -90,25 +95,25 @@ def test_hybrid_steps_follow_a_choice_of_the_region(session, backend, gather, si
     session.generate("red", schedule=f"large:2,hybrid:2,small:1;signal={signal}")
     score = {"change": ["score"], "gap": ["score"], "std": ["spread"]}.get(signal, [])
     choice = [*LARGE, *before_choice, *LARGE, *score, *gather]
-    assert backend.log == [*TEXT, *choice, *HYBRID * 2, *SMALL, *DECODE]
+    assert backend.log == [*TEXT, *GIVEN, *choice, *HYBRID * 2, *SMALL, *DECODE]
 
 
 def test_refresh_chooses_and_gathers_anew(session, backend, gather):
     session.generate("red", schedule="large:2,hybrid:4;signal=gap,refresh=2")
     again = [*GAP, *LARGE, "score", *gather]
-    assert backend.log == [*TEXT, *LARGE, *again, *HYBRID * 2, *again, *HYBRID, *DECODE]
+    assert backend.log == [*TEXT, *GIVEN, *LARGE, *again, *HYBRID * 2, *again, *HYBRID, *DECODE]
 
 
 def test_a_new_choice_takes_back_what_the_region_step_renewed(session, backend, gather):
     session.generate("red", schedule="large:1,region:3;signal=std,reselect=1")
     merge = ["merge_cache"] * len(gather)
     again = [*REGION, *merge, "spread", *gather]
-    assert backend.log == [*TEXT, *LARGE, "spread", *gather, *again, *again, *REGION, *DECODE]
+    assert backend.log == [*TEXT, "condition_large", *LARGE, "spread", *gather, *again, *again, *REGION, *DECODE]
 
 
 def test_region_goes_on_where_a_hybrid_segment_chose_it(session, backend, gather):
     session.generate("red", schedule="large:2,hybrid:1,region:2;signal=change")
-    assert backend.log == [*TEXT, *LARGE * 2, "score", *gather, *HYBRID, *REGION * 2, *DECODE]
+    assert backend.log == [*TEXT, *GIVEN, *LARGE * 2, "score", *gather, *HYBRID, *REGION * 2, *DECODE]
 
 
 def test_held_guidance_runs_the_prompts_rows_alone(session, bound):
@@ -119,7 +124,7 @@ def test_held_guidance_runs_the_prompts_rows_alone(session, bound):
 
 def test_without_guidance_there_is_nothing_to_hold(session, backend):
     session.generate("red", schedule="large:1,large+held:2", guidance_scale=1)
-    assert backend.log == [*TEXT, *LARGE * 3, *DECODE]
+    assert backend.log == [*TEXT, "condition_large", *LARGE * 3, *DECODE]
 
 
 def test_steps_that_an_early_end_leaves_go_to_the_next_segment(session, backend, monkeypatch):
@@ -127,7 +132,7 @@ def test_steps_that_an_early_end_leaves_go_to_the_next_segment(session, backend,
     monkeypatch.setattr(Loop, "_changes", lambda self: (next(changes), 1.0))
     result = session.generate("red", schedule="large:2-9,small:1")
     assert str(result.schedule) == "large:2-3,small:7"
-    assert backend.log == [*TEXT, *LARGE * 3, *SMALL * 7, *DECODE]
+    assert backend.log == [*TEXT, *GIVEN, *LARGE * 3, *SMALL * 7, *DECODE]
 
 
 SCHEDULES = ["large:2,hybrid:2,small:1", "large:2,hybrid:2,small:1;signal=change", "large:2,hybrid:4;refresh=1"]
@@ -195,8 +200,8 @@ def test_schedules_of_about_one_length_share_their_buffers(session):
 def test_memory_cap_makes_older_shapes_give_way(tiny_bundle, backend):
     bundle = open_bundle(tiny_bundle)
     manifest = bundle.manifest
-    shape = LoopShape(pictures=4, rows=8, grid=(6, 6), active=12, steps=2)
-    cap_mb = 1.3 * loop_bytes(manifest.facts, shape, 4) / 2**20
+    shape = LoopShape(pictures=4, rows=8, grid=(6, 6), active=12, steps=32)
+    cap_mb = 1.5 * loop_bytes(manifest.facts, manifest.specs, shape) / 2**20
     with Session(bundle, SessionOptions(memory_cap_mb=cap_mb), backend=backend) as session:
         for prompts in (["red"] * 4, ["red"] * 3, ["red"] * 2):
             session.generate(prompts, width=24, height=24, schedule="large:1,hybrid:1")
@@ -224,7 +229,7 @@ def test_closed_session_has_given_everything_back(tiny_bundle, backend):
     assert device.allocated_bytes == 0
 
 
-@pytest.mark.parametrize("schedule", ["large:1", "large:1,hybrid:1", "large:1,hybrid:1;signal=center"])
+@pytest.mark.parametrize("schedule", ["large:1,small:1", "large:1,hybrid:1", "large:1,hybrid:1;signal=center"])
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 def test_loop_bytes_is_what_a_loop_takes(tiny_bundle, backend, schedule, guidance):
     """Within what is left out of the count: text, decoder, single numbers."""
@@ -235,7 +240,8 @@ def test_loop_bytes_is_what_a_loop_takes(tiny_bundle, backend, schedule, guidanc
         before = session._device.allocated_bytes
         loop = Loop(session.manifest, session._engines, session._device, shape, conditioning)
         loop.ready(request.schedule)
-        taken, counted = session._device.allocated_bytes - before, loop_bytes(session.manifest.facts, shape, 4)
+        taken = session._device.allocated_bytes - before
+        counted = loop_bytes(session.manifest.facts, session.manifest.specs, shape)
         loop.close()
     assert counted == pytest.approx(taken, rel=0.1)
 
@@ -325,10 +331,10 @@ def test_error_in_the_callback_ends_the_call_and_the_session_goes_on(session, ba
 
     with pytest.raises(KeyboardInterrupt, match="enough"):
         session.generate("red", schedule="large:3", callback=stop)
-    assert backend.log == [*TEXT, *LARGE * 2]
+    assert backend.log == [*TEXT, "condition_large", *LARGE * 2]
     backend.log.clear()
     session.generate("red", schedule="large:3")
-    assert backend.log == [*TEXT, *LARGE * 3, *DECODE]
+    assert backend.log == [*TEXT, "condition_large", *LARGE * 3, *DECODE]
 
 
 def test_result_tells_its_segments_as_they_ran(session):

@@ -68,6 +68,7 @@ def test_a_signal_is_scored_by_rows_or_by_the_host():
 
 def test_listing_names_every_sequence_and_only_what_differs_of_held_ones():
     lines = list(listed())
-    assert {name for name, *_ in lines} | {"gather+held", "gather+off"} == set(PROGRAM)
+    same = {f"{name}{rows}" for name in ("gather", "condition large", "condition small") for rows in ("+held", "+off")}
+    assert {name for name, *_ in lines} | same == set(PROGRAM)
     assert {engine for name, engine, *_ in lines if "+" in name} == {"guide_held"}
     assert markdown().count("\n| ") == len(lines) + len(BUFFERS) + 1

@@ -103,14 +103,14 @@ def test_row_index_picks_each_rows_own_columns(region, width):
     np.testing.assert_array_equal(picked, [rows[b][region.active[b]] for b in range(len(rows))])
 
 
-@given(regions(), st.sampled_from([1, 2]), st.integers(1, 3))
-def test_cache_index_picks_cached_tokens_of_every_row_and_head(region, guidance_rows, heads):
+@given(regions(), st.sampled_from([1, 2]))
+def test_cache_index_picks_cached_tokens_of_every_row(region, guidance_rows):
     pictures, tokens = region.mask.shape
     rows = pictures * guidance_rows
-    everything = np.random.default_rng(0).random((rows, heads, tokens, 2))
-    index = cache_index(region.cached, rows, heads, tokens)
+    everything = np.random.default_rng(0).random((rows, tokens, 2))
+    index = cache_index(region.cached, rows, tokens)
     assert index.dtype == np.int32
-    expected = [everything[g][:, region.cached[g % pictures]] for g in range(rows)]
+    expected = [everything[g][region.cached[g % pictures]] for g in range(rows)]
     np.testing.assert_array_equal(everything.reshape(-1, 2)[index], np.reshape(expected, (*index.shape, 2)))
 
 
@@ -122,26 +122,26 @@ def test_blend_takes_large_on_the_region_and_the_other_velocity_elsewhere(region
     expected = other.copy()
     for picture, active in enumerate(region.active):
         expected[picture, active] = large[picture]
-    index = merge_index(region, pictures, 1)[:, 0]
+    index = merge_index(region, pictures)
     blended = np.concatenate([large.reshape(-1, 2), other.reshape(-1, 2)])[index]
     np.testing.assert_array_equal(blended, expected)
 
 
-@given(regions(), st.sampled_from([1, 2]), st.integers(1, 3))
-def test_merge_index_renews_active_tokens_and_keeps_the_others(region, guidance_rows, heads):
+@given(regions(), st.sampled_from([1, 2]))
+def test_merge_index_renews_active_tokens_and_keeps_the_others(region, guidance_rows):
     pictures, tokens = region.mask.shape
     rows, rng = pictures * guidance_rows, np.random.default_rng(0)
-    fresh, kept = rng.random((rows, heads, region.active.shape[1], 2)), rng.random((rows, heads, tokens, 2))
+    fresh, kept = rng.random((rows, region.active.shape[1], 2)), rng.random((rows, tokens, 2))
     expected = kept.copy()
     for row in range(rows):
-        expected[row][:, region.active[row % pictures]] = fresh[row]
+        expected[row][region.active[row % pictures]] = fresh[row]
     numbers = np.concatenate([fresh.reshape(-1, 2), kept.reshape(-1, 2)])
-    index = merge_index(region, rows, heads)
+    index = merge_index(region, rows)
     assert index.dtype == np.int32
     np.testing.assert_array_equal(numbers[index], expected)
 
 
 def test_a_cache_index_may_start_behind_the_first_rows():
-    everything = np.random.default_rng(0).random((4, 3, 5, 2))
-    index = cache_index(np.array([[1, 4]], np.int32), 1, 3, 5, first=2)
-    np.testing.assert_array_equal(everything.reshape(-1, 2)[index], everything[2:3][:, :, [1, 4]])
+    everything = np.random.default_rng(0).random((4, 5, 2))
+    index = cache_index(np.array([[1, 4]], np.int32), 1, 5, first=2)
+    np.testing.assert_array_equal(everything.reshape(-1, 2)[index], everything[2:3][:, [1, 4]])

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsexport.families.sd3.config import TransformerConfig
-from hsexport.families.sd3.counts import transformer_operations
+from hsexport.families.sd3.counts import modulation_chunks, transformer_operations
 from hsexport.families.sd3.transformer import TokenTransformer, transformer_like
 from hsruntime.facts import Defaults, Facts, Latent, Positions, Sigmas, Sizes, TextSide, Transformer
 from hsruntime.schedule.arithmetic import predicted_speedup, schedule_flops, step_flops
@@ -41,6 +41,7 @@ def transformer(config):
         head_size=64,
         image_slots=config.num_layers + len(config.dual_attention_layers),
         text_slots=config.num_layers,
+        given=modulation_chunks(config) * config.width,
         positions=POSITIONS,
         text="text",
         operations=transformer_operations(config),
@@ -89,12 +90,15 @@ def test_steps_cost_what_torch_counts(model, active):
     arch = MODELS[model]
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         module = meta_transformer(CONFIGS[model])
-        slot = torch.empty(1, arch.heads, TOKENS - active, arch.head_size)
-        positions = torch.empty(1, active, dtype=torch.int32)
-        text, pooled = torch.empty(1, TEXT, 4096), torch.empty(1, 2048)
-        past = [slot] * (2 * arch.image_slots) + [slot[:, :, :0]] * (2 * arch.text_slots)
-        module(torch.empty(1, active, 64), positions, torch.empty(1), text, pooled, *past)
-    # The formula leaves out what is not in a layer: both embeddings, modulation, the output projection.
+        slot = torch.empty(1, TOKENS - active, arch.heads, arch.head_size)
+        positions, step = torch.empty(1, active, dtype=torch.int32), torch.empty(1, dtype=torch.int32)
+        given = [
+            torch.empty(tensor)
+            for tensor in ((1, 1, 1, modulation_chunks(CONFIGS[model]) * arch.width), (1, TEXT, arch.width))
+        ]
+        past = [slot] * (2 * arch.image_slots) + [slot[:, :0]] * (2 * arch.text_slots)
+        module(torch.empty(1, active, 64), positions, step, *given, *past)
+    # The formula leaves out what is not in a layer: a token's way in and out.
     assert step_flops(arch, active, TOKENS, TEXT) == pytest.approx(counter.get_total_flops(), rel=0.005)
 
 

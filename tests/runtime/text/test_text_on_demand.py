@@ -11,6 +11,7 @@ from hsengines.null.backend import NullBackend, NullEngine
 from hsengines.ort.session import OrtEngine
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.loop.loop import CONDITIONING
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.text.tokenize import PromptCutWarning
 
@@ -116,10 +117,27 @@ def test_closed_encoders_are_gone(on_demand, monkeypatch):
     def gone_at_the_first_step(progress):
         gc.collect()
         open_ = {name for name in engines if engines[name]() or sessions[name]()}
-        assert open_ == set(on_demand.manifest.engines) - set(ENCODERS)
+        assert open_ == set(on_demand.manifest.engines) - {*ENCODERS, *CONDITIONING}
 
     on_demand.generate("red", schedule="small:2", callback=gone_at_the_first_step)
     assert set(ENCODERS) < set(engines)
+
+
+def test_conditioning_networks_are_open_while_they_run_for_prompts_or_noise_levels_that_are_new(session, backend):
+    once = [f"{event}condition_small" for event in ("open ", "", "close ")]
+
+    def ran(**asked):
+        backend.log.clear()
+        session.generate("red", **asked)
+        return [entry for entry in backend.log if "condition" in entry]
+
+    assert ran(schedule="small:1") == once
+    assert ran(schedule="small:1", seed=3) == []
+    assert ran(schedule="small:2") == once
+    assert ran(schedule="large:1,small:1") == [
+        entry.replace("small", role) for role in ("large", "small") for entry in once
+    ]
+    assert ran(schedule="large:1,small+off:1")[3:] == once
 
 
 def nbytes(tensors):

@@ -49,7 +49,7 @@ class Rotary(Family):
         table = {"rows": rows // 2, "columns": columns // 2, "table_size": max(rows, columns) // 2}
         return Transformer(
             source=member.told_source(), parameters=member.parameters, layers=layers, heads=config["heads"],
-            head_size=config["head_size"], image_slots=layers, text_slots=layers, text=member.role,
+            head_size=config["head_size"], image_slots=layers, text_slots=layers, text=member.role, given=width,
             positions=Positions(origin="corner", **table), adapters=adapters,
             operations={"layers": {"G*M": 16 * width**2 * layers, "G*L": 16 * width**2 * layers}},
         )  # fmt: skip
@@ -76,7 +76,8 @@ class Rotary(Family):
     def networks(self, recipe):
         members = (recipe.pair.large, recipe.pair.small)
         text = [network for member in members for network in self._text(recipe, member)]
-        return [*(self._transformer(recipe, member) for member in members), *text, self._decoder(recipe)]
+        steps = [network for member in members for network in self._transformer(recipe, member)]
+        return [*steps, *text, self._decoder(recipe)]
 
     def _transformer(self, recipe, member):
         arch, ranges, config = getattr(recipe.facts, member.role), recipe.ranges(), member.config
@@ -84,10 +85,15 @@ class Rotary(Family):
         image, none, some = "M" if is_large else "N", DimRange(0, 0, 0), DimRange(0, 1, ranges["N"].maximum)
         inputs = [
             tensor("tokens", "G", image, config["token"]), tensor("positions", "G", image, dtype="int32"),
-            tensor("timestep", 1), tensor("text", "G", "T", config["text_width"]),
+            tensor("step", 1, dtype="int32"),
         ]  # fmt: skip
+        given = [
+            tensor("levels", "S", 1, config["heads"] * config["head_size"]),
+            tensor("stream", "G", "T", config["heads"] * config["head_size"]),
+        ]
+        inputs += given
         outputs = [tensor("velocity", "G", image, config["token"])]
-        profiles = [Profile("full", {"G": ranges["G"], image: ranges["N"], "T": text})]
+        profiles = [Profile("full", {"G": ranges["G"], image: ranges["N"], "T": text, "S": ranges["S"]})]
         if is_large:
             inputs += slots(arch, "past", "R") + slots(arch, "past_text", "U")
             outputs += slots(arch, "present", "M") + slots(arch, "present_text", "T")
@@ -99,10 +105,19 @@ class Rotary(Family):
             with torch.device("meta"):
                 return modules.Transformer(config, table, takes_cache=is_large)
 
+        def condition():
+            with torch.device("meta"):
+                return modules.Condition(config)
+
         spec = EngineSpec(member.role, tuple(inputs), tuple(outputs), tuple(profiles))
-        dims, limits = {"G": 2, "M": 6, "R": 10, "T": 5, "U": 4, "N": 12}, {"positions": arch.positions.rows * 4}
-        facts = {"config": json.dumps(config), "table": str(arch.positions)}
-        return Network(spec, skeleton, dims, limits, weights(member.directory.transformer), facts, layers=arch.layers)
+        dims = {"G": 2, "M": 6, "R": 10, "T": 5, "U": 4, "N": 12, "S": 3}
+        limits = {"positions": arch.positions.rows * 4, "step": "S"}
+        facts, found = {"config": json.dumps(config), "table": str(arch.positions)}, member.directory.transformer
+        yield Network(spec, skeleton, dims, limits, weights(found), facts, layers=arch.layers)
+        taken = (tensor("timesteps", "S"), tensor("text", "G", "T", config["text_width"]))
+        profile = Profile("full", {name: ranges[name] for name in "GS"} | {"T": text})
+        spec = EngineSpec(f"condition_{member.role}", taken, tuple(given), (profile,))
+        yield Network(spec, condition, dims, weights=weights(found), facts=facts)
 
     def _text(self, recipe, member):
         length, width, rows = LENGTHS[member.role], member.config["text_width"], recipe.ranges()["G"]
@@ -136,7 +151,7 @@ def tensor(name, *shape, dtype="float32"):
 
 def slots(arch, prefix, tokens):
     return [
-        tensor(f"{prefix}_{kv}_{i}", "G", arch.heads, tokens, arch.head_size) for i in range(arch.layers) for kv in "kv"
+        tensor(f"{prefix}_{kv}_{i}", "G", tokens, arch.heads, arch.head_size) for i in range(arch.layers) for kv in "kv"
     ]
 
 
@@ -157,13 +172,16 @@ def _make_member(folder, layers, heads, head_size, text_width):
         "_class_name": ROW.transformer, "layers": layers, "heads": heads, "head_size": head_size,
         "text_width": text_width, "token": CHANNELS,
     }  # fmt: skip
+    table = modules.rotary_table(1, 1, head_size)
+    whole = [modules.Transformer(config, table, takes_cache=False), modules.Condition(config)]
     made = {
-        "transformer": modules.Transformer(config, modules.rotary_table(1, 1, head_size), takes_cache=False),
-        "text": modules.TextEncoder(VOCABULARY, text_width),
-    } | ({"decoder": modules.Decoder(CHANNELS)} if folder.name == "large" else {})
-    for name, module in made.items():
+        "transformer": whole,
+        "text": [modules.TextEncoder(VOCABULARY, text_width)],
+    } | ({"decoder": [modules.Decoder(CHANNELS)]} if folder.name == "large" else {})
+    for name, parts in made.items():
         (folder / name).mkdir(parents=True)
-        save_file(module.state_dict(), folder / name / "model.safetensors")
+        tensors = {key: value for part in parts for key, value in part.state_dict().items()}
+        save_file(tensors, folder / name / "model.safetensors")
     (folder / "transformer" / "config.json").write_text(json.dumps(config))
     vocabulary = {
         "[PAD]": 0,

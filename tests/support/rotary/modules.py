@@ -14,8 +14,8 @@ def rotary_table(rows, columns, size):
 
 
 def rotated(x, turns):
-    """(G, H, M, D) turned by (G, M, D) of cos and sin."""
-    cos, sin = turns[:, None].chunk(2, dim=-1)
+    """(G, M, H, D) turned by (G, M, D) of cos and sin."""
+    cos, sin = turns[:, :, None].chunk(2, dim=-1)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -32,30 +32,42 @@ class Block(nn.Module):
 
     def forward(self, x, image, turns, emb, past):
         parts = self.into(self.norm(x) * (1 + self.modulation(emb))).chunk(5, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts[:3])
-        q, k = (torch.cat([rotated(t[:, :, :image], turns), t[:, :, image:]], dim=2) for t in (q, k))
-        keys, values = (torch.cat([t, *kept], dim=2) for t, kept in ((k, past[::2]), (v, past[1::2])))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in parts[:3])
+        q, k = (torch.cat([rotated(t[:, :image], turns), t[:, image:]], dim=1) for t in (q, k))
+        keys, values = (torch.cat([t, *kept], dim=1) for t, kept in ((k, past[::2]), (v, past[1::2])))
+        q, keys, values = (t.transpose(1, 2) for t in (q, keys, values))
         attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2)
         x = x + self.out(torch.cat([attended, F.silu(parts[3]), parts[4]], dim=-1))
-        return x, (k[:, :, :image], v[:, :, :image], k[:, :, image:], v[:, :, image:])
+        return x, (k[:, :image], v[:, :image], k[:, image:], v[:, image:])
+
+
+class Condition(nn.Module):
+    """timesteps (S,) and text (G, T, Dt) to embeddings (S, 1, width) of the noise levels and the text's stream."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = config["heads"] * config["head_size"]
+        self.text, self.time = nn.Linear(config["text_width"], width), nn.Linear(1, width)
+
+    def forward(self, timesteps, text):
+        return F.silu(self.time(timesteps[:, None, None] / 1000)), self.text(text)
 
 
 class Transformer(nn.Module):
-    """tokens (G, M, P), positions (G, M), timestep (1,), text (G, T, Dt), and the cache's keys and values."""
+    """tokens (G, M, P), positions (G, M), step (1,), what Condition answers, and the cache's keys and values."""
 
     def __init__(self, config, table, *, takes_cache):
         super().__init__()
         width = config["heads"] * config["head_size"]
         self.takes_cache, self.layers = takes_cache, config["layers"]
         self.read, self.write = nn.Linear(config["token"], width), nn.Linear(width, config["token"])
-        self.text, self.time = nn.Linear(config["text_width"], width), nn.Linear(1, width)
         self.blocks = nn.ModuleList(Block(config["heads"], config["head_size"]) for _ in range(self.layers))
         self.register_buffer("table", table, persistent=False)
 
-    def forward(self, tokens, positions, timestep, text, *past):
-        image, emb = tokens.shape[1], F.silu(self.time(timestep[:, None] / 1000))
+    def forward(self, tokens, positions, step, levels, stream, *past):
+        image, emb = tokens.shape[1], levels.index_select(0, step).squeeze(0)
         turns = self.table.index_select(0, positions.flatten()).unflatten(0, positions.shape)
-        x, kept = torch.cat([self.read(tokens), self.text(text)], dim=1), []
+        x, kept = torch.cat([self.read(tokens), stream], dim=1), []
         for layer, block in enumerate(self.blocks):
             slots = [past[2 * i : 2 * i + 2] for i in (layer, self.layers + layer)] if past else []
             x, presents = block(x, image, turns, emb, [t for slot in slots for t in slot])

@@ -99,7 +99,7 @@ def test_a_second_signal_gives_up_with_503_and_exit_code_1(tiny_bundle, numbers)
 
 
 def test_a_drain_that_is_too_short_gives_up_with_503_and_exit_code_1(tiny_bundle):
-    with serving(tiny_bundle, "--drain-timeout", "0.5") as server, ThreadPoolExecutor(3) as pool:
+    with serving(tiny_bundle, "--drain-timeout", "0.1") as server, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(server.ask, seed=seed, schedule="large:1000", size="24x24") for seed in range(3)]
         while server.metric("hsexport_queue_length") < 2:
             time.sleep(0.01)

@@ -18,10 +18,10 @@ def attention(outputs="y, k, v", inputs="q, q, q", signature=SIGNATURE):
     return graph(f"{outputs} = Attention({inputs})", signature)
 
 
-def test_ort_cpu_takes_a_graph_as_it_is():
+def test_openvino_takes_a_graph_as_it_is():
     model = attention()
     before = ir.to_onnx_text(model)
-    assert prepare(model, "ort-cpu", "fp32") is None
+    assert prepare(model, "openvino", "fp32") is None
     assert ir.to_onnx_text(model) == before
 
 
