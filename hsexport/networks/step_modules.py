@@ -51,14 +51,16 @@ class Advance(nn.Module):
     """One step of a linear two-step solver."""
 
     def forward(
-        self, velocity: Tensor, previous: Tensor, latents: Tensor, coefficients: Tensor, step: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The next latents x + a v_n + b v_(n-1), and the next step's number; `coefficients` (S, 2) are a and b.
+        self, velocity: Tensor, previous: Tensor, clean: Tensor, latents: Tensor, coefficients: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next latents a x + b v + c v' + d x', the clean picture x - sigma v, and the next step's number.
 
-        Euler has a = sigma_next - sigma and b = 0.
+        v' is the velocity of the step before, x' (`clean`) what it foresaw; `coefficients` (S, 5) are a, b, c, d and
+        sigma. Euler has 1, sigma_next - sigma, 0 and 0.
         """
         now = coefficients.index_select(0, step)
-        return latents + now[:, 0] * velocity + now[:, 1] * previous, step + 1
+        following = now[:, 0] * latents + now[:, 1] * velocity + now[:, 2] * previous + now[:, 3] * clean
+        return following, latents - now[:, 4] * velocity, step + 1
 
 
 class Score(nn.Module):

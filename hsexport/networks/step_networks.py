@@ -30,8 +30,8 @@ STEP = {
     "blend": ("Blend", "active: B M P, elsewhere: B N P, index: B N < B*N", "blended: B N P"),
     "advance": (
         "Advance",
-        "velocity: B N P, previous: B N P, latents: B N P, coefficients: S 2, step: 1 < S",
-        "next_latents: B N P, next_step: 1 <",
+        "velocity: B N P, previous: B N P, clean: B N P, latents: B N P, coefficients: S 5, step: 1 < S",
+        "next_latents: B N P, next_clean: B N P, next_step: 1 <",
     ),
     "score": ("Score", "first: B N P, second: B N P", "scores: B N"),
     "spread": ("Spread C", "velocity: B N P", "scores: B N"),

@@ -18,8 +18,9 @@ from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.denoise import denoise
 from hsruntime.loop.executors import Executors
-from hsruntime.loop.flow import sigmas_for, solver_coefficients, tokens_from_latents
+from hsruntime.loop.flow import noise_levels, tokens_from_latents
 from hsruntime.loop.loop import CONDITIONING, Loop
+from hsruntime.loop.solvers import solver_coefficients
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
 from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
@@ -303,7 +304,7 @@ class Session:
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop."""
-        sigmas = sigmas_for(self.manifest.facts.sigmas, request.schedule.steps)
+        sigmas = noise_levels(self.manifest.facts.sigmas, request.schedule)
         timesteps = (sigmas[:-1] * np.float32(self.manifest.facts.sigmas.levels)).astype(np.float32)
         tokens = tokens_from_latents(request.latents, self.manifest.facts.latent.patch_size)
         coefficients = solver_coefficients(sigmas, request.schedule.solver)

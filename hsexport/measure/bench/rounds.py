@@ -29,8 +29,8 @@ from hsruntime.schedule.schedule import Schedule, ScheduleError, Segment, Signal
 from hsruntime.text.tokenize import PromptCutWarning
 
 Kind = Literal["large", "solver", "small", "mixture", "random", "center"]
-"""How plots mark a schedule: large alone (`solver`: with another solver or guidance), small alone, both models or a
-region of one, and a region chosen by chance or in the middle."""
+"""How plots mark a schedule: large alone (`solver`: with another solver, grid or guidance), small alone, both models or
+a region of one, and a region chosen by chance or in the middle."""
 
 LARGE, CONVERGED = "large", "large:100"
 """The references: large alone at the bundle's default steps, and where more steps change next to nothing."""
@@ -50,8 +50,8 @@ class Contender:
         """What the schedule is, from what it runs."""
         modes = {segment.mode for segment in self.schedule.segments}
         if modes == {"large"}:
-            plain = [Segment(self.schedule.steps, large="full")]
-            return "large" if self.schedule.segments == plain and self.schedule.solver == "euler" else "solver"
+            plain = Schedule(self.schedule.steps, [Segment(self.schedule.steps, large="full")])
+            return "large" if self.schedule == plain else "solver"
         if modes == {"small"}:
             return "small"
         if self.schedule.has_region and self.schedule.region.signal in CONTROLS:

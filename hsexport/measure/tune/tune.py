@@ -110,7 +110,7 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
     prompts = shuffled(prompts_for(manifest, request.prompt_file, request.prompts))
     with Ledger(request.work) as ledger, Session(bundle, SessionOptions(threads=request.threads)) as session:
         before = ledger.first_defaults(manifest)
-        steps, converged = request.large_steps or before.steps, min(CONVERGED_STEPS, facts.sigmas.levels)
+        steps, converged = request.large_steps or before.steps, min(CONVERGED_STEPS, facts.most_steps)
         counted, refused = count_all(family(steps), facts, steps)
         fastest = max(counted, key=lambda c: c.speedup)
         if isinstance(request.goal, AtLeastAsFast) and fastest.speedup < request.goal.speedup:

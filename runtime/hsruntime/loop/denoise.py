@@ -25,12 +25,16 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
     schedule, done = request.schedule, count(1)
     chooser = Chooser(loop, schedule, request.seeds)
     left, ran, times = list(schedule.segments), [], []
+    model: str | None = None
     begun: float | None = perf_counter()  # the first segment's time has what comes before it, too
     loop.condition()
     while left:
         segment, spare = left.pop(0), 0
         for run, following in _with_following(schedule, segment, left):
             start, begun = begun or perf_counter(), None
+            if model not in (None, run.model) and schedule.solver != "euler":
+                loop.restart_solver()
+            model = run.model
             chooser.before(run)
             spent = perf_counter() - start
             asks_small = following is not None and chooser.compares(run, following)

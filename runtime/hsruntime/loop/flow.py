@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from msgspec import structs
 
 from hsruntime.facts import Positions, Sigmas
+from hsruntime.schedule.schedule import Schedule
 
 
 def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
@@ -14,9 +16,14 @@ def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigmas_for(sigmas: Sigmas, steps: int) -> np.ndarray:
-    """Noise levels (steps + 1,) float32, from 1 down to 0, as the rule spaces them."""
-    return np.append(RULES[sigmas.rule](sigmas, steps), 0).astype(np.float32)
+def noise_levels(sigmas: Sigmas, schedule: Schedule) -> np.ndarray:
+    """A schedule's (steps + 1,) float32, from 1 or so down to 0: those that it states, or as its grid spaces them."""
+    if schedule.sigmas:
+        levels = np.array(schedule.sigmas)
+    else:
+        shift = sigmas.shift if schedule.shift is None else schedule.shift
+        levels = GRIDS[schedule.grid](structs.replace(sigmas, shift=shift), schedule.steps)
+    return np.append(levels, 0).astype(np.float32)
 
 
 def _flow_match_euler(sigmas: Sigmas, steps: int) -> np.ndarray:
@@ -37,17 +44,51 @@ def _trailing(sigmas: Sigmas, steps: int) -> np.ndarray:
 RULES = {"flow-match-euler": _flow_match_euler, "trailing": _trailing}
 
 
-def solver_coefficients(sigmas: np.ndarray, solver: str) -> np.ndarray:
-    """What each step takes of its velocity and of the one before: (steps, 2) float32 for noise levels (steps + 1,).
+def _own(sigmas: Sigmas, steps: int) -> np.ndarray:
+    """As diffusers has them for the pair by default."""
+    return RULES[sigmas.rule](sigmas, steps)
 
-    "euler": h and 0, h being the step in sigma. "ab2": the second-order Adams-Bashforth step over unequal steps,
-    h (1 + h / 2h') and -h (h / 2h') with h' the step before; its first step is Euler's.
+
+def _between(space: Callable[[np.ndarray, float, float], np.ndarray]) -> Callable[[Sigmas, int], np.ndarray]:
+    """Another spacing between the first and the last of diffusers' own levels, as its schedulers do it."""
+
+    def grid(sigmas: Sigmas, steps: int) -> np.ndarray:
+        own = _own(sigmas, steps).astype(np.float64)
+        return space(np.linspace(0, 1, steps), own[0], own[-1])
+
+    return grid
+
+
+def _karras(ramp: np.ndarray, first: float, last: float) -> np.ndarray:
+    """Even in the seventh root (Karras et al. 2022, equation 5)."""
+    return (first ** (1 / 7) + ramp * (last ** (1 / 7) - first ** (1 / 7))) ** 7
+
+
+def _exponential(ramp: np.ndarray, first: float, last: float) -> np.ndarray:
+    """Even in the logarithm."""
+    return first ** (1 - ramp) * last**ramp
+
+
+def _beta(ramp: np.ndarray, first: float, last: float) -> np.ndarray:
+    """Quantiles of the beta distribution with 0.6 and 0.6 (arXiv 2407.12173): dense at both ends.
+
+    Over x = sin^2(angle) its density is smooth, and trapezoids are exact to six digits.
     """
-    h = np.diff(sigmas.astype(np.float64))
-    ratio = np.zeros_like(h)
-    if solver == "ab2":
-        ratio[1:] = h[1:] / (2 * h[:-1])
-    return np.stack([h * (1 + ratio), -h * ratio], axis=1).astype(np.float32)
+    angles = np.linspace(0, np.pi / 2, 20_001)
+    density = (np.sin(angles) * np.cos(angles)) ** (2 * 0.6 - 1)
+    mass = np.append(0, np.cumsum((density[1:] + density[:-1]) / 2))
+    quantiles = np.sin(np.interp(1 - ramp, mass / mass[-1], angles)) ** 2
+    return last + quantiles * (first - last)
+
+
+GRIDS: dict[str, Callable[[Sigmas, int], np.ndarray]] = {
+    "diffusers": _own,
+    "trailing": _trailing,
+    "karras": _between(_karras),
+    "exponential": _between(_exponential),
+    "beta": _between(_beta),
+}
+"""Noise levels (steps,) of a schedule's grid, from the pair's own numbers."""
 
 
 def seeded_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> np.ndarray:

@@ -48,6 +48,7 @@ class Loop:
         self._bindings: list[Binding] = []
         self._replays: dict[str, Replay] = {}
         self._conditions: list[str] = []
+        self._coefficients = np.zeros((0, 5), np.float32)
         self._taken = 0
         self._steps = 0
         self.latents, self._scores, self._magnitudes = map(self._buffers.tensor, ("latents", "scores", "magnitudes"))
@@ -71,24 +72,32 @@ class Loop:
                 self._replays[name] = self._device.replay(sequence)
 
     def begin(self, tokens: np.ndarray, timesteps: np.ndarray, coefficients: np.ndarray, guidance: float) -> None:
-        """Puts the first latents (B, N, P), the steps' timesteps (steps,) and coefficients (steps, 2) in place."""
+        """Puts the first latents (B, N, P), the steps' timesteps (steps,) and coefficients (steps, 5) in place."""
         room = self.shape.steps - len(timesteps)
         self._taken, self._steps = 0, len(timesteps)
+        self._coefficients = np.pad(coefficients, ((0, room), (0, 0)))
         values: dict[str, np.ndarray | float] = {
             "latents": tokens,
             "timesteps": np.pad(timesteps, (0, room)),
-            "coefficients": np.pad(coefficients, ((0, room), (0, 0))),
+            "coefficients": self._coefficients,
             "guidance": guidance,
             "excess": guidance - 1,
             "step": 0,
             # A first step weighs what was there with 0, and 0 times nan is nan.
             "guided": 0,
             "previous": 0,
+            "clean": 0,
             "difference": 0,
         }
         for buffer, value in values.items():
             self._buffers.write(buffer, value)
         self._buffers.write_conditioning()
+
+    def restart_solver(self) -> None:
+        """Has the next step be one of first order, as after a change of the model: a slope across it is none."""
+        now, sigmas = self._taken, np.append(self._coefficients[:, 4], 0)
+        self._coefficients[now, :4] = 1, sigmas[now + 1] - sigmas[now], 0, 0
+        self._buffers.write("coefficients", self._coefficients)
 
     def condition(self) -> None:
         """What the transformers take of prompts and noise levels, for all steps at once; after `begin`.

@@ -15,6 +15,8 @@ from typing import NamedTuple
 BUFFERS = {
     "latents": ("float32 B N P", "what is denoised"),
     "next_latents": ("float32 B N P", "after the step"),
+    "clean": ("float32 B N P", "the picture without noise that the step before foresaw"),
+    "next_clean": ("float32 B N P", "that this one does"),
     "guided": ("float32 B N P", "the guided velocity of the step just taken"),
     "previous": ("float32 B N P", "of the step before"),
     "other": ("float32 B N P", "small's, in a hybrid step or for the gap signal"),
@@ -26,7 +28,7 @@ BUFFERS = {
     "step": ("int32 1", "the step's number"),
     "next_step": ("int32 1", "the next one"),
     "timesteps": ("float32 S", "the noise levels of all steps"),
-    "coefficients": ("float32 S 2", "the solver's, of this velocity and the one before"),
+    "coefficients": ("float32 S 5", "the solver's, of latents, velocity, and what the step before left"),
     "guidance": ("float32 1", "the scale"),
     "excess": ("float32 1", "the scale less 1"),
     "no_excess": ("float32 1", "0"),
@@ -110,8 +112,9 @@ LARGE_ACTIVE = _run(
 )
 SMALL = _run("small", "tokens positions=small_positions step *=small_given_*", "velocity")
 ADVANCE = (
-    _run("advance", "velocity=guided previous latents coefficients step", "next_latents next_step"),
+    _run("advance", "velocity=guided previous clean latents coefficients step", "next_latents next_clean next_step"),
     _copy("next_latents", "latents"),
+    _copy("next_clean", "clean"),
     _copy("next_step", "step"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
@@ -11,6 +11,8 @@ from hsruntime.loop.program import SIGNALS
 from hsruntime.schedule.schedule import (
     MAX_STEPS,
     MODES,
+    Grid,
+    Level,
     RegionPolicy,
     Schedule,
     ScheduleError,
@@ -124,8 +126,8 @@ def resolve_schedule(wanted: str | Schedule, steps: int | None, default_steps: i
         raise ScheduleError(f"{steps} steps are too few", "ask for 1 or more")
     if (steps or default_steps) > MAX_STEPS:
         raise ScheduleError(f"more than {MAX_STEPS} steps were asked for", f"ask for {MAX_STEPS} or fewer")
-    if isinstance(wanted, str) and wanted.strip() in PRESETS:
-        return check_schedule(PRESETS[wanted.strip()](steps or default_steps))
+    if isinstance(wanted, str) and (name := wanted.partition(";")[0].strip()) in PRESETS:
+        return _preset(name, wanted.partition(";")[2], steps or default_steps)
     if isinstance(wanted, str) and wanted.strip().isidentifier():
         raise ScheduleError(
             f"there is no preset {quoted(wanted)}",
@@ -139,7 +141,31 @@ def resolve_schedule(wanted: str | Schedule, steps: int | None, default_steps: i
     return schedule
 
 
+def _preset(name: str, own: str, steps: int) -> Schedule:
+    """A preset with another solver, grid or shift."""
+    fields = _fields(own)
+    if foreign := [key for key in fields if key not in OWN]:
+        raise ScheduleError(
+            f"preset '{name}' does not take {quoted(foreign[0])}",
+            f"allowed behind a preset: {', '.join(OWN)}; write its segments out for more",
+        )
+    return check_schedule(msgspec.structs.replace(PRESETS[name](steps), **_own_from_fields(fields)))
+
+
+def _fields(policy: str) -> dict[str, str]:
+    """What stands behind the semicolon."""
+    parts = (part.partition("=") for part in policy.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
 GUIDANCES = ("held", "off")
+OWN: dict[str, tuple[Any, str]] = {
+    "solver": (Solver, ", ".join(get_args(Solver))),
+    "grid": (Grid, ", ".join(get_args(Grid))),
+    "shift": (float, "a number above 0, as 2.5"),
+    "sigmas": (tuple[Level, ...], "numbers above 0 up to 1, as 1/0.8/0.5/0.2"),
+}
+"""What follows the semicolon and is no region policy: its type, and what is allowed, in words."""
 
 
 def schedule_from_json(text: str | bytes) -> Schedule:
@@ -162,10 +188,10 @@ def schedule_from_text(text: str) -> Schedule:
         return schedule_from_json(text)
     modes, _, policy = text.partition(";")
     segments = [_segment_from_text(number, part) for number, part in enumerate(modes.split(","), start=1)]
-    fields = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in policy.split(","))}
-    solver = _solver_from_text(fields.pop("solver", "euler"))
-    region = _region_from_fields(policy, fields) if any(fields) else RegionPolicy()
-    return check_schedule(Schedule(sum(s.steps for s in segments), segments, region, solver))
+    fields = _fields(policy)
+    own = _own_from_fields({name: fields.pop(name) for name in OWN if name in fields})
+    region = _region_from_fields(policy, fields) if fields else RegionPolicy()
+    return check_schedule(Schedule(sum(s.steps for s in segments), segments, region, **own))
 
 
 def quoted(text: str) -> str:
@@ -195,11 +221,17 @@ def _steps_from_text(subject: str, count: str) -> int:
     return int(count)
 
 
-def _solver_from_text(text: str) -> Solver:
-    try:
-        return msgspec.convert(text, Solver)
-    except msgspec.ValidationError as err:
-        raise ScheduleError(f"there is no solver {quoted(text)}", f"allowed: {', '.join(get_args(Solver))}") from err
+def _own_from_fields(fields: dict[str, str]) -> dict[str, Any]:
+    """What a schedule has beside its region policy."""
+    made: dict[str, Any] = {}
+    for name, text in fields.items():
+        kind, allowed = OWN[name]
+        given: object = text.split("/") if name == "sigmas" else text
+        try:
+            made[name] = msgspec.convert(given, kind, strict=False)
+        except (msgspec.ValidationError, ValueError) as err:
+            raise ScheduleError(f"there is no {name} {quoted(text)}", f"allowed: {allowed}") from err
+    return made
 
 
 def _region_from_fields(text: str, fields: dict[str, str]) -> RegionPolicy:
@@ -208,6 +240,6 @@ def _region_from_fields(text: str, fields: dict[str, str]) -> RegionPolicy:
     except (msgspec.ValidationError, ValueError) as err:
         raise ScheduleError(
             f"region policy {quoted(text)}: {printable(err)}",
-            f"allowed: solver=euler|ab2, signal={'|'.join(SIGNALS)}, ratio above 0 up to 1, refresh and "
+            f"allowed: {', '.join(OWN)}, signal={'|'.join(SIGNALS)}, ratio above 0 up to 1, refresh and "
             "reselect from 0, starvation, text=live|cached",
         ) from err

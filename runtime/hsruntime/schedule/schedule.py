@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from hsengines.errors import HSError
+from hsruntime.facts import SHIFTS
 from hsruntime.loop.program import SIGNALS, reads
 from hsruntime.strict import Strict
 
 Signal = Annotated[str, Meta(pattern=rf"\A({'|'.join(SIGNALS)})\Z")]
-Solver = Literal["euler", "ab2"]
+Solver = Literal["euler", "ab2", "dpmpp_2m"]
+Grid = Literal["diffusers", "trailing", "karras", "exponential", "beta"]
+Level = Annotated[float, Meta(gt=0, le=1)]
 Guidance = Literal["full", "held", "off"]
 
 MODES = {"large": ("full", None), "hybrid": ("region", "full"), "region": ("region", None), "small": (None, "full")}
@@ -61,6 +64,11 @@ class Segment(Strict, frozen=True, omit_defaults=True):
         """The short form's name of what this segment does."""
         return next(name for name, parts in MODES.items() if parts == (self.large, self.small))
 
+    @property
+    def model(self) -> str:
+        """Whose velocities its steps take: region steps go on with large's."""
+        return "large" if self.small is None else self.mode
+
     def __str__(self) -> str:
         guidance = "" if self.guidance == "full" else f"+{self.guidance}"
         steps = f"{self.until.least}-{self.steps}" if self.until else str(self.steps)
@@ -91,7 +99,13 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
     segments: list[Segment]
     region: RegionPolicy = RegionPolicy()
     solver: Solver = "euler"
-    """"euler", or "ab2": the second-order Adams-Bashforth step over steps of any length, Euler first."""
+    """"euler", or of second order "ab2", Adams-Bashforth, or "dpmpp_2m", DPM-Solver++ (hsruntime.loop.solvers)."""
+    grid: Grid = "diffusers"
+    """How noise levels are spaced: as diffusers has them for the pair, or as hsruntime.loop.flow says."""
+    shift: Annotated[float, Meta(ge=SHIFTS[0], le=SHIFTS[1])] | None = None
+    """In place of the pair's own shift of noise levels."""
+    sigmas: tuple[Level, ...] = ()
+    """The noise levels themselves, one for each step, falling; none for those of the grid."""
 
     def __str__(self) -> str:
         """The short form; JSON where that cannot say when a segment ends."""
@@ -102,6 +116,9 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
     def _policy(self) -> list[str]:
         """The short form's second half: signal and ratio where there is a region, else what differs from a default."""
         stated = [f"solver={self.solver}"] if self.solver != "euler" else []
+        stated += [f"grid={self.grid}"] if self.grid != "diffusers" else []
+        stated += [f"shift={self.shift:g}"] if self.shift is not None else []
+        stated += [f"sigmas={'/'.join(f'{sigma:g}' for sigma in self.sigmas)}"] if self.sigmas else []
         if not self.has_region:
             return stated
         defaults = RegionPolicy()
@@ -166,6 +183,7 @@ def check_schedule(schedule: Schedule) -> Schedule:
             if reads(schedule.region.signal, "previous"):
                 _check_change(schedule, number)
     _check_choices(schedule)
+    _check_levels(schedule)
     return schedule
 
 
@@ -204,6 +222,19 @@ def _check_choices(schedule: Schedule) -> None:
         )
     if policy.reselect and any(s.large == "region" and s.guidance != "full" for s in schedule.segments):
         raise ScheduleError("reselect renews keys and values of all rows, which wants full guidance", "use refresh")
+
+
+def _check_levels(schedule: Schedule) -> None:
+    """Raises ScheduleError for noise levels that do not fall, or are not as many as the steps."""
+    levels = schedule.sigmas
+    if not levels:
+        return
+    if schedule.grid != "diffusers" or schedule.shift is not None:
+        raise ScheduleError("sigmas are noise levels, and grid and shift make others", "leave one of the two out")
+    if len(levels) != schedule.steps:
+        raise ScheduleError(f"there are {len(levels)} sigmas for {schedule.steps} steps", "give one for each step")
+    if any(later >= earlier for earlier, later in pairwise(levels)):
+        raise ScheduleError("sigmas do not fall from each to the next", "begin with 1, and end above 0")
 
 
 def _check_until(schedule: Schedule, number: int, segment: Segment) -> None:

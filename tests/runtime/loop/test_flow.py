@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hsexport.families.sd3.weights import centre_rows
 from hsruntime.facts import Positions, Sigmas
-from hsruntime.loop.flow import grid_positions, latents_from_tokens, seeded_noise, sigmas_for, tokens_from_latents
+from hsruntime.loop.flow import grid_positions, latents_from_tokens, noise_levels, seeded_noise, tokens_from_latents
+from hsruntime.schedule.presets import schedule_from_text
 
 SIDES = st.integers(1, 6)
 
@@ -18,7 +19,8 @@ SIDES = st.integers(1, 6)
 def test_sigmas_equal_diffusers(shift, steps):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
-    sigmas = sigmas_for(Sigmas(rule="flow-match-euler", levels=1000, shift=shift), steps)
+    pair = Sigmas(rule="flow-match-euler", levels=1000, shift=shift)
+    sigmas = noise_levels(pair, schedule_from_text(f"large:{steps}"))
     assert sigmas.dtype == np.float32
     # Two units in the last place of a float32 near 1: the two orders of computing round differently.
     np.testing.assert_allclose(sigmas, scheduler.sigmas.numpy(), rtol=0, atol=2e-7)

@@ -84,3 +84,11 @@ def test_too_many_steps_are_told(steps, default):
 def test_unknown_preset_is_told_with_all_presets():
     with pytest.raises(ScheduleError, match=r"there is no preset 'fast'; presets: hybridstitch, .*or segments like"):
         resolve_schedule("fast", None, 28)
+
+
+def test_a_preset_takes_another_solver_and_grid():
+    found = resolve_schedule("hybridstitch; grid=trailing, solver=dpmpp_2m", 12, 28)
+    plain = resolve_schedule("hybridstitch", 12, 28)
+    assert (found.grid, found.solver, found.segments) == ("trailing", "dpmpp_2m", plain.segments)
+    with pytest.raises(ScheduleError, match="preset 'large' does not take 'ratio'; allowed behind a preset: solver"):
+        resolve_schedule("large;ratio=0.5", None, 28)

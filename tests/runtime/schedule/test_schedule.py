@@ -165,6 +165,13 @@ def test_json_leaves_out_what_a_segment_does_not_run():
         ("\udcff:2", r"there is no mode '\\udcff'"),
         ("large:2,hybrid:2;signal=\udcff", "region policy"),
         ('{"\udcff": 2}', "schedule: .*surrogates not allowed; for example"),
+        ("large:3;grid=cosine", "there is no grid 'cosine'; allowed: diffusers, trailing, karras, exponential, beta"),
+        ("large:3;shift=none", "there is no shift 'none'; allowed: a number above 0"),
+        ("large:3;shift=0", "schedule: .*>= 0.001.*shift"),
+        ("large:3;sigmas=1/x/0.2", "there is no sigmas '1/x/0.2'; allowed: numbers above 0 up to 1"),
+        ("large:3;sigmas=1/0.5", "there are 2 sigmas for 3 steps; give one for each step"),
+        ("large:3;sigmas=1/0.5/0.5", "sigmas do not fall from each to the next"),
+        ("large:3;sigmas=1/0.5/0.2,shift=2", "sigmas are noise levels, and grid and shift make others"),
         ("large:1\n2", r"'1\\n2' is not a number of steps"),
         ('{"steps": ' + "[" * 100_000, "schedule: .*for example"),
     ],
@@ -227,6 +234,15 @@ def test_between_refreshes_lie_as_many_hybrid_steps_as_asked_for(schedule):
         assert {run.steps for run in runs[1::2]} <= {1}
         assert {run.steps for run in runs[:-1:2]} <= {every}
         assert runs[-1].mode == whole.mode and runs[-1].steps <= every + 1
+
+
+@pytest.mark.parametrize(
+    "text", ["large:3;grid=trailing,shift=2.5", "small:2;solver=dpmpp_2m,sigmas=1/0.25", "large:4;shift=0.5"]
+)
+def test_what_a_schedule_says_of_noise_levels_is_spelt_as_it_is_read(text):
+    schedule = schedule_from_text(text)
+    assert str(schedule) == text
+    assert schedule_from_text(schedule_json(schedule)) == schedule
 
 
 def test_refresh_without_a_hybrid_step_behind_it_is_left_out():
