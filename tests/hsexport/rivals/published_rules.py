@@ -94,11 +94,15 @@ def srdiffusion(rival, least=5, below=0.01):
 
 
 def adams_bashforth(rival, model):
-    """The second-order Adams-Bashforth step over steps of unequal length; its first step is Euler's."""
+    """The second-order Adams-Bashforth step over steps of unequal length; its first step and its last are Euler's.
+
+    Ours: a step that is longer than the one before follows the slope no farther than over as long a one.
+    """
     before = None
     for step in range(1, rival.steps + 1):
         v, h = rival.velocity(model, step), rival.h(step)
-        slope = v if before is None else v + h / (2 * rival.h(step - 1)) * (v - before)
+        followed = 0 if before is None or step == rival.steps else min(h / rival.h(step - 1), 1) / 2
+        slope = v + followed * (v - (v if before is None else before))
         rival.euler(slope, step)
         before = v
 

@@ -8,9 +8,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hsruntime import Session
 from hsruntime.facts import Sigmas
 from hsruntime.loop.flow import GRIDS, noise_levels
-from hsruntime.loop.solvers import solver_coefficients
+from hsruntime.loop.solvers import first_order, solver_coefficients
 from hsruntime.schedule.presets import schedule_from_text
 
 PAIR = Sigmas(rule="flow-match-euler", levels=1000, shift=3.0)
@@ -111,3 +112,22 @@ def test_spacings_are_those_of_diffusers(grid, steps):
 
 def test_stated_levels_are_taken():
     np.testing.assert_array_equal(levels("large:2,small:1;sigmas=1/0.5/0.25"), np.float32([1, 0.5, 0.25, 0]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "restarted"),
+    [
+        ("large:3,small:3", [3]),
+        ("large:3,region:3", []),
+        ("small:2,large:2,hybrid:2", [2, 4]),
+        ("large:2,large+off:4", []),
+    ],
+)
+def test_a_change_of_the_model_restarts_the_solver(tiny_bundle, schedule, restarted):
+    """A slope between two models' velocities is none; a region goes on with large's."""
+    with Session.open(tiny_bundle) as session:
+        result = session.generate("red", schedule=f"{schedule};solver=ab2,grid=trailing,signal=std")
+        sigmas = noise_levels(session.manifest.facts.sigmas, result.schedule)
+        (executor,) = session._executors._kept.values()
+        rows = executor.loop._coefficients
+        assert [step for step in range(1, 5) if np.allclose(rows[step], first_order(sigmas, step))] == restarted
