@@ -55,7 +55,7 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )
     console.print(f"identity {m.identity}")
-    here = f"; this process may use {usable_cores()} cores" if m.on_cpu else ""
+    here = f"; cores that this process may use: {usable_cores()}" if m.on_cpu else ""
     console.print(f"for      {m.target}{here}")
     console.print(f"large    {_model(m.facts.large)}")
     console.print(f"small    {_model(m.facts.small)}")
