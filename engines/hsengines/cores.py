@@ -21,9 +21,9 @@ def usable_cores() -> int:
 
 def checked_threads(asked: int) -> int:
     """As many as asked for, 0 for all; warns of more than there are cores to run on."""
-    if asked > usable_cores():
-        told = f"{asked} threads asked for, but this process may use {usable_cores()} cores"
-        warnings.warn(told, stacklevel=3)
+    usable = usable_cores()
+    if asked > usable:
+        warnings.warn(f"{asked} threads asked for, but this process may use {usable} cores", stacklevel=3)
     return asked
 
 

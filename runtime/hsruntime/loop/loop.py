@@ -16,6 +16,7 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.buffers import Buffers, LoopShape
 from hsruntime.loop.program import SIGNALS, Row, reads
 from hsruntime.loop.region import Region
+from hsruntime.loop.solvers import first_order
 from hsruntime.request import SegmentTime
 from hsruntime.schedule.schedule import MODES, Schedule, Segment, Settled
 
@@ -62,8 +63,9 @@ class Loop:
 
     def ready(self, schedule: Schedule) -> None:
         """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
-        self._conditions = [name for name in self._needed(schedule) if name.startswith("condition")]
-        for name in self._needed(schedule):
+        needed = self._needed(schedule)
+        self._conditions = [name for name in needed if name.startswith("condition")]
+        for name in needed:
             if self._load and name in self._conditions:
                 list(self._rows(name))  # `begin` writes only into what is there
             elif name not in self._replays:
@@ -95,8 +97,8 @@ class Loop:
 
     def restart_solver(self) -> None:
         """Has the next step be one of first order, as after a change of the model: a slope across it is none."""
-        now, sigmas = self._taken, np.append(self._coefficients[:, 4], 0)
-        self._coefficients[now, :4] = 1, sigmas[now + 1] - sigmas[now], 0, 0
+        sigmas = np.append(self._coefficients[:, 4], 0)
+        self._coefficients[self._taken] = first_order(sigmas, self._taken)
         self._buffers.write("coefficients", self._coefficients)
 
     def condition(self) -> None:
