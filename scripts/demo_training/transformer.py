@@ -1,4 +1,4 @@
-"""The two transformer stages: flow matching on cached latents, large with the text encoders, then small."""
+"""A transformer's stages: flow matching on cached latents, or on another transformer's velocities."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class Stage:
     name: str
     model: SD3Transformer2DModel
     text: TextSide
-    trains_text: bool
     captions: list[str]
     latents: torch.Tensor  # (count, C, h, w), scaled
     steps: int
     seed: int
+    trains_text: bool = False
+    teacher: SD3Transformer2DModel | None = None  # whose velocity is learned, in place of the data's
     compiled: bool = False
     rate: float = 1.0  # of the peak learning rates
     decay_share: float = DECAY_SHARE
@@ -111,7 +112,10 @@ def new_optimisers(trained: nn.ModuleDict) -> list[torch.optim.Optimizer]:
 
 
 def flow_loss(stage: Stage, velocity: Callable[..., torch.Tensor], step: int) -> torch.Tensor:
-    """Mean squared error of the velocity noise - x0 at sigma ~ logit-normal (Esser et al. 2024, section 3.1)."""
+    """Mean squared error of the velocity at sigma ~ logit-normal (Esser et al. 2024, section 3.1).
+
+    The data's is noise - x0; a teacher's is its mean over all pictures, and spares the student that noise.
+    """
     noise_source = generator_at(stage.seed, step)
     picks = batch_at(stage.seed, step, BATCH, len(stage.latents))
     device = stage.latents.device
@@ -127,15 +131,20 @@ def flow_loss(stage: Stage, velocity: Callable[..., torch.Tensor], step: int) ->
     with torch.set_grad_enabled(stage.trains_text):
         text, pooled = stage.text.encode(ids)
     x_t = (1 - sigma.view(-1, 1, 1, 1)) * x0 + sigma.view(-1, 1, 1, 1) * noise
+    inputs = {
+        "hidden_states": x_t,
+        "encoder_hidden_states": text,
+        "pooled_projections": pooled,
+        "timestep": sigma * 1000,
+        "return_dict": False,
+    }
+    target = noise - x0
     with torch.autocast(device.type, torch.bfloat16):
-        v = velocity(
-            hidden_states=x_t,
-            encoder_hidden_states=text,
-            pooled_projections=pooled,
-            timestep=sigma * 1000,
-            return_dict=False,
-        )[0]
-    return (v.float() - (noise - x0)).square().mean()
+        if stage.teacher:
+            with torch.no_grad():
+                target = stage.teacher(**inputs)[0].float()
+        v = velocity(**inputs)[0]
+    return (v.float() - target).square().mean()
 
 
 class Average:

@@ -1,4 +1,4 @@
-"""Writes the trained pair as two diffusers pipelines' worth of directories, fp16, shared parts once."""
+"""The pair as two diffusers pipelines' worth of directories, fp16, shared parts once: written, and read again."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def write_pair(
     pipeline.save_pretrained(out / "large")
     small.to("cpu", torch.float16).save_pretrained(out / "small" / "transformer")
     (out / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def read_pair(
+    folder: Path, device: str
+) -> tuple[AutoencoderKL, TextSide, SD3Transformer2DModel, SD3Transformer2DModel]:
+    """What `write_pair` wrote, in fp32: VAE, text side, large, small."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder / "large", torch_dtype=torch.float32).to(device)
+    small = SD3Transformer2DModel.from_pretrained(folder / "small" / "transformer", torch_dtype=torch.float32)
+    parts = [(getattr(pipeline, f"tokenizer{n}"), getattr(pipeline, f"text_encoder{n}")) for n in ("", "_2", "_3")]
+    text = TextSide([tokenizer for tokenizer, _ in parts], torch.nn.ModuleList(encoder for _, encoder in parts))
+    return pipeline.vae, text, pipeline.transformer, small.to(device)
