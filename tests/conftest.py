@@ -16,7 +16,7 @@ def tiny_pair_dirs(tmp_path_factory):
     """Folders (large, small), two layers each, dual attention in the first: every kind of cache slot occurs."""
     from tiny_pair import make_pair
 
-    return make_pair(tmp_path_factory.mktemp("tiny_pair"), layers=2, dual_layers=(0,))
+    return make_pair(tmp_path_factory.mktemp("tiny_pair"), layers=3, dual_layers=(0,))
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +27,17 @@ def tiny_cache(tiny_build):
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_build):
-    """The tiny bundle's path: 16x16 pixels of 4x4 tokens by default, sides from 8 to 24, up to 4 prompts at once."""
+    """The tiny bundle's path: 16x16 pixels of 4x4 tokens by default, sides from 8 to 24, up to 4 prompts at once.
+
+    Large has three blocks, its light form the first and the last.
+    """
     return tiny_build[0]
 
 
 @pytest.fixture(scope="session")
 def tiny_build(tiny_pair_dirs, tmp_path_factory):
     """Builds the tiny bundle; (bundle, cache)."""
-    return built(tmp_path_factory.mktemp("tiny_build"), *map(str, tiny_pair_dirs))
+    return built(tmp_path_factory.mktemp("tiny_build"), *map(str, tiny_pair_dirs), light=(1, 1))
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +46,13 @@ def demo_build(tmp_path_factory):
     return built(tmp_path_factory.mktemp("demo"), "demo", "demo")
 
 
-def built(root, large, small):
+def built(root, large, small, **asked):
     """A bundle and its store in `root`."""
     from hsexport.build.build import build
     from hsexport.build.request import BuildRequest
     from hsexport.progress import Reporter
 
-    build(BuildRequest(large=large, small=small, out=root / "bundle", cache=root / "cache"), Reporter())
+    build(BuildRequest(large=large, small=small, out=root / "bundle", cache=root / "cache", **asked), Reporter())
     return root / "bundle", root / "cache"
 
 

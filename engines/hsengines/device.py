@@ -34,6 +34,10 @@ class Tensor(ABC):
     def copy_from(self, other: Tensor) -> None:
         """Copies another tensor of the same shape and dtype on the device."""
 
+    @abstractmethod
+    def tail(self, count: int) -> Tensor:
+        """The last `count` along the first dimension, in the very same memory."""
+
 
 Tensors = Mapping[str, Tensor]
 """An engine's inputs or outputs by name."""
@@ -108,10 +112,8 @@ class Device(ABC):
 class HostTensor(Tensor):
     """A C-contiguous numpy array whose address never changes."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
-        self.shape = shape
-        self.dtype = numpy_dtype(dtype)
-        self.array = np.empty(shape, self.dtype)
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
         self.address = self.array.ctypes.data
 
     def write(self, array: np.ndarray) -> None:
@@ -127,6 +129,10 @@ class HostTensor(Tensor):
         assert isinstance(other, HostTensor)
         np.copyto(self.array, other.array, casting="no")
 
+    def tail(self, count: int) -> HostTensor:
+        """A view."""
+        return HostTensor(self.array[self.shape[0] - count :])
+
 
 class HostDevice(Device):
     """The CPU."""
@@ -136,7 +142,7 @@ class HostDevice(Device):
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> HostTensor:
         """Uninitialised memory."""
-        tensor = HostTensor(shape, dtype)
+        tensor = HostTensor(np.empty(shape, numpy_dtype(dtype)))
         self.allocated_bytes += tensor.array.nbytes
         weakref.finalize(tensor, self._freed, tensor.array.nbytes)
         return tensor

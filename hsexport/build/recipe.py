@@ -14,6 +14,7 @@ from hsexport.checkpoints.weights.adapter import Adapter, read_adapter
 from hsexport.families.pair import Member, Pair, load_pair
 from hsexport.families.recipe import Recipe
 from hsruntime.facts import Defaults, Facts, Latent, Lora, Sizes, Transformer, size_text
+from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.presets import resolve_schedule
 
 DEFAULT_STEPS = 28  # of a preset
@@ -31,28 +32,33 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     """Completes the request with the pair's facts. Raises RecipeError or ScheduleError for what cannot be."""
     family, latent = pair.family, pair.family.latent(pair)
     sizes = _sizes(pair, latent, request)
-    schedule = resolve_schedule(request.schedule, request.steps, DEFAULT_STEPS)
+    wanted = request.schedule or ("hybridstitch" if pair.small else "lightstitch" if request.light else "large")
+    schedule = resolve_schedule(wanted, request.steps, DEFAULT_STEPS)
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
-    adapters = {member.role: _adapters(member, request) for member in (pair.large, pair.small)}
+    adapters = {member.role: _adapters(member, request) for member in pair.members}
+    for lora in request.lora:
+        if lora.role not in adapters:
+            raise RecipeError(f"--lora {lora.role}={lora.file} is for a model that is left out", "leave it out, too")
 
     def transformer(member: Member) -> Transformer:
         told = (Lora(name=a.file.name, sha256=a.sha256, scale=a.scale) for a in adapters[member.role])
         return family.transformer(member, latent, sizes, tuple(told))
 
+    large = transformer(pair.large)
     facts = Facts(
         family=family.name,
-        large=transformer(pair.large),
-        small=transformer(pair.small),
+        large=large,
+        small=transformer(pair.small) if pair.small else None,
+        light=family.light(pair.large, large, request.light) if request.light else None,
         latent=latent,
         sizes=sizes,
         sigmas=family.sigmas(pair),
         text=family.text_sides(pair, request.parts_left_out, request.max_sequence_length),
-        defaults=Defaults(schedule=request.schedule, steps=schedule.steps, guidance_scale=request.guidance_scale),
+        defaults=Defaults(schedule=wanted, steps=schedule.steps, guidance_scale=request.guidance_scale),
     )
     _check_bounds(facts)
-    if schedule.steps > facts.most_steps:
-        raise RecipeError(f"--schedule has {schedule.steps} steps, a bundle takes {facts.most_steps}", "ask for fewer")
+    schedule_for(facts)
     return Recipe(pair, facts, adapters)
 
 

@@ -26,13 +26,15 @@ class BuildRequest:
     """What the user asked `build` for; None means the pair's own default."""
 
     large: str
-    small: str
+    small: str | None
     out: Path
     cache: Path
     backend: str = DEFAULT_BACKEND
     options: BuildOptions = field(default_factory=BuildOptions)
     fp32: tuple[str, ...] = ()
     """What stays in fp32 beside the default fp32 block list: "large:transformer_blocks.35*"."""
+    light: tuple[int, int] | None = None
+    """How many of large's first and last blocks a light form of it keeps; None for none."""
     lora: tuple[AdapterRequest, ...] = ()
     """Fused into the weights in this order."""
     stop_after: StopAfter | None = None
@@ -40,7 +42,7 @@ class BuildRequest:
     min_size: Size | None = None
     max_size: Size | None = None
     max_batch: int = 4
-    schedule: str = "hybridstitch"
+    schedule: str | None = None
     steps: int | None = None
     guidance_scale: float = 3.5
     max_sequence_length: int | None = None

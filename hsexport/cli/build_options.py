@@ -20,6 +20,8 @@ from hsexport.cli.command import FILE, Option, one_of, option_from, with_options
 from hsexport.cli.options import presets, size_from_text
 from hsexport.families.registry import options_to_leave_out
 
+ALONE = {"none": None, "light": (2, 1)}
+"""What --small may be in place of a model, and the blocks that large's light form then keeps."""
 OWN = own_options()
 WEIGHTS = list(dict.fromkeys(kind for name in backend_names() for kind in traits_of(name).weights))
 
@@ -41,6 +43,14 @@ def adapter_from_text(text: str) -> AdapterRequest:
     return AdapterRequest("small" if role == "small" else "large", Path(file), value)
 
 
+def outer_from_text(text: str) -> tuple[int, int]:
+    """`2+1`. Raises click.BadParameter, which is a usage error."""
+    first, plus, last = text.partition("+")
+    if not (plus and first.isdecimal() and last.isdecimal() and 0 < int(first) < 1000 and 0 < int(last) < 1000):
+        raise click.BadParameter(f"'{text}' is no number of first and last blocks; write 2+1 or the like")
+    return int(first), int(last)
+
+
 def lora(help: str) -> Callable[..., Any]:
     """`--lora`, as often as there are some."""
     return click.option("--lora", metavar="[small=]FILE[:SCALE]", type=adapter_from_text, multiple=True, help=help)
@@ -57,7 +67,14 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
         "--small",
         required=True,
         shell_complete=FILE.shell_complete,
-        help="the same; a transformer alone is enough if the other is whole",
+        help="the same; a transformer alone is enough if the other is whole; 'none' for large alone, 'light' for large "
+        "and its light form",
+    ),
+    click.option(
+        "--light",
+        metavar="FIRST+LAST",
+        type=outer_from_text,
+        help="a light form of large too, of so many of its first and last blocks; 2+1 with --small light",
     ),
     click.option(
         "--backend",
@@ -84,9 +101,8 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--max-batch", default=4, help="pictures at once"),
     click.option(
         "--schedule",
-        default="hybridstitch",
         shell_complete=presets,
-        help="the bundle's default: a preset or segments",
+        help="the bundle's default: a preset or segments; hybridstitch, or what there is without small",
     ),
     click.option("--steps", type=int, help="default steps of presets; 28 if left out"),
     click.option(
@@ -134,6 +150,9 @@ def request_from(
         click.echo(f"{backend}, {precision}: {why}", err=True)
     elif precision == AUTO:
         precision = fastest_precision(backend)
+    if asked["small"] in ALONE:
+        asked["light"] = asked["light"] or ALONE[asked["small"]]
+        asked["small"] = None
     own = {name: asked.pop(name) for name in OWN}
     told = {name: value for name, value in own.items() if value != OWN[name]["default"]}
     options = build_options(backend, weights=weights, **told, **({"precision": precision} if precision else {}))

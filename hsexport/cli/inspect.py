@@ -19,7 +19,7 @@ from hsruntime.facts import Transformer, size_text
 from hsruntime.loop.buffers import Layout, LoopShape
 from hsruntime.loop.program import BUFFERS, PROGRAM, listed
 from hsruntime.schedule.arithmetic import predicted_speedup
-from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.fit import schedule_for
 
 
 @command()
@@ -47,7 +47,7 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     m = bundle.manifest
     sizes = list(map(size_text, (m.facts.sizes.minimum, m.facts.sizes.default, m.facts.sizes.maximum)))
     total_mb = sum(f.size_bytes for f in m.files) / 1e6
-    schedule = resolve_schedule(m.facts.defaults.schedule, None, m.facts.defaults.steps)
+    schedule = schedule_for(m.facts)
     side = m.facts.latent.pixels_per_token
     tokens = m.facts.sizes.default[0] * m.facts.sizes.default[1] // side**2
     predicted = predicted_speedup(schedule, m.facts)
@@ -58,7 +58,11 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     here = f"; cores that this process may use: {usable_cores()}" if m.on_cpu else ""
     console.print(f"for      {m.target}{here}")
     console.print(f"large    {_model(m.facts.large)}")
-    console.print(f"small    {_model(m.facts.small)}")
+    if m.facts.small:
+        console.print(f"small    {_model(m.facts.small)}")
+    if m.facts.light and m.facts.light.outer:
+        first, last = m.facts.light.outer
+        console.print(f"light    the first {first} and the last {last} of large's {m.facts.large.layers} blocks")
     console.print(
         f"sizes    {sizes[0]} to {sizes[2]}, default {sizes[1]} ({tokens} tokens), "
         f"up to {m.facts.sizes.max_batch} at once"
@@ -124,7 +128,7 @@ def _print_fp32_blocks(console: Console, manifest: Manifest) -> None:
 def _extents(manifest: Manifest) -> dict[str, int]:
     """What the shape letters are for one picture of the default size and schedule."""
     facts = manifest.facts
-    schedule = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
+    schedule = schedule_for(facts)
     guided = facts.defaults.guidance_scale > 1
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=guided)
     return Layout(facts, manifest.specs, shape).extents

@@ -123,7 +123,7 @@ def _work(plan: Plan) -> Table:
     columns = ["one step, TFLOP", *(part for part in plan.work.large.flops if part != "total"), "in all"]
     table = _table(*columns, *([f"{gpu}, ms", "bound by"] if gpu else []))
     times = plan.roofline
-    for name in ("large", "region", "small"):
+    for name in ("large", "region", "small", "light"):
         step, time = getattr(plan.work, name), getattr(times, name, None)
         if step:
             parts = tuple(step.flops.values())

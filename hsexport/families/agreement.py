@@ -74,7 +74,7 @@ def check_same_weights(pair: Pair, without: Collection[str] = (), on_bytes: OnBy
         if not _are_same(ours, theirs):
             raise PairError(
                 f"{part} of large and small differ in their weights: tensor {ours.name} holds other numbers in each",
-                hint_for(part, pair.small.directory.parts[part]),
+                hint_for(part, parts_of_both(pair.large, pair.small)[part][1]),
             )
         done += ours.size_bytes
         if on_bytes:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hsexport.checkpoints.documents import PairError
 from hsruntime.facts import Latent, Lora, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ class Family(ABC):
         return True
 
     @abstractmethod
-    def check_pair(self, large: Member, small: Member, without: Collection[str]) -> Any:
-        """The family's own reading of the parts that the two share. Raises PairError where they do not fit together.
+    def check_pair(self, large: Member, small: Member | None, without: Collection[str]) -> Any:
+        """The family's own reading of the parts that the two share, or large has alone.
 
-        Weights of the parts in `without` need not be there.
+        Raises PairError where they do not fit together. Weights of the parts in `without` need not be there.
         """
 
     def places(self, config: Any) -> Mapping[str, Place]:
@@ -70,6 +71,11 @@ class Family(ABC):
     def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
         """Cache slots, position rule, operation counts, and the text side that the member reads."""
 
+    def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
+        """What `large` comes to with so many of the first and last blocks alone. Raises PairError."""
+        del large, outer
+        raise PairError(f"{member} is of a family without a light form", "leave --light out")
+
     @abstractmethod
     def sigmas(self, pair: Pair) -> Sigmas:
         """How noise levels are spaced."""
@@ -82,11 +88,12 @@ class Family(ABC):
 
     @abstractmethod
     def networks(self, recipe: Recipe) -> list[Network]:
-        """Large, small, what conditions them, text encoders, joins, the decoder.
+        """Large, small and light where there are such, what conditions the pair, text encoders, joins, the decoder.
 
         `condition_large` and `condition_small` take `timesteps` (S,) and what the member's text side answers; the
-        member's step takes what they answer, and by `step` (1,) knows its row of what has the steps in front. The
-        largest come first, so that a doomed build fails early.
+        member's step takes what they answer, and by `step` (1,) knows its row of what has the steps in front. `light`
+        steps as large does, and takes what large answers under a name that begins with "residual_". The largest come
+        first, so that a doomed build fails early.
         """
 
     @abstractmethod

@@ -41,15 +41,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Pair:
-    """A large and a small member that belong together.
+    """A large and a small member that belong together, or a large one alone.
 
     `shared` maps part names to folders, large's where both have one; `parts` is what their family read of them.
     """
 
     large: Member
-    small: Member
+    small: Member | None
     shared: Mapping[str, Path]
     parts: Any
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Large, and small if it is there."""
+        return (self.large, self.small) if self.small else (self.large,)
 
     @property
     def family(self) -> Family:
@@ -57,7 +62,7 @@ class Pair:
         return self.large.family
 
 
-def load_pair(large: str, small: str, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Pair:
+def load_pair(large: str, small: str | None, without: Collection[str] = (), fetcher: Fetcher = DOWNLOADS) -> Pair:
     """Finds both members (a directory, a hub id or `demo`) and checks that they belong together.
 
     Reads configurations and safetensors headers alone: whether a part that both members bring holds the same numbers,
@@ -65,22 +70,25 @@ def load_pair(large: str, small: str, without: Collection[str] = (), fetcher: Fe
     Weights of the parts in `without` are neither downloaded nor looked at: nobody will read them. What is
     fetched of a hub id, `fetcher` decides.
     """
-    ours, theirs = read_member("large", large, without, fetcher), read_member("small", small, without, fetcher)
-    if ours.family.name != theirs.family.name:
+    ours = read_member("large", large, without, fetcher)
+    theirs = read_member("small", small, without, fetcher) if small else None
+    if theirs and ours.family.name != theirs.family.name:
         told = f"{FAMILIES[ours.family.name].title} and {FAMILIES[theirs.family.name].title}"
         raise PairError(f"{ours} and {theirs} are of two families: {told}", "take both members from one model family")
     parts = ours.family.check_pair(ours, theirs, without)
     return Pair(ours, theirs, shared_parts(ours, theirs), parts)
 
 
-def shared_parts(large: Member, small: Member) -> dict[str, Path]:
+def shared_parts(large: Member, small: Member | None) -> dict[str, Path]:
     """Every part that either member has; large's where both do."""
-    parts = {**small.directory.parts, **large.directory.parts}
+    parts = {**(small.directory.parts if small else {}), **large.directory.parts}
     return {name: parts[name] for name in known_parts() if name in parts}
 
 
-def parts_of_both(large: Member, small: Member) -> dict[str, tuple[Path, Path]]:
+def parts_of_both(large: Member, small: Member | None) -> dict[str, tuple[Path, Path]]:
     """The parts that lie in two places, large's and small's."""
+    if small is None:
+        return {}
     ours, theirs = large.directory.parts, small.directory.parts
     shared = [name for name in known_parts() if name not in large.family.own_parts]
     both = {name: (ours[name], theirs[name]) for name in shared if name in ours and name in theirs}

@@ -31,7 +31,7 @@ class Prompt:
 
 def is_demo(manifest: Manifest) -> bool:
     """Whether the bundle was built from the pair that ships with the package."""
-    return manifest.facts.large.source == manifest.facts.small.source == "demo"
+    return all(member.source == "demo" for member in manifest.facts.members.values())
 
 
 def prompts_for(manifest: Manifest, file: Path | None, count: int, captions: Path | None = None) -> list[Prompt]:

@@ -210,10 +210,10 @@ def speed(bundle: Path, large: str | None, small: str | None, rounds: int, threa
     torch.set_num_threads(count)
     opened = open_bundle(bundle)
     facts = opened.manifest.facts
-    pair = load_pair(large or facts.large.source, small or facts.small.source)
+    pair = load_pair(large or facts.large.source, small or (facts.small.source if facts.small else None))
     with hush_libraries(), warnings.catch_warnings(), Session(opened, SessionOptions(threads=count)) as session:
         warnings.simplefilter("ignore")
-        rows = [compare(session, pair, model, rounds) for model in ("large", "small")]
+        rows = [compare(session, pair, model, rounds) for model in facts.members]
         empty, whole = outside_engines(session, rounds)
     return {"outside_engines": empty / whole, "rows": rows}
 

@@ -33,7 +33,7 @@ def draw_straight(asked: Connection, bundle: Path, threads: int, way: str, preci
     facts, pipelines = open_bundle(bundle, hashes=False).manifest.facts, {}
     with hush_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pair = load_pair(facts.large.source, facts.small.source)
+        pair = load_pair(facts.large.source, facts.small.source if facts.small else None)
         while role := asked.recv():
             if role not in pipelines:
                 made, dtype = WAYS[way]

@@ -63,6 +63,15 @@ class Advance(nn.Module):
         return following, latents - now[:, 4] * velocity, step + 1
 
 
+class Extrapolate(nn.Module):
+    """A step's velocity without a network: earlier ones, weighed."""
+
+    def forward(self, last: Tensor, second: Tensor, third: Tensor, weights: Tensor, step: Tensor) -> tuple[Tensor]:
+        """Velocities (B, N, P), the latest first; `weights` (S, 3) by step."""
+        now = weights.index_select(0, step)
+        return (now[:, 0] * last + now[:, 1] * second + now[:, 2] * third,)
+
+
 class Score(nn.Module):
     """How much two velocities (B, N, P) differ, token by token: mean absolute difference (B, N)."""
 

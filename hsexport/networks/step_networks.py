@@ -33,6 +33,11 @@ STEP = {
         "velocity: B N P, previous: B N P, clean: B N P, latents: B N P, coefficients: S 5, step: 1 < S",
         "next_latents: B N P, next_clean: B N P, next_step: 1 <",
     ),
+    "extrapolate": (
+        "Extrapolate",
+        "last: B N P, second: B N P, third: B N P, weights: S 3, step: 1 < S",
+        "velocity: B N P",
+    ),
     "score": ("Score", "first: B N P, second: B N P", "scores: B N"),
     "spread": ("Spread C", "velocity: B N P", "scores: B N"),
     "select_cache": ("SelectCache", "everything: G K H D, index: L R < G*K", "selected: L R H D"),

@@ -21,7 +21,7 @@ from hsexport.plan.shortfalls import Choices, Shortfall, device_shortfalls, disk
 from hsexport.plan.stages import StagePlan, stage_plans
 from hsexport.plan.work import Roofline, RunMemory, Work, roofline, run_memory, work_of
 from hsruntime.facts import Facts, Sizes
-from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.fit import schedule_for
 
 
 class RoomError(HSError):
@@ -76,7 +76,7 @@ def plan_of(
     options, backend, precision = request.options, request.backend, request.options.precision
     weights = {network.name: resident_weights(network, request) for network in networks}
     plans = tuple(network_plan(net, weights[net.name], net.precision_in(precision)) for net in networks)
-    schedule = resolve_schedule(facts.defaults.schedule, None, facts.defaults.steps)
+    schedule = schedule_for(facts)
     stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights)
     if request.stop_after:
         stages = stages[: 1 + [stage.name for stage in stages].index(request.stop_after)]

@@ -58,7 +58,8 @@ class Work:
 
     large: Step
     region: Step | None
-    small: Step
+    small: Step | None
+    light: Step | None
     text_flops: int
     decode_flops: int
     runs: tuple[Run, ...]
@@ -93,7 +94,8 @@ class Roofline:
     gpu: Gpu
     large: RunTime
     region: RunTime | None
-    small: RunTime
+    small: RunTime | None
+    light: RunTime | None
     picture_seconds: float
     reference_seconds: float
 
@@ -109,16 +111,19 @@ def work_of(
     shape = LoopShape.of(facts, schedule, facts.sizes.default, 1, guided=facts.defaults.guidance_scale > 1)
     guided, specs = shape.rows == 2, specs_of(request, networks)
     sizes = {name: sum(weight.size_bytes for weight in each) for name, each in weights.items()}
+    models: dict[str, Transformer] = {"region": facts.large, **facts.members}
+    if facts.light:
+        models["light"] = facts.light
 
     def flops_of(kind: Kind, rows: int) -> dict[str, int]:
-        model = facts.small if kind == "small" else facts.large
+        model = models[kind]
         text = facts.text[model.text].tokens
         return pass_flops(model, run_dims(shape, rows, text, region=kind == "region"))
 
     def run_of(kind: Kind, rows: int, times: int) -> Run:
         flops = sum(flops_of(kind, rows).values())
-        if kind == "small":
-            return Run(kind, times, flops, sizes["small"])
+        if kind in ("small", "light"):
+            return Run(kind, times, flops, sizes[kind])
         # Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own.
         once = LoopShape(1, rows, shape.grid, 0, shape.steps)
         return Run(kind, times, flops, sizes["large"] + cache_bytes(facts, specs, once))
@@ -133,19 +138,20 @@ def work_of(
 
     height, width = (side * facts.latent.patch_size for side in shape.grid)
     before = [single(slot.engine, {"B": shape.rows}) for slot in facts.slots]
-    large, small = (
-        single(f"condition_{role}", {"G": shape.rows, "S": schedule.steps, "T": facts.text[model.text].tokens})
-        for role, model in (("large", facts.large), ("small", facts.small))
-    )
+    conditions = {
+        role: single(f"condition_{role}", {"G": shape.rows, "S": schedule.steps, "T": facts.text[model.text].tokens})
+        for role, model in facts.members.items()
+    }
     after = single("vae_decoder", {"B": 1, "h": height, "w": width})
     return Work(
         large=step_of("large"),
         region=step_of("region") if shape.active else None,
-        small=step_of("small"),
+        small=step_of("small") if facts.small else None,
+        light=step_of("light") if facts.light else None,
         text_flops=sum(each.flops for each in before),
         decode_flops=after.flops,
-        runs=(*before, large, small, *(run_of(*each) for each in runs(schedule, guided=guided)), after),
-        reference=(*before, large, run_of("large", shape.rows, schedule.steps), after),
+        runs=(*before, *conditions.values(), *(run_of(*each) for each in runs(schedule, guided=guided)), after),
+        reference=(*before, conditions["large"], run_of("large", shape.rows, schedule.steps), after),
         speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
     )
 
@@ -162,7 +168,8 @@ def roofline(work: Work, gpu: Gpu) -> Roofline:
         gpu=gpu,
         large=_time(work.large.run, gpu),
         region=_time(work.region.run, gpu) if work.region else None,
-        small=_time(work.small.run, gpu),
+        small=_time(work.small.run, gpu) if work.small else None,
+        light=_time(work.light.run, gpu) if work.light else None,
         picture_seconds=_seconds(work.runs, gpu),
         reference_seconds=_seconds(work.reference, gpu),
     )
@@ -198,6 +205,7 @@ class RunMemory:
     region_bytes: int
     """Of large over the region; 0 if the schedule has none."""
     small_bytes: int
+    """Of small or the light form of large, whichever has more."""
     condition_bytes: int
     """Of what follows from prompts and noise levels, while large's is made."""
     decoder_bytes: int
@@ -229,7 +237,7 @@ def run_memory(
     decoded = {"B": pictures, "h": size[1] // facts.latent.vae_scale, "w": size[0] // facts.latent.vae_scale}
 
     def activations(name: str, dims: Mapping[str, int]) -> int:
-        counted = networks[name].activations
+        counted = networks[name].activations if name in networks else None
         return item * counted(dims, traits.fused_attention) if counted else 0
 
     return RunMemory(
@@ -240,7 +248,7 @@ def run_memory(
         loop_bytes=loop_bytes(facts, specs, shape) - cache,
         full_bytes=activations("large", whole),
         region_bytes=activations("large", region) if shape.active else 0,
-        small_bytes=activations("small", whole),
+        small_bytes=max(activations("small", whole), activations("light", whole)),
         condition_bytes=activations("condition_large", {"G": shape.rows, "S": shape.steps}),
         decoder_bytes=activations("vae_decoder", decoded),
         process_bytes=RUNNER_PROCESS if traits.on_cpu else DEVICE_PROCESS,

@@ -86,7 +86,7 @@ def describe(session: Session) -> bytes:
         "precision": m.precision,
         "target": m.target,
         "large": m.facts.large.source,
-        "small": m.facts.small.source,
+        "small": m.facts.small.source if m.facts.small else None,
         "sizes": {**sizes, "multiple": m.facts.latent.pixels_per_token},
         "max_batch": m.facts.sizes.max_batch,
         "max_steps": m.facts.most_steps,

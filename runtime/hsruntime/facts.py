@@ -21,6 +21,8 @@ SHIFTS = (0.001, 1000.0)
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = tuple[Count, Count]
 """Width and height in pixels."""
+RESIDUAL = "residual_"
+"""What light takes of large begins with it, under the names that large has for its answers."""
 Operations = dict[str, int]
 """A count as a sum: products of dimensions ("M*N"), each with how often it is taken."""
 
@@ -80,6 +82,8 @@ class Transformer(Strict, frozen=True, kw_only=True):
     """Of a step over G rows, M active of N image tokens and T text tokens, L of them live, by part of the network; a
     part "layers" is there."""
     adapters: tuple[Lora, ...] = ()
+    outer: tuple[Count, Count] | None = None
+    """How many blocks at either end a light one keeps."""
 
     @property
     def width(self) -> int:
@@ -160,13 +164,20 @@ class Facts(Strict, frozen=True, kw_only=True):
 
     family: str
     large: Transformer
-    small: Transformer
+    small: Transformer | None = None
+    light: Transformer | None = None
+    """Large again, without the blocks between the outer ones."""
     latent: Latent
     sizes: Sizes
     sigmas: Sigmas
     text: dict[str, TextSide]
     """By name; members that read the same text share one."""
     defaults: Defaults
+
+    @property
+    def members(self) -> dict[str, Transformer]:
+        """The pair's, by role; without small only one."""
+        return {"large": self.large, "small": self.small} if self.small else {"large": self.large}
 
     @property
     def text_tokens(self) -> int:
@@ -176,7 +187,7 @@ class Facts(Strict, frozen=True, kw_only=True):
     @property
     def most_steps(self) -> int:
         """That a schedule may have: one for each noise level, and no more than the engines can be given at once."""
-        most_given = 2 * self.sizes.max_batch * max(self.large.given, self.small.given)
+        most_given = 2 * self.sizes.max_batch * max(model.given for model in self.members.values())
         return min(self.sigmas.levels, max(ALWAYS_STEPS, MOST_NUMBERS // most_given))
 
     @property

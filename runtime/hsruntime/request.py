@@ -14,8 +14,8 @@ import numpy as np
 from hsengines.errors import HSError, ShapeError
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.flow import seeded_noise
-from hsruntime.schedule.presets import resolve_schedule
-from hsruntime.schedule.schedule import Schedule, ScheduleError
+from hsruntime.schedule.fit import schedule_for
+from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 from hsruntime.text.tokenize import PromptRow
 
@@ -235,11 +235,7 @@ def checked_guidance(manifest: Manifest, asked: float | None) -> float:
 def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
     """As asked, else the bundle's. Raises ScheduleError."""
     steps = None if steps is None else whole("steps", steps)
-    schedule = resolve_schedule(wanted or manifest.facts.defaults.schedule, steps, manifest.facts.defaults.steps)
-    most = manifest.facts.most_steps
-    if schedule.steps > most:
-        raise ScheduleError(f"the schedule has {schedule.steps} steps, the bundle takes {most}", "ask for fewer")
-    return schedule
+    return schedule_for(manifest.facts, wanted, steps)
 
 
 def checked_size(

@@ -122,12 +122,15 @@ def gib(count: int) -> str:
 class CudaTensor(Tensor):
     """A C-contiguous array on the GPU. All its copies are ordered by the device's stream."""
 
-    def __init__(self, heap: Heap, stream: int, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(
+        self, heap: Heap, stream: int, shape: tuple[int, ...], dtype: str, of: CudaTensor | None = None
+    ) -> None:
+        """Of its own memory, or of the last part of another's."""
         self.shape = shape
         self.dtype = numpy_dtype(dtype)
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
-        self.address = heap.allocate(self, self.nbytes)
-        self._stream = stream
+        self.address = of.address + of.nbytes - self.nbytes if of else heap.allocate(self, self.nbytes)
+        self._heap, self._stream, self._of = heap, stream, of
 
     def write(self, array: np.ndarray) -> None:
         """Copies a host array in and waits, so that the caller may change it: not for the hot loop.
@@ -153,6 +156,10 @@ class CudaTensor(Tensor):
         assert isinstance(other, CudaTensor)
         assert (other.shape, other.dtype) == (self.shape, self.dtype)
         self._copy(self.address, other.address, "cudaMemcpyDeviceToDevice", "copying on the GPU")
+
+    def tail(self, count: int) -> CudaTensor:
+        """Keeps the whole alive."""
+        return CudaTensor(self._heap, self._stream, (count, *self.shape[1:]), self.dtype.name, self)
 
     def _copy(self, target: int, source: int, kind: str, doing: str) -> None:
         if self.nbytes:

@@ -34,6 +34,6 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
             reporter.warn(told)
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
-    large, small = (model.parameters / 1e6 for model in (recipe.facts.large, recipe.facts.small))
-    reporter.end("pair", f"{large:.1f}M and {small:.1f}M parameters")
+    told = ", ".join(f"{role} {m.parameters / 1e6:.1f} M" for role, m in recipe.facts.members.items())
+    reporter.end("pair", f"{told} parameters")
     return recipe

@@ -30,7 +30,6 @@ from hsruntime.bundle.golden import load_golden
 from hsruntime.bundle.reader import Bundle
 from hsruntime.facts import Transformer
 
-ROLES: tuple[Role, ...] = ("large", "small")
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -122,10 +121,11 @@ def _fresh(network: Network) -> tuple[Arrays, Arrays]:
 
 def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
     """The recipe that the bundle was built by. Raises HSError where the pair is not here, or is another one."""
-    sizes = bundle.manifest.facts.sizes
+    facts, sizes = bundle.manifest.facts, bundle.manifest.facts.sizes
     request = BuildRequest(
         large=_source(bundle, named, "large"),
-        small=_source(bundle, named, "small"),
+        small=_source(bundle, named, "small") if facts.small else None,
+        light=facts.light.outer if facts.light else None,
         out=bundle.path,
         cache=Path(),
         lora=named.lora,
@@ -136,8 +136,8 @@ def recipe_of(bundle: Bundle, named: NamedPair) -> Recipe:
         without=left_out_of(bundle.manifest.facts),
     )
     recipe = recipe_for(request)
-    for role in ROLES:
-        _check_same(role, getattr(bundle.manifest.facts, role), getattr(recipe.facts, role))
+    for role, built in facts.members.items():
+        _check_same(role, built, recipe.facts.members[role])
     return recipe
 
 
@@ -152,7 +152,7 @@ def _source(bundle: Bundle, named: NamedPair, role: Role) -> str:
     return told
 
 
-def _check_same(role: Role, built: Transformer, found: Transformer) -> None:
+def _check_same(role: str, built: Transformer, found: Transformer) -> None:
     """Refuses another model or other LoRAs; of a hub id and a local path only the architectures are compared."""
     if is_mark(built.source) != is_mark(found.source):
         found = msgspec.structs.replace(found, source=built.source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hsexport.families.sd3.config import TransformerConfig
 from hsexport.families.sd3.parts import VaeConfig
@@ -18,6 +19,18 @@ def modulation_chunks(config: TransformerConfig) -> int:
     """How many shifts, scales and gates of a token's width a step takes, those of the output among them."""
     of_image = 6 * config.num_layers + 3 * len(config.dual_attention_layers)
     return of_image + 6 * (config.num_layers - 1) + 2 + 2
+
+
+def middle_of(config: TransformerConfig, outer: tuple[int, int]) -> range:
+    """The blocks that a light one leaves out."""
+    return range(outer[0], config.num_layers - outer[1])
+
+
+def without_middle(config: TransformerConfig, outer: tuple[int, int]) -> TransformerConfig:
+    """A transformer of the outer blocks alone, as far as counting goes."""
+    middle = middle_of(config, outer)
+    dual = tuple(layer for layer in config.dual_attention_layers if layer not in middle)
+    return replace(config, num_layers=sum(outer), dual_attention_layers=dual)
 
 
 def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:

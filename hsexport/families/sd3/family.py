@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
 from hsexport.families.pair import Member, Pair
 from hsexport.families.sd3.config import BUFFERS, FAMILY, TransformerConfig, check_checkpoint, transformer_config_from
-from hsexport.families.sd3.counts import modulation_chunks, transformer_operations
+from hsexport.families.sd3.counts import middle_of, modulation_chunks, transformer_operations, without_middle
 from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
@@ -46,7 +48,7 @@ class Sd3(Family):
         """The position table follows from a formula."""
         return tensor not in BUFFERS
 
-    def check_pair(self, large: Member, small: Member, without: Collection[str]) -> Any:
+    def check_pair(self, large: Member, small: Member | None, without: Collection[str]) -> Any:
         """Scheduler, VAE and text encoders, as read."""
         return check_pair(large, small, without)
 
@@ -66,7 +68,7 @@ class Sd3(Family):
     def reach(self, pair: Pair) -> int:
         """The smaller position table's side."""
         unit = self.latent(pair).pixels_per_token
-        return unit * min(member.config.pos_embed_max_size for member in (pair.large, pair.small))
+        return unit * min(member.config.pos_embed_max_size for member in pair.members)
 
     def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
         """A dual attention is an attention layer like any other, with a cache slot of its own."""
@@ -87,6 +89,17 @@ class Sd3(Family):
             adapters=adapters,
         )
 
+    def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
+        """The first and last blocks."""
+        config = member.config
+        if not middle_of(config, outer):
+            raise PairError(
+                f"--light {outer[0]}+{outer[1]} leaves out none of the {config.num_layers} blocks of {member}",
+                "keep fewer, 2+1 for example",
+            )
+        kept = without_middle(config, outer)
+        return structs.replace(large, layers=kept.num_layers, outer=outer, operations=transformer_operations(kept))
+
     def sigmas(self, pair: Pair) -> Sigmas:
         """The scheduler's."""
         scheduler = pair.parts["scheduler"]
@@ -99,12 +112,15 @@ class Sd3(Family):
     def networks(self, recipe: Recipe) -> list[Network]:
         """Large, small, what conditions them, text encoders and their join, the VAE's decoder."""
         from hsexport.families.sd3.encoders import join_text_network, text_encoder_networks, vae_decoder_network
-        from hsexport.families.sd3.networks import conditioning_network, large_network, small_network
+        from hsexport.families.sd3.networks import conditioning_network, large_network, light_network, small_network
 
-        encoders = text_encoder_networks(recipe)
-        conditioning = [conditioning_network(recipe, member) for member in (recipe.pair.large, recipe.pair.small)]
+        pair, light = recipe.pair, recipe.facts.light
+        steps = [large_network(recipe)]
+        steps += [small_network(recipe, pair.small)] if pair.small else []
+        steps += [light_network(recipe, light.outer)] if light and light.outer else []
+        conditioning = [conditioning_network(recipe, member) for member in pair.members]
         surroundings = [join_text_network(recipe), vae_decoder_network(recipe)]
-        return [large_network(recipe), small_network(recipe), *conditioning, *encoders, *surroundings]
+        return [*steps, *conditioning, *text_encoder_networks(recipe), *surroundings]
 
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
         """The folder that the slot's file is called after."""

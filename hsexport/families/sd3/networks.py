@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 from hsexport.families.pair import Member
 from hsexport.families.recipe import Recipe
-from hsexport.families.sd3.counts import conditioning_operations, modulation_chunks, transformer_activations
+from hsexport.families.sd3.counts import conditioning_operations, middle_of, modulation_chunks, transformer_activations
 from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weights import transformer_weights
 from hsexport.networks.network import Network
@@ -26,7 +26,8 @@ REGION_RATIO = 0.3  # what the region profile is tuned for
 def large_network(recipe: Recipe) -> Network:
     """Large's step: M active image tokens, R cached ones, T live text tokens, U cached ones.
 
-    R = U = 0 makes it the whole model; T = 0 leaves the text stream to the cache.
+    R = U = 0 makes it the whole model; T = 0 leaves the text stream to the cache. With a light form beside it, it
+    answers what its middle blocks add to both streams.
     """
     arch, ranges = recipe.facts.large, recipe.ranges()
     past = [*_slots(arch, "past", arch.image_slots, "R"), *_slots(arch, "past_text", arch.text_slots, "U")]
@@ -42,16 +43,37 @@ def large_network(recipe: Recipe) -> Network:
     )
     velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.facts.latent.token_width))
     inputs = (*_step_inputs(recipe, recipe.pair.large, "M"), *past)
-    spec = EngineSpec("large", inputs, (velocity, *presents), profiles)
-    return _denoiser(recipe, spec, recipe.pair.large, narrow=("modulation", "context", "past_*", "present_*"))
+    residual = _residual(recipe, "M") if recipe.facts.light else ()
+    spec = EngineSpec("large", inputs, (velocity, *presents, *residual), profiles)
+    return _denoiser(
+        recipe, spec, recipe.pair.large, narrow=("modulation", "context", "past_*", "present_*", *RESIDUAL)
+    )
 
 
-def small_network(recipe: Recipe) -> Network:
+def small_network(recipe: Recipe, small: Member) -> Network:
     """Small's step: always the whole picture, no cache."""
+    return _denoiser(recipe, _whole_picture(recipe, "small", small), small, narrow=("modulation", "context"))
+
+
+def light_network(recipe: Recipe, outer: tuple[int, int]) -> Network:
+    """A step of large's outer blocks: always the whole picture, no cache."""
+    large = recipe.pair.large
+    spec = _whole_picture(recipe, "light", large, *_residual(recipe, "N"))
+    return _denoiser(recipe, spec, large, narrow=("modulation", "context", *RESIDUAL), outer=outer)
+
+
+def _whole_picture(recipe: Recipe, name: str, member: Member, *further: TensorSpec) -> EngineSpec:
     velocity = TensorSpec("velocity", "float32", ("G", "N", recipe.facts.latent.token_width))
-    inputs = _step_inputs(recipe, recipe.pair.small, "N")
-    spec = EngineSpec("small", inputs, (velocity,), _profiles(recipe, "G", "N", "T", "S"))
-    return _denoiser(recipe, spec, recipe.pair.small, narrow=("modulation", "context"))
+    inputs = (*_step_inputs(recipe, member, "N"), *further)
+    return EngineSpec(name, inputs, (velocity,), _profiles(recipe, "G", "N", "T", "S"))
+
+
+RESIDUAL = ("residual_image", "residual_text")
+
+
+def _residual(recipe: Recipe, tokens: str) -> tuple[TensorSpec, ...]:
+    width = recipe.facts.large.width
+    return tuple(TensorSpec(n, "float32", ("G", t, width)) for n, t in zip(RESIDUAL, (tokens, "T"), strict=True))
 
 
 def conditioning_network(recipe: Recipe, member: Member) -> Network:
@@ -70,7 +92,7 @@ def conditioning_network(recipe: Recipe, member: Member) -> Network:
 
         return Conditioning(transformer_like(config))
 
-    made = _network(recipe, spec, member, module, narrow=("text", "pooled", "modulation", "context"))
+    made = _network(recipe, spec, member, module, ("text", "pooled", "modulation", "context"), conditions=True)
     # Its widest is the modulation itself, in parts before they are joined.
     size = modulation_chunks(config) * config.width
     return replace(made, operations=conditioning_operations, activations=lambda dims, _: dims["S"] * dims["G"] * size)
@@ -103,20 +125,32 @@ def _profiles(recipe: Recipe, *dims: str) -> tuple[Profile, ...]:
     return (Profile("full", {name: recipe.ranges()[name] for name in dims}),)
 
 
-def _denoiser(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[str, ...]) -> Network:
-    kept, config = getattr(recipe.facts, member.role).positions, member.config
+def _denoiser(
+    recipe: Recipe,
+    spec: EngineSpec,
+    member: Member,
+    narrow: tuple[str, ...],
+    outer: tuple[int, int] | None = None,
+) -> Network:
+    """`outer`: without the blocks between so many in front and so many behind."""
+    kept, config, light = getattr(recipe.facts, member.role).positions, member.config, recipe.facts.light
     last = f"transformer_blocks.{config.num_layers - 1}.attn"
 
     def module() -> nn.Module:
-        from hsexport.families.sd3.transformer import TokenTransformer, transformer_like
+        from hsexport.families.sd3.transformer import OuterTransformer, TokenTransformer, transformer_like
 
-        return TokenTransformer(transformer_like(config), kept, takes_cache=member.role == "large")
+        model = transformer_like(config)
+        if outer:
+            return OuterTransformer(model, kept, outer)
+        if member.role == "small":
+            return TokenTransformer(model, kept)
+        return TokenTransformer(model, kept, takes_cache=True, outer=light.outer if light else None)
 
-    made = _network(recipe, spec, member, module, narrow)
+    made = _network(recipe, spec, member, module, narrow, left_out=(outer and middle_of(config, outer)) or ())
     return replace(
         made,
         limits={"positions": kept.rows * kept.columns, "step": "S"},
-        layers=config.num_layers,
+        layers=sum(outer) if outer else config.num_layers,
         # The last layer hands no text on, and asks nothing with it.
         unread=(f"{last}.add_q_proj.*", f"{last}.norm_added_q.*"),
         activations=lambda dims, fused: transformer_activations(config, dims, fused=fused),
@@ -124,10 +158,18 @@ def _denoiser(recipe: Recipe, spec: EngineSpec, member: Member, narrow: tuple[st
 
 
 def _network(
-    recipe: Recipe, spec: EngineSpec, member: Member, module: Callable[[], nn.Module], narrow: tuple[str, ...]
+    recipe: Recipe,
+    spec: EngineSpec,
+    member: Member,
+    module: Callable[[], nn.Module],
+    narrow: tuple[str, ...],
+    *,
+    conditions: bool = False,
+    left_out: Collection[int] = (),
 ) -> Network:
     """What all of a member's networks share; each has the weights that its part of the transformer reads."""
     kept, config = getattr(recipe.facts, member.role).positions, member.config
+    light = recipe.facts.light if member.role == "large" and not conditions else None
 
     def skeleton() -> nn.Module:
         import torch
@@ -139,11 +181,14 @@ def _network(
         spec,
         skeleton,
         TRACE_DIMS,
-        weights=transformer_weights(member, kept, recipe.adapters[member.role], spec.name),
+        weights=transformer_weights(
+            member, kept, recipe.adapters[member.role], conditions=conditions, left_out=left_out
+        ),
         facts={
             "positions": f"{kept.rows}x{kept.columns} of {kept.table_size}",
             "config": json.dumps(asdict(config), sort_keys=True),
-        },
+        }
+        | ({"outer blocks": "+".join(map(str, light.outer))} if light and light.outer else {}),
         narrow_tensors=narrow,
         fp32_blocks=transformer_rules(config.num_layers),
     )

@@ -29,15 +29,16 @@ SAME_IN_BOTH = {
 }
 
 
-def check_pair(large: Member, small: Member, without: Collection[str]) -> dict[str, Read]:
-    """What the two share, as read. Raises PairError for the first thing that keeps them apart.
+def check_pair(large: Member, small: Member | None, without: Collection[str]) -> dict[str, Read]:
+    """What the two share, as read, or what large has alone. Raises PairError for the first thing that keeps them apart.
 
     As far as configurations and headers tell; of the parts in `without` only configurations are looked at.
     """
     check_parts_present(large, small)
-    check_transformers_agree(large, small)
-    check_order(large, small)
-    folders = large.directory.parts, small.directory.parts
+    if small:
+        check_transformers_agree(large, small)
+        check_order(large, small)
+    folders = large.directory.parts, small.directory.parts if small else {}
     ours, theirs = read_parts(folders[0]), read_parts(folders[1])
     read = {**theirs, **ours}
     check_parts_fit(large, read, shared_parts(large, small))
@@ -47,17 +48,19 @@ def check_pair(large: Member, small: Member, without: Collection[str]) -> dict[s
     return read
 
 
-def check_parts_present(large: Member, small: Member) -> None:
+def check_parts_present(large: Member, small: Member | None) -> None:
     """Refuses a pair without a VAE, its text side or a scheduler."""
     parts = shared_parts(large, small)
     missing = [name for name in REQUIRED if name not in parts]
     if "text_encoder_3" in parts and "tokenizer_3" not in parts:
         missing.append("tokenizer_3")
     if missing:
-        alone = any(member.directory.transformer.is_file() for member in (large, small))
+        members = [large, small] if small else [large]
+        alone = any(member.directory.transformer.is_file() for member in members)
         raise PairError(
-            f"neither {large} nor {small} has {', '.join(missing)}",
-            "one of them must be a whole pipeline (a directory with model_index.json)"
+            f"{f'neither {large} nor {small}' if small else f'{large} alone'} has {'' if small else 'no '}"
+            f"{', '.join(missing)}",
+            f"{'one of them' if small else 'it'} must be a whole pipeline (a directory with model_index.json)"
             + ("; of a single file the transformer alone is taken" if alone else ""),
         )
 

@@ -5,7 +5,7 @@ What follows from prompts and noise levels alone is `hsexport.families.sd3.condi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -141,6 +141,7 @@ class Cache:
     past_text: list[KeyValue]  # of cached text tokens, one for each joint attention
     presents: list[KeyValue] = field(default_factory=list)
     presents_text: list[KeyValue] = field(default_factory=list)
+    residual: list[Tensor] = field(default_factory=list)  # what the middle blocks added to image and text
 
     def image(self) -> list[KeyValue]:
         """The cached image tokens of the layer that comes next."""
@@ -161,11 +162,22 @@ class TokenTransformer(nn.Module):
     value (G, R, H, D) for each attention layer in turn and a key and a value (G, U, H, D) of cached text for each joint
     one. Outputs: velocity (G, M, P), and for a cache-taking one the keys and values of the active tokens (G, M, H, D)
     and of the text (G, T, H, D), in the same order.
+
+    With `outer`, how many blocks lie in front of the middle ones and behind them, it answers last what these add to
+    both streams: (G, M, width) and (G, T, width).
     """
 
-    def __init__(self, model: SD3Transformer2DModel, kept: Positions, *, takes_cache: bool) -> None:
+    def __init__(
+        self,
+        model: SD3Transformer2DModel,
+        kept: Positions,
+        *,
+        takes_cache: bool = False,
+        outer: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.takes_cache = takes_cache
+        self.middle = range(outer[0], len(model.transformer_blocks) - outer[1]) if outer else range(0)
         self.transformer_blocks = model.transformer_blocks
         self.norm_out = model.norm_out
         for block in self.transformer_blocks:
@@ -184,22 +196,71 @@ class TokenTransformer(nn.Module):
         pairs = [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
         of_text = len(pairs) - len(self.transformer_blocks)  # the last slots, one for each block
         cache = Cache(pairs[:of_text], pairs[of_text:]) if pairs else Cache([], [])
-        steered = modulation.index_select(0, step).squeeze(0).split(self.proj_out.in_features, dim=-1)
+        steered = self.steered(modulation, step)
         x, _ = self.streams(tokens, positions, context, iter(steered[:-2]), cache)
-        shift, scale = steered[-2:]
-        velocity = self.proj_out(self.norm_out.norm(x) * scale + shift)
+        velocity = self.velocity(x, *steered[-2:])
         kept = [*cache.presents, *cache.presents_text] if self.takes_cache else []
-        return (velocity, *(t for kv in kept for t in kv))
+        return (velocity, *(t for kv in kept for t in kv), *cache.residual)
 
     def streams(
         self, tokens: Tensor, positions: Tensor, text: Tensor, steered: Iterator[Tensor], cache: Cache
     ) -> tuple[Tensor, Tensor]:
-        """Image and text streams after the last block, steered by what comes; fills the cache's presents."""
-        place = self.position_table.index_select(0, positions.flatten()).unflatten(0, positions.shape)
-        x = F.linear(tokens, self.patch_weight, self.patch_bias) + place
-        for block in self.transformer_blocks:
+        """Image and text streams after the last block, steered by what comes; fills the cache."""
+        x, before = self.embedded(tokens, positions), []
+        for number, block in enumerate(self.transformer_blocks):
+            if number == self.middle.start:
+                before = [x, text]
             x, text = run_block(block, x, text, steered, cache)
+            if number + 1 == self.middle.stop:
+                cache.residual = [after - stream for after, stream in zip((x, text), before, strict=True)]
         return x, text
+
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """The image stream (G, M, width) that the first block reads."""
+        place = self.position_table.index_select(0, positions.flatten()).unflatten(0, positions.shape)
+        return F.linear(tokens, self.patch_weight, self.patch_bias) + place
+
+    def steered(self, modulation: Tensor, step: Tensor) -> Sequence[Tensor]:
+        """The step's shifts, scales and gates, each (G, 1, width)."""
+        return modulation.index_select(0, step).squeeze(0).split(self.proj_out.in_features, dim=-1)
+
+    def velocity(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """(G, M, P) of the image stream behind the last block."""
+        return self.proj_out(self.norm_out.norm(x) * scale + shift)
+
+
+class OuterTransformer(TokenTransformer):
+    """Its outer blocks alone: what the middle ones add is taken from an earlier step (DBCache, Delta-DiT).
+
+    Inputs: as TokenTransformer without a cache, then what it answered last. Output: velocity (G, N, P).
+    """
+
+    def __init__(self, model: SD3Transformer2DModel, kept: Positions, outer: tuple[int, int]) -> None:
+        counts = [block_chunks(block) for block in model.transformer_blocks]
+        super().__init__(model, kept, outer=outer)
+        for number in self.middle:
+            self.transformer_blocks[number] = nn.Identity()
+        self.left_out = slice(sum(counts[: self.middle.start]), sum(counts[: self.middle.stop]))
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, step: Tensor, modulation: Tensor, context: Tensor, *past: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Velocity; `past` is the residual of both streams."""
+        steered = [*self.steered(modulation, step)]
+        del steered[self.left_out]
+        x, text, following = self.embedded(tokens, positions), context, iter(steered[:-2])
+        for number, block in enumerate(self.transformer_blocks):
+            if number == self.middle.start:
+                x, text = x + past[0], text + past[1]
+            if number not in self.middle:
+                x, text = run_block(block, x, text, following, Cache([], []))
+        return (self.velocity(x, *steered[-2:]),)
+
+
+def block_chunks(block: JointTransformerBlock) -> int:
+    """How many shifts, scales and gates a block of diffusers' takes."""
+    widths = (norm.linear.out_features / norm.linear.in_features for norm in (block.norm1, block.norm1_context))
+    return int(sum(widths))
 
 
 def run_block(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,20 @@ EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 """T5's one table of token embeddings, under both of the names it is saved by."""
 
 
-def transformer_weights(member: Member, kept: Positions, adapters: tuple[Adapter, ...], network: str) -> Weights:
-    """Those that one of a member's networks reads, its denoiser or its conditioning network.
+def transformer_weights(
+    member: Member, kept: Positions, adapters: tuple[Adapter, ...], *, conditions: bool, left_out: Collection[int]
+) -> Weights:
+    """Those that one of a member's networks reads: its conditioning network, or a denoiser without some blocks.
 
     As the checkpoint has them, but for the patch embedding and the table, which follow from theirs. `adapters` are
     fused first.
     """
-    conditions = network != member.role
-    sources = {name: header for name, header in member.tensors.items() if bool(CONDITIONING.match(name)) == conditions}
+    without = tuple(f"transformer_blocks.{number}." for number in left_out)
+    sources = {
+        name: header
+        for name, header in member.tensors.items()
+        if bool(CONDITIONING.match(name)) == conditions and not name.startswith(without)
+    }
     whole: dict[str, Weight] = fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
     tensors, digests = {name: whole[name] for name in sources}, tuple(adapter.digest for adapter in adapters)
     if conditions:

@@ -52,7 +52,7 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
     """Measures the schedules side by side. Killed anywhere, it goes on after the last whole round."""
     bundle, threads = open_bundle(request.bundle), request.threads or usable_cores()
     machine, facts, defaults = hardware(threads), bundle_facts(bundle), bundle.manifest.facts.defaults
-    contenders, left_out = contenders_for(defaults, request.schedules)
+    contenders, left_out = contenders_for(bundle.manifest.facts, request.schedules)
     captions = request.judge / "captions.json" if request.judge else None
     prompts = prompts_for(bundle.manifest, request.prompt_file, request.prompts, captions)
     demo_judge = DEMO_JUDGE if is_demo(bundle.manifest) and DEMO_JUDGE.is_dir() else None

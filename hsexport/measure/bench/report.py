@@ -99,7 +99,8 @@ def report_from_json(data: bytes) -> Report:
 def bundle_facts(bundle: Bundle) -> BundleFacts:
     """The bundle's part of a report."""
     manifest, facts = bundle.manifest, bundle.manifest.facts
-    names = str(bundle.path), sha256_of(bundle.path / "manifest.json"), facts.large.source, facts.small.source
+    partner = facts.small.source if facts.small else "none"
+    names = str(bundle.path), sha256_of(bundle.path / "manifest.json"), facts.large.source, partner
     drawn = facts.sizes.default, facts.defaults.steps, facts.defaults.guidance_scale
     return BundleFacts(*names, manifest.backend, manifest.precision, *drawn)
 

@@ -23,8 +23,9 @@ from hsexport.measure import turns
 from hsexport.measure.pictures import METRICS, pixels_of, png_of
 from hsexport.measure.prompts import Prompt
 from hsruntime import Session
-from hsruntime.facts import Defaults
-from hsruntime.schedule.presets import PRESETS, hybridstitch, resolve_schedule
+from hsruntime.facts import Facts
+from hsruntime.schedule.fit import schedule_for
+from hsruntime.schedule.presets import PRESETS, hybridstitch
 from hsruntime.schedule.schedule import Schedule, ScheduleError, Segment, Signal
 from hsruntime.text.tokenize import PromptCutWarning
 
@@ -59,30 +60,31 @@ class Contender:
         return "mixture"
 
 
-def contenders_for(defaults: Defaults, wanted: Sequence[str]) -> tuple[list[Contender], list[str]]:
+def contenders_for(facts: Facts, wanted: Sequence[str]) -> tuple[list[Contender], list[str]]:
     """The references, then the schedules `wanted`, or the default choice if there are none; and what it leaves out.
 
     Raises ScheduleError.
     """
-    steps = defaults.steps
-    found = {name: resolve_schedule(name, None, steps) for name in (LARGE, CONVERGED, *wanted)}
+    found = {name: schedule_for(facts, name) for name in (LARGE, CONVERGED, *wanted)}
     left_out: list[str] = []
     if not wanted:
-        found |= {f"large:{n}": resolve_schedule(f"large:{n}", None, steps) for n in FEWER_STEPS}
+        found |= {f"large:{n}": schedule_for(facts, f"large:{n}") for n in FEWER_STEPS}
         for preset in PRESETS:
             try:
-                found[preset] = resolve_schedule(preset, None, steps)
+                found[preset] = schedule_for(facts, preset)
             except ScheduleError as err:
                 left_out.append(f"{preset} is left out: {err.message}")
-        found |= _controls(defaults)
+        found |= _controls(facts)
     return _without_twins(found), left_out
 
 
-def _controls(defaults: Defaults) -> dict[str, Schedule]:
+def _controls(facts: Facts) -> dict[str, Schedule]:
     """The default schedule if it has a region, else HybridStitch's, with regions that look at nothing."""
-    default = resolve_schedule(defaults.schedule, None, defaults.steps)
+    defaults, default = facts.defaults, schedule_for(facts)
     name = defaults.schedule if defaults.schedule in PRESETS else "default"
     if not default.has_region:
+        if facts.small is None:
+            return {}
         name, default = "hybridstitch", hybridstitch(max(defaults.steps, 3))
     policy, replace = default.region, msgspec.structs.replace
     return {f"{name}, {s} region": replace(default, region=replace(policy, signal=s)) for s in CONTROLS}

@@ -25,7 +25,7 @@ from typing import Literal
 
 from hsexport.measure.turns import counted_speedup
 from hsruntime.facts import Facts
-from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.schedule import Schedule, ScheduleError
 
 SOLVERS = ("euler", "ab2")
@@ -189,7 +189,7 @@ def count_all(candidates: Iterable[Candidate], facts: Facts, large_steps: int) -
     counted, rejected = [], []
     for candidate in candidates:
         try:
-            schedule = resolve_schedule(candidate.schedule, None, large_steps)
+            schedule = schedule_for(facts, candidate.schedule)
             counted.append(Counted(candidate, schedule, counted_speedup(facts, schedule, large_steps)))
         except ScheduleError as err:
             rejected.append(rejection(candidate, "refused", f"this runtime does not run it: {err.message}"))

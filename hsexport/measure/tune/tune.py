@@ -32,7 +32,7 @@ from hsruntime.bundle.reader import open_bundle
 from hsruntime.bundle.writer import write_defaults
 from hsruntime.facts import Defaults
 from hsruntime.options import SessionOptions
-from hsruntime.schedule.presets import resolve_schedule
+from hsruntime.schedule.fit import schedule_for
 from hsruntime.session import Session
 
 CONVERGED_STEPS = 100
@@ -116,8 +116,8 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
         if isinstance(request.goal, AtLeastAsFast) and fastest.speedup < request.goal.speedup:
             found = f"the fastest, {fastest.candidate.schedule}, has {fastest.speedup:.2f} by counting operations"
             raise TuneError(f"a speedup of {request.goal.speedup:g} is out of reach: {found}", "ask for less")
-        large = resolve_schedule("large", steps, steps)
-        reference = large if request.reference == "same-steps" else resolve_schedule("large", converged, converged)
+        large = schedule_for(facts, "large", steps)
+        reference = large if request.reference == "same-steps" else schedule_for(facts, "large", converged)
         conditions = Conditions(subject_of(manifest), request.threads, str(large), str(reference), metric.name)
         folder = request.work / "references"
         measurer = Measurer(session, prompts, large, reference, conditions, metric, folder, ledger, reporter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hsexport.onnx.passes.graph_pass import GraphPass
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
 from hsexport.onnx.passes.name_by_module import block_of, module_path
 
 
@@ -15,6 +15,8 @@ class ExposeBlocks(GraphPass):
     "transformer_blocks.7/2" its second one, but not its keys and values. A graph and its casts have the same ones.
     Nodes carry their modules' names (NameByModule).
     """
+
+    domains = (*GraphPass.domains, ORT_DOMAIN)
 
     def __init__(self) -> None:
         self.outputs: dict[str, str] = {}

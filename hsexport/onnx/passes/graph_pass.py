@@ -6,6 +6,8 @@ import onnx_ir as ir
 
 from hsengines.errors import HSError
 
+ORT_DOMAIN = "com.microsoft"
+"""Of operators that only ONNX Runtime has; hsengines.screening lists those that are used."""
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
@@ -19,15 +21,19 @@ class GraphPass(ir.passes.InPlacePass):
     Where it does not say otherwise, it requires a graph without subgraphs, functions or operators of foreign domains.
     """
 
+    domains: tuple[str, ...] = ("", "ai.onnx")
+    """Whose operators it takes."""
+    takes_subgraphs = False
+
     def requires(self, model: ir.Model) -> None:
         """Raises PassError if the graph is not flat."""
         if model.functions:
             name = next(iter(model.functions.values())).name
             raise self.refusal(f"the model has the function '{name}', expected none", "inline it first")
         for node in model.graph:
-            if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
+            if not self.takes_subgraphs and any(a.type in _SUBGRAPHS for a in node.attributes.values()):
                 raise self.refusal(f"node '{node.name}' ({node.op_type}) has a subgraph, expected none")
-            if node.domain not in ("", "ai.onnx"):
+            if node.domain not in self.domains:
                 raise self.refusal(f"node '{node.name}' is {node.domain}.{node.op_type}, expected plain ONNX")
 
     def refusal(self, said: str, hint: str = "") -> PassError:

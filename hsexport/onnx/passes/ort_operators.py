@@ -10,11 +10,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.rewriter import pattern, rewrite
 
-from hsexport.onnx.passes.graph_pass import GraphPass
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
 
-DOMAIN = "com.microsoft"
-"""Of operators that only ONNX Runtime has; hsengines.screening lists those that are used."""
 HEADS_FIRST = [0, 2, 1, 3]
 SMALL = 16
 """Numbers in what may be looked at for being there twice: shapes, and no weights."""
@@ -27,6 +25,8 @@ class OrtOperators(GraphPass):
     What reads the product next adds it on the way, if that is a tanh gelu (FastGelu) or a root mean square norm of
     heads (SkipSimplifiedLayerNormalization). Attention turns heads to the front by itself.
     """
+
+    takes_subgraphs = True  # and leaves them as they are
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """In place."""
@@ -66,7 +66,7 @@ class BiasInNorm(pattern.RewriteRuleClassBase):
             op.Reshape(bias, op.Constant(value_ints=heads)),
             scale,
             epsilon=node.attributes["epsilon"].as_float(),
-            _domain=DOMAIN,
+            _domain=ORT_DOMAIN,
         )
         return op.Reshape(answer, shape, allowzero=1)
 
@@ -80,7 +80,7 @@ class BiasInGelu(pattern.RewriteRuleClassBase):
 
     def rewrite(self, op: Any, x: Any, weight: Any, bias: Any) -> Any:
         """One pass over the product."""
-        return op.FastGelu(op.MatMul(x, op.Transpose(weight, perm=[1, 0])), bias, _domain=DOMAIN)
+        return op.FastGelu(op.MatMul(x, op.Transpose(weight, perm=[1, 0])), bias, _domain=ORT_DOMAIN)
 
 
 class PackedAttention(pattern.RewriteRuleClassBase):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from hsengines.spec import FLOATS, numpy_dtype
+from hsengines.spec import FLOATS, TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import FOREIGN, BundleError, EngineRecord, Manifest, output_spec
-from hsruntime.facts import Sizes, TextSide
+from hsruntime.facts import RESIDUAL, Sizes, TextSide
 
 OUTPUTS = {"vae_decoder": "pictures", "select_cache": "selected", "unpatchify": "latents"}
 """Outputs that the runtime asks for by name."""
@@ -16,13 +16,15 @@ def check_consistency(manifest: Manifest) -> None:
     """Raises BundleError for the first value that no session could work with."""
     facts = manifest.facts
     _check_precision("", manifest.precision)
-    for role, model in (("large", facts.large), ("small", facts.small)):
+    for role, model in facts.members.items():
         if model.text not in facts.text:
             _refuse(f"{role} reads the text side '{model.text}', there is {sorted(facts.text)}")
     for side in facts.text.values():
         _check_text(manifest, side)
-    for role in ("large", "small"):
+    for role in facts.members:
         _check_conditions(manifest, role)
+    if facts.light:
+        _check_light(manifest)
     _check_sizes(manifest.facts.sizes)
     for name, record in manifest.engines.items():
         _check_engine(name, record)
@@ -77,6 +79,19 @@ def _check_conditions(manifest: Manifest, role: str) -> None:
     for tensor in manifest.engines[f"condition_{role}"].spec.outputs:
         if taken.get(tensor.name) != tensor:
             _refuse(f"engine '{role}' has no input '{tensor.name}' for what 'condition_{role}' answers")
+
+
+def _check_light(manifest: Manifest) -> None:
+    """Refuses a light one that takes what large does not answer, or of another type or number of dimensions."""
+    answered = {tensor.name: tensor for tensor in manifest.engines["large"].spec.outputs}
+    for tensor in manifest.engines["light"].spec.inputs:
+        found = answered.get(tensor.name)
+        if tensor.name.startswith(RESIDUAL) and (found is None or not _fits(found, tensor)):
+            _refuse(f"engine 'large' does not answer '{tensor.name}' as 'light' takes it")
+
+
+def _fits(answered: TensorSpec, taken: TensorSpec) -> bool:
+    return answered.dtype == taken.dtype and len(answered.shape) == len(taken.shape)
 
 
 def _is_dtype(name: str) -> bool:

@@ -15,7 +15,7 @@ from hsengines.traits import traits_of
 from hsruntime.facts import Count, Defaults, Facts, Sha256
 from hsruntime.strict import Strict
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 UNSEALED = "0" * 64
 FOREIGN = "the bundle was not written by hsexport; build it again"
 DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"

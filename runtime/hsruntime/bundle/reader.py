@@ -16,8 +16,8 @@ from hsruntime.bundle.manifest import DAMAGED, FOREIGN, BundleError, FileRecord,
 
 MANIFEST_NAME = "manifest.json"
 REQUIRED_ENGINES = (
-    "large", "small", "condition_large", "condition_small", "vae_decoder", "prepare", "guide", "guide_held", "blend",
-    "advance", "score", "spread", "select_cache", "merge_cache", "unpatchify",
+    "large", "condition_large", "vae_decoder", "prepare", "guide", "guide_held", "blend", "advance", "extrapolate",
+    "score", "spread", "select_cache", "merge_cache", "unpatchify",
 )  # fmt: skip
 
 # No dot at either end rules out '.', '..' and what Windows strips; ASCII rules out two spellings of one name.
@@ -92,8 +92,9 @@ def check_references(manifest: Manifest, listed: Iterable[str]) -> None:
     for subject, path in _file_references(manifest):
         if path not in known:
             raise BundleError(f"{subject} refers to '{path}', which is not among the bundle's files", FOREIGN)
-    joins = (side.join for side in manifest.facts.text.values())
-    wanted = [*REQUIRED_ENGINES, *joins, *(slot.engine for slot in manifest.facts.slots)]
+    facts, joins = manifest.facts, (side.join for side in manifest.facts.text.values())
+    partners = (["small", "condition_small"] if facts.small else []) + (["light"] if facts.light else [])
+    wanted = [*REQUIRED_ENGINES, *partners, *joins, *(slot.engine for slot in facts.slots)]
     missing = [name for name in wanted if name not in manifest.engines]
     if missing:
         raise BundleError(f"the manifest has no engine '{missing[0]}', it has {sorted(manifest.engines)}", FOREIGN)

@@ -11,7 +11,7 @@ import numpy as np
 from hsengines.device import Device, Tensor
 from hsengines.spec import EngineSpec, TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.facts import Facts, Size
+from hsruntime.facts import RESIDUAL, Facts, Size
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.program import BUFFERS, PROGRAM, Row, buffers_of, expanded, pattern_of
 from hsruntime.loop.region import Region, active_count, cache_index, merge_index, row_index
@@ -68,8 +68,10 @@ class Layout:
         self._dims: dict[str, dict[str | int, str | int]] = {
             "": {"B": "L", "G": "L"},
             "live_given_*": {"G": "L", "T": "V"},
+            "active_residual_*": {"G": "L", "T": "V"},
         }
-        self._dims["small_given_*"] = {"G": "L", "T": facts.text[facts.small.text].tokens}
+        if facts.small:
+            self._dims["small_given_*"] = {"G": "L", "T": facts.text[facts.small.text].tokens}
         self.extents = {
             "B": shape.pictures,
             "G": shape.rows,
@@ -114,10 +116,20 @@ def _own(facts: Facts, specs: Mapping[str, EngineSpec]) -> dict[str, dict[str, T
     answers = conditioning_specs(facts, specs)
     own = {name.removeprefix("small_"): spec for name, spec in answers.items() if name.startswith("small_")}
     shared = {name: spec for name, spec in answers.items() if not name.startswith("small_")}
-    large, small = ({t.name: t for t in specs[f"condition_{role}"].outputs} for role in ("large", "small"))
+    given: dict[str, dict[str, TensorSpec]] = {
+        role: {t.name: t for t in specs[f"condition_{role}"].outputs} for role in facts.members
+    }
     texts = {"*": shared, "small_*": own or shared}
-    return texts | {"large_given_*": large, "live_given_*": large, "small_given_*": small}
+    found = texts | {"large_given_*": given["large"], "live_given_*": given["large"]}
+    found |= {"small_given_*": given["small"]} if facts.small else {}
+    taken = specs["light"].inputs if facts.light else ()
+    for buffer, tensors in (("residual_*", taken), ("active_residual_*", specs["large"].outputs)):
+        found[buffer] = {t.name.removeprefix(RESIDUAL): t for t in tensors if t.name.startswith(RESIDUAL)}
+    return found
 
+
+SHARED = ("*", "small_*", "residual_*")
+"""Buffers of which the prompts' rows are not kept twice, for steps of both rows and for those that run them alone."""
 
 REGIONAL = ("active_positions", "active_index", "cached_index", "blend_index", "merge_index")
 """Buffers that say where a region's tokens lie."""
@@ -131,10 +143,8 @@ class Buffers:
     ) -> None:
         self.layout = Layout(manifest.facts, manifest.specs, shape)
         self._device, self._shape = device, shape
-        self._conditioning = conditioning
         self._positions = {
-            role: grid_positions(model.positions, shape.grid)
-            for role, model in (("large", manifest.facts.large), ("small", manifest.facts.small))
+            role: grid_positions(model.positions, shape.grid) for role, model in manifest.facts.members.items()
         }
         # Gathers must never meet rows that are not there: engines are warmed up before a region is chosen.
         self._everything = np.tile(np.arange(shape.tokens, dtype=np.int32), (shape.pictures, 1))
@@ -145,8 +155,13 @@ class Buffers:
         """The buffer with L = `rows`, by default G; uninitialised the first time unless the host says what it holds."""
         spec = self.layout.tensor(buffer, rows or self._shape.rows)
         if spec not in self._made:
-            self._made[spec] = tensor = self._device.empty(_extents(spec), spec.dtype)
-            self._fill(spec, tensor)
+            # The prompts' rows come last, and steps that run these alone share them with the others.
+            both = self.layout.tensor(buffer, self._shape.rows)
+            if pattern_of(buffer) in SHARED and both != spec:
+                self._made[spec] = self.tensor(buffer).tail(rows or self._shape.rows)
+            else:
+                self._made[spec] = self._device.empty(_extents(spec), spec.dtype)
+                self._fill(spec, self._made[spec])
         return self._made[spec]
 
     def write(self, buffer: str, value: np.ndarray | float | int) -> None:
@@ -161,13 +176,6 @@ class Buffers:
         for spec, tensor in self._made.items():
             if spec.name in REGIONAL:
                 self._fill(spec, tensor)
-
-    def write_conditioning(self) -> None:
-        """The prompts' rows of it, for the steps that run these alone; by way of the host, once a picture."""
-        for name, both in self._conditioning.items():
-            alone = self._made.get(self.layout.tensor(name, self._shape.pictures))
-            if alone and alone is not both:
-                alone.write(np.ascontiguousarray(both.read()[self._shape.pictures :]))
 
     def _fill(self, spec: TensorSpec, tensor: Tensor) -> None:
         value = self._value(spec.name, _extents(spec))
@@ -222,8 +230,10 @@ def loop_bytes(facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape) 
 
 def _sizes(facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape, *, cache: bool) -> Iterator[int]:
     """Of keys and values, or of what else steps of every mode are bound to, of both rows of each picture."""
-    layout, sequences = Layout(facts, specs, shape), ["condition large", "condition small", "large", "small"]
-    sequences += ["hybrid", "gather"] if shape.active else []
+    layout, sequences = Layout(facts, specs, shape), ["condition large", "large"]
+    sequences += ["region", "gather"] if shape.active else []
+    sequences += ["condition small", "small", *(["hybrid"] if shape.active else [])] if facts.small else []
+    sequences += ["light"] if facts.light else []
     bound = {buffer for row in layout.rows(sequences) for buffer in buffers_of(row)}
     loops = {buffer for buffer in bound if pattern_of(buffer) not in ("*", "small_*")}
     for tensor in {layout.tensor(buffer, shape.rows) for buffer in loops}:

@@ -25,20 +25,20 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
     schedule, done = request.schedule, count(1)
     chooser = Chooser(loop, schedule, request.seeds)
     left, ran, times = list(schedule.segments), [], []
-    model: str | None = None
+    model = ""
     begun: float | None = perf_counter()  # the first segment's time has what comes before it, too
     loop.condition()
     while left:
         segment, spare = left.pop(0), 0
         for run, following in _with_following(schedule, segment, left):
             start, begun = begun or perf_counter(), None
-            if model not in (None, run.model) and schedule.solver != "euler":
+            if model and run.model not in ("", model):
                 loop.restart_solver()
-            model = run.model
+            model = run.model or model
             chooser.before(run)
             spent = perf_counter() - start
-            asks_small = following is not None and chooser.compares(run, following)
-            took = loop.run(run, _after_step(request, done, run.mode), compare=asks_small)
+            asked = chooser.compares(run, following) if following else ""
+            took = loop.run(run, _after_step(request, done, run.mode), compare=asked)
             chooser.after(run, took.steps)
             times.append(replace(took, seconds=took.seconds + spent))
             spare = run.steps - took.steps
@@ -76,9 +76,11 @@ class Chooser:
         self._gathered: str | None = None  # the guidance whose rows hold the region's cache
         self._idle = np.zeros((loop.shape.pictures, loop.shape.tokens), np.float32)
 
-    def compares(self, run: Segment, following: Segment) -> bool:
-        """Whether the last step of `run` must ask small what it would have done."""
-        return reads(self._policy.signal, "other") and run.large == "full" and following.large == "region"
+    def compares(self, run: Segment, following: Segment) -> str:
+        """Whom the last step of `run` must ask what it would have done, if anyone."""
+        if not (reads(self._policy.signal, "other") and run.large == "full" and following.large == "region"):
+            return ""
+        return "light" if following.light else "small"
 
     def before(self, run: Segment) -> None:
         """Chooses if `run` needs a region that is not there; gathers its keys and values."""

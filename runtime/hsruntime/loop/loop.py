@@ -16,7 +16,7 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.loop.buffers import Buffers, LoopShape
 from hsruntime.loop.program import SIGNALS, Row, reads
 from hsruntime.loop.region import Region
-from hsruntime.loop.solvers import first_order
+from hsruntime.loop.solvers import extrapolation, first_order
 from hsruntime.request import SegmentTime
 from hsruntime.schedule.schedule import MODES, Schedule, Segment, Settled
 
@@ -50,6 +50,9 @@ class Loop:
         self._replays: dict[str, Replay] = {}
         self._conditions: list[str] = []
         self._coefficients = np.zeros((0, 5), np.float32)
+        self._extrapolation = np.zeros((0, 3), np.float32)
+        self._solver, self._order, self._remembers = "euler", 1, False
+        self._known: list[float] = []  # noise levels that velocities were computed at, by the model that goes on
         self._taken = 0
         self._steps = 0
         self.latents, self._scores, self._magnitudes = map(self._buffers.tensor, ("latents", "scores", "magnitudes"))
@@ -64,6 +67,7 @@ class Loop:
     def ready(self, schedule: Schedule) -> None:
         """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
         needed = self._needed(schedule)
+        self._solver, self._order, self._remembers = schedule.solver, schedule.order, "remember" in needed
         self._conditions = [name for name in needed if name.startswith("condition")]
         for name in needed:
             if self._load and name in self._conditions:
@@ -77,6 +81,8 @@ class Loop:
         """Puts the first latents (B, N, P), the steps' timesteps (steps,) and coefficients (steps, 5) in place."""
         room = self.shape.steps - len(timesteps)
         self._taken, self._steps = 0, len(timesteps)
+        self._known.clear()
+        self._extrapolation = np.zeros((self.shape.steps, 3), np.float32)
         self._coefficients = np.pad(coefficients, ((0, room), (0, 0)))
         values: dict[str, np.ndarray | float] = {
             "latents": tokens,
@@ -90,16 +96,27 @@ class Loop:
             "previous": 0,
             "clean": 0,
             "difference": 0,
+            "last": 0,
+            "second": 0,
+            "third": 0,
         }
         for buffer, value in values.items():
             self._buffers.write(buffer, value)
-        self._buffers.write_conditioning()
 
     def restart_solver(self) -> None:
         """Has the next step be one of first order, as after a change of the model: a slope across it is none."""
-        sigmas = np.append(self._coefficients[:, 4], 0)
-        self._coefficients[self._taken] = first_order(sigmas, self._taken)
-        self._buffers.write("coefficients", self._coefficients)
+        self._known.clear()
+        if self._solver != "euler":
+            sigmas = np.append(self._coefficients[:, 4], 0)
+            self._coefficients[self._taken] = first_order(sigmas, self._taken)
+            self._buffers.write("coefficients", self._coefficients)
+
+    def _foresee(self, steps: int) -> None:
+        """Weights for as many skipped steps to come, from the noise levels that velocities are known of."""
+        for step in range(self._taken, self._taken + steps):
+            sigma = float(self._coefficients[step, 4])
+            self._extrapolation[step] = extrapolation(self._known[::-1], sigma, self._order)
+        self._buffers.write("extrapolation", self._extrapolation)
 
     def condition(self) -> None:
         """What the transformers take of prompts and noise levels, for all steps at once; after `begin`.
@@ -124,21 +141,27 @@ class Loop:
                 bound.enqueue()
                 self._device.synchronize()  # an engine must not be closed while it runs
 
-    def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: bool = False) -> SegmentTime:
+    def run(self, segment: Segment, after_step: Callable[[], None] | None, *, compare: str = "") -> SegmentTime:
         """Runs a segment, or as much of it as its `until` leaves; `after_step`'s own seconds are not counted.
 
-        `compare` asks small for its velocity at the last step's latents, for the gap signal. Without `after_step` and
-        `until` the host runs one step ahead of the device, never more: an error is told at its step or the next.
-        Raises DeviceError.
+        `compare` names who is asked for its velocity at the last step's latents, for the gap signal. Without
+        `after_step` and `until` the host runs one step ahead of the device, never more: an error is told at its step or
+        the next. Raises DeviceError.
         """
         step, settling = self._replays[self._name(segment.mode, segment)], Settling(segment.until)
         start, elsewhere, pending, steps = perf_counter(), 0.0, None, 0
+        computes = any(segment.parts)
+        if not computes:
+            self._foresee(segment.steps)
         with self._errors_placed(segment):
             while steps < segment.steps and not settling.done:
                 steps, self._taken = steps + 1, self._taken + 1
                 if compare and steps == segment.steps:
-                    self._replays["gap"].launch()
+                    self._replays[f"gap {compare}"].launch()
                 step.launch()
+                if computes and self._remembers:
+                    self._known.append(float(self._coefficients[self._taken - 1, 4]))
+                    self._replays["remember"].launch()
                 mark = self._device.mark()
                 if segment.until:
                     settling.after(steps, *self._changes())
@@ -189,15 +212,20 @@ class Loop:
         """The replays of a schedule, largest memory first, so that scratch memory need not grow."""
         order, runs, signal = list(MODES), list(schedule.unrolled()), schedule.region.signal
         names = [self._name(run.mode, run) for run in sorted(runs, key=lambda run: order.index(run.mode))]
-        names += [self._name("condition large", run) for run in runs if run.large]
+        names += [self._name("condition large", run) for run in runs if run.large or run.light]
         names += [self._name("condition small", run) for run in runs if run.small]
         if schedule.has_region:
-            names += ["gap", "condition small"] if reads(signal, "other") else []
+            if reads(signal, "other"):
+                asked = {"light" if run.light else "small" for run in runs if run.large == "region"}
+                names += [f"gap {name}" for name in sorted(asked)]
+                names += ["condition small"] if "small" in asked else []
             names += [f"score {signal}"] if SIGNALS[signal] else []
             names += ["merge"] if schedule.region.reselect else []
             names += [self._name("gather", run) for run in runs if run.large == "region"]
         if any(run.until for run in runs):
             names.append("settle")
+        if any(not any(run.parts) for run in runs):
+            names.append("remember")
         return list(dict.fromkeys(names))
 
     def _name(self, sequence: str, segment: Segment) -> str:

@@ -22,6 +22,9 @@ BUFFERS = {
     "other": ("float32 B N P", "small's, in a hybrid step or for the gap signal"),
     "difference": ("float32 B N P", "cond less uncond, in the last step that ran both on the whole picture"),
     "unread": ("float32 B N P", "cond less uncond where no later step may hold it"),
+    "last": ("float32 B N P", "the last velocity that a network computed, where steps are skipped"),
+    "second": ("float32 B N P", "the one before it"),
+    "third": ("float32 B N P", "and before that"),
     "zero": ("float32 B N P", "nothing"),
     "scores": ("float32 B N", "how much a token asks for large"),
     "magnitudes": ("float32 B N", "of the velocity before"),
@@ -29,6 +32,7 @@ BUFFERS = {
     "next_step": ("int32 1", "the next one"),
     "timesteps": ("float32 S", "the noise levels of all steps"),
     "coefficients": ("float32 S 5", "the solver's, of latents, velocity, and what the step before left"),
+    "extrapolation": ("float32 S 3", "what a skipped step takes of `last`, `second` and `third`"),
     "guidance": ("float32 1", "the scale"),
     "excess": ("float32 1", "the scale less 1"),
     "no_excess": ("float32 1", "0"),
@@ -39,6 +43,8 @@ BUFFERS = {
     "large_given_*": ("own ...", "what large's steps take of prompts and noise levels, of all steps at once"),
     "live_given_*": ("own ... = large_given_*", "the same for region steps, V text tokens in place of T"),
     "small_given_*": ("own ...", "and what small's take"),
+    "residual_*": ("own L ...", "what large's middle blocks added in its last whole step, for light"),
+    "active_residual_*": ("own L ...", "on the region; read by nobody"),
     "tokens": ("float32 L N P", "all tokens"),
     "index": ("int32 L N", "their places in `latents`"),
     "large_positions": ("int32 L N", "their positions in large"),
@@ -76,9 +82,9 @@ itself, where both have one shape. A buffer with rows L exists once for each L, 
 class Row(NamedTuple):
     """One run of an engine: its inputs and outputs, and the buffers they are bound to.
 
-    "copy" is the device's own. A starred tensor stands for as many as its buffer has names: a lone star's are those of
-    what is "own", the others' all cache slots. With starred buffers alone, rows that follow one another run for one
-    cache slot after the other.
+    "copy" is the device's own. A starred tensor stands for as many as its buffer has names: of what is "own" its
+    tensors', else all cache slots. With starred buffers alone, rows that follow one another run for one cache slot
+    after the other.
     """
 
     engine: str
@@ -103,14 +109,17 @@ BEGIN = _copy("guided", "previous")
 PREPARE = _run("prepare", "latents index", "tokens")
 PREPARE_ACTIVE = _run("prepare", "latents index=active_index", "tokens=active_tokens")
 LARGE = _run(
-    "large", "tokens positions=large_positions step *=large_given_* past_*=nothing_*", "velocity present_*=whole_*"
+    "large",
+    "tokens positions=large_positions step *=large_given_* past_*=nothing_*",
+    "velocity present_*=whole_* residual_*",
 )
 LARGE_ACTIVE = _run(
     "large",
     "tokens=active_tokens positions=active_positions step *=live_given_* past_*",
-    "velocity=active_velocity present_*=fresh_*",
+    "velocity=active_velocity present_*=fresh_* residual_*=active_residual_*",
 )
 SMALL = _run("small", "tokens positions=small_positions step *=small_given_*", "velocity")
+LIGHT = _run("light", "tokens positions=large_positions step *=large_given_* residual_*", "velocity")
 ADVANCE = (
     _run("advance", "velocity=guided previous clean latents coefficients step", "next_latents next_clean next_step"),
     _copy("next_latents", "latents"),
@@ -142,8 +151,13 @@ def _modes(guidance: str) -> dict[str, tuple[Row, ...]]:
     return {
         f"large{guidance}": (BEGIN, PREPARE, LARGE, whole, *ADVANCE),
         f"small{guidance}": (BEGIN, PREPARE, SMALL, whole, *ADVANCE),
+        f"light{guidance}": (BEGIN, PREPARE, LIGHT, whole, *ADVANCE),
         f"hybrid{guidance}": (
             BEGIN, PREPARE, PREPARE_ACTIVE, LARGE_ACTIVE, SMALL._replace(beside=True), sketch,
+            *_blended(guidance, "other"), *ADVANCE,
+        ),
+        f"refined{guidance}": (
+            BEGIN, PREPARE, PREPARE_ACTIVE, LARGE_ACTIVE, LIGHT._replace(beside=True), sketch,
             *_blended(guidance, "other"), *ADVANCE,
         ),
         f"region{guidance}": (BEGIN, PREPARE_ACTIVE, LARGE_ACTIVE, *_blended(guidance, "previous"), *ADVANCE),
@@ -165,19 +179,27 @@ SIGNALS: dict[str, tuple[Row, ...]] = {
 }
 """What scores the tokens after a step; signals without rows look at no velocity (hsruntime.loop.region).
 
-One that reads `other` has small asked for its velocity first; one that reads `previous` needs two steps in a row.
+One that reads `other` has small or light asked for its velocity first; one that reads `previous` needs two steps in a
+row.
 """
 
 PROGRAM: dict[str, tuple[Row, ...]] = {
     **_modes(""),
     **_modes("+held"),
     **_modes("+off"),
-    "gap": (PREPARE, SMALL, _guide("", "velocity", "index", "other", "unread")),
+    "skip": (
+        BEGIN,
+        _run("extrapolate", "last second third weights=extrapolation step", "velocity=guided"),
+        *ADVANCE,
+    ),
+    "gap small": (PREPARE, SMALL, _guide("", "velocity", "index", "other", "unread")),
+    "gap light": (PREPARE, LIGHT, _guide("", "velocity", "index", "other", "unread")),
     **{f"score {signal}": rows for signal, rows in SIGNALS.items() if rows},
     "settle": (
         _run("score", "first=guided second=previous", "scores"),
         _run("score", "first=previous second=zero", "scores=magnitudes"),
     ),
+    "remember": (_copy("second", "third"), _copy("last", "second"), _copy("guided", "last")),
     "merge": (
         _run("merge_cache", "fresh=fresh_* everything=cache_* index=merge_index", "merged"),
         _copy("merged", "cache_*"),
@@ -185,9 +207,10 @@ PROGRAM: dict[str, tuple[Row, ...]] = {
 }
 """Every sequence: steps by mode, "+held" and "+off" where only the prompts' rows run, and what is done between steps.
 
-"condition" comes before the first step; "gather" fills a new region's cache; "gap" asks small for its velocity at the
-latents of the step about to be taken; "score" follows a step; "settle" compares it with the one before; "merge" takes
-back into the cache what the last region step made of it.
+"condition" comes before the first step; "gather" fills a new region's cache; "gap" asks small, or light, for its
+velocity at the latents of the step about to be taken; "score" follows a step; "settle" compares it with the one before;
+"remember" keeps its velocity for steps that are skipped; "merge" takes back into the cache what the last region step
+made of it.
 """
 
 
@@ -266,6 +289,6 @@ def _without_stars(
 ) -> dict[str, str]:
     found = {}
     for tensor, buffer in entries.items():
-        for star in (own.get(buffer, ()) if tensor == "*" else slots) if "*" in tensor else [slot]:
+        for star in own.get(buffer, () if tensor == "*" else slots) if "*" in tensor else [slot]:
             found[tensor.replace("*", star)] = buffer.replace("*", star)
     return found

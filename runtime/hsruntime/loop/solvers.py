@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 MOST_GROWTH = 1.0
@@ -54,6 +56,19 @@ def _dpmpp_2m(sigmas: np.ndarray, step: int) -> np.ndarray:
     weight = (1 - following) * np.expm1(-h)
     clean = -weight * (1 + share)  # what is taken of x - sigma v
     return np.array([following / now + clean, -clean * now, 0, weight * share, now])
+
+
+def extrapolation(known: Sequence[float], sigma: float, order: int) -> np.ndarray:
+    """(3,) float32: what a skipped step at `sigma` takes of the last velocities, the latest first.
+
+    They were computed at the noise levels `known`, the latest first. The polynomial of `order` through them, or of as
+    many as there are, is followed no farther than it reaches back: TaylorSeer (arXiv 2503.06923) in its output form, in
+    noise levels where that has steps.
+    """
+    nodes = np.array(known[: order + 1], np.float64)
+    at = max(sigma, 2 * nodes[0] - nodes[-1]) if len(nodes) > 1 else sigma
+    weights = [np.prod([(at - other) / (node - other) for other in nodes if other != node]) for node in nodes]
+    return np.pad(weights, (0, 3 - len(weights))).astype(np.float32)
 
 
 def _half_log_snr(sigma: float) -> float:

@@ -19,8 +19,8 @@ def step_flops(model: Transformer, active: int, tokens: int, text: int, *, text_
     return counted(model.operations["layers"], G=1, M=active, N=tokens, T=text, L=0 if text_cached else text)
 
 
-Kind = Literal["large", "region", "small"]
-"""What runs: large over the whole picture, large over its region, small."""
+Kind = Literal["large", "region", "small", "light"]
+"""What runs: large over the whole picture, large over its region, small, large's outer blocks."""
 
 
 def runs(schedule: Schedule, *, guided: bool = True) -> Iterator[tuple[Kind, int, int]]:
@@ -32,12 +32,14 @@ def runs(schedule: Schedule, *, guided: bool = True) -> Iterator[tuple[Kind, int
     for before, segment in zip([None, *segments], segments, strict=False):
         chooses = before is not None and before.large == "full" and segment.large == "region"
         if chooses and reads(schedule.region.signal, "other"):
-            yield "small", rows, 1
+            yield "light" if segment.light else "small", rows, 1
         live = rows if segment.guidance == "full" else 1
         if segment.large:
             yield "large" if segment.large == "full" else "region", live, segment.steps
         if segment.small:
             yield "small", live, segment.steps
+        if segment.light:
+            yield "light", live, segment.steps
 
 
 def schedule_flops(schedule: Schedule, facts: Facts, tokens: int, *, guided: bool = True) -> int:
@@ -46,8 +48,10 @@ def schedule_flops(schedule: Schedule, facts: Facts, tokens: int, *, guided: boo
     costs = {
         "large": step_flops(facts.large, tokens, tokens, text),
         "region": step_flops(facts.large, active, tokens, text, text_cached=schedule.region.text == "cached"),
-        "small": step_flops(facts.small, tokens, tokens, facts.text[facts.small.text].tokens),
     }
+    for kind, model in (("small", facts.small), ("light", facts.light)):
+        if model:
+            costs[kind] = step_flops(model, tokens, tokens, facts.text[model.text].tokens)
     return sum(times * rows * costs[kind] for kind, rows, times in runs(schedule, guided=guided))
 
 

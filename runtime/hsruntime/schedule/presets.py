@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from itertools import cycle as it_cycle
+from itertools import groupby, islice
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -108,11 +110,41 @@ def regionstitch(steps: int) -> Schedule:
     return Schedule(steps, segments, RegionPolicy(text="cached"), "ab2")
 
 
+def _cycles(steps: int, first: int, cycle: str, *, last: str = "large") -> list[Segment]:
+    """`first` steps of large, then modes in turn, the last step whole."""
+    modes = ["large"] * first + list(islice(it_cycle(cycle.split()), max(0, steps - first)))
+    modes = [*modes[: steps - 1], last][:steps]
+    return [_segment(mode, len(list(run))) for mode, run in groupby(modes)]
+
+
+def taylorseer(steps: int) -> Schedule:
+    """TaylorSeer's output form (arXiv 2503.06923): after two whole steps every third, its velocity foretold between."""
+    return Schedule(steps, _cycles(steps, 2, "skip skip large"), order=1)
+
+
+def dbcache(steps: int) -> Schedule:
+    """DBCache's and Delta-DiT's idea (arXiv 2406.01125): after two whole steps every second without middle blocks.
+
+    What they added in the last whole step is added again. The bundle must have been built with --light.
+    """
+    return Schedule(steps, _cycles(steps, 2, "light large"))
+
+
+def lightstitch(steps: int) -> Schedule:
+    """Ours: large; then its outer blocks sketch the whole picture, and all of them refine the region.
+
+    Every third step is a whole one, for what the middle blocks add grows old sooner than a region's cache. The bundle
+    must have been built with --light.
+    """
+    segments = _split("lightstitch", steps, ("large", 4 / 28), ("refined", 1.0))
+    return Schedule(steps, segments, RegionPolicy(signal="std", refresh=2))
+
+
 PRESETS: dict[str, Callable[[int], Schedule]] = {
     preset.__name__: preset
     for preset in (
-        hybridstitch, regionstitch, tstitch, srdiffusion, srdiffusion_adaptive, ras, flowblending, fewer_steps, large,
-        small,
+        hybridstitch, regionstitch, lightstitch, tstitch, srdiffusion, srdiffusion_adaptive, ras, flowblending,
+        taylorseer, dbcache, fewer_steps, large, small,
     )
 }  # fmt: skip
 
@@ -164,6 +196,8 @@ OWN: dict[str, tuple[Any, str]] = {
     "grid": (Grid, ", ".join(get_args(Grid))),
     "shift": (float, "a number above 0, as 2.5"),
     "sigmas": (tuple[Level, ...], "numbers above 0 up to 1, as 1/0.8/0.5/0.2"),
+    "guidance": (tuple[float, Level], "two noise levels from 0 to 1, as 0.2/0.9"),
+    "order": (Literal[0, 1, 2], "0, 1, 2"),
 }
 """What follows the semicolon and is no region policy: its type, and what is allowed, in words."""
 
@@ -226,7 +260,8 @@ def _own_from_fields(fields: dict[str, str]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, text in fields.items():
         kind, allowed = OWN[name]
-        given: object = text.split("/") if name == "sigmas" else text
+        given: object = text.split("/") if name in ("sigmas", "guidance") else text
+        given = int(text) if name == "order" and text.isdecimal() else given
         try:
             made[name] = msgspec.convert(given, kind, strict=False)
         except (msgspec.ValidationError, ValueError) as err:

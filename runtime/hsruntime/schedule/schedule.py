@@ -20,9 +20,20 @@ Grid = Literal["diffusers", "trailing", "karras", "exponential", "beta"]
 Level = Annotated[float, Meta(gt=0, le=1)]
 Guidance = Literal["full", "held", "off"]
 
-MODES = {"large": ("full", None), "hybrid": ("region", "full"), "region": ("region", None), "small": (None, "full")}
-"""The short form's names, as what large and small do in such a segment."""
+MODES = {
+    "large": ("full", None, None),
+    "hybrid": ("region", "full", None),
+    "refined": ("region", None, "full"),
+    "region": ("region", None, None),
+    "small": (None, "full", None),
+    "light": (None, None, "full"),
+    "skip": (None, None, None),
+}
+"""The short form's names, as what large, small and light do in such a segment."""
 
+
+NETWORKS = ("large", "small", "light")
+"""What a segment's steps may run, in the order of MODES."""
 
 MAX_STEPS = 10_000
 """No schedule is longer; how many steps a bundle takes depends on its scheduler."""
@@ -56,18 +67,34 @@ class Segment(Strict, frozen=True, omit_defaults=True):
     steps: Steps
     large: Literal["full", "region"] | None = None
     small: Literal["full"] | None = None
+    light: Literal["full"] | None = None
     guidance: Guidance = "full"
     until: Settled | None = None
 
     @property
     def mode(self) -> str:
         """The short form's name of what this segment does."""
-        return next(name for name, parts in MODES.items() if parts == (self.large, self.small))
+        return next(name for name, parts in MODES.items() if parts == self.parts)
+
+    @property
+    def parts(self) -> tuple[str | None, str | None, str | None]:
+        """What large, small and light do."""
+        return self.large, self.small, self.light
 
     @property
     def model(self) -> str:
-        """Whose velocities its steps take: region steps go on with large's."""
+        """Whose velocities its steps take: large's own, on a region or by its outer blocks, go on as one.
+
+        "" for skipped steps, which go on with those before.
+        """
+        if not any(self.parts):
+            return ""
         return "large" if self.small is None else self.mode
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a network runs over the whole picture, with both rows under guidance."""
+        return self.guidance == "full" and self.large != "region" and any(self.parts)
 
     def __str__(self) -> str:
         guidance = "" if self.guidance == "full" else f"+{self.guidance}"
@@ -106,6 +133,11 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
     """In place of the pair's own shift of noise levels."""
     sigmas: tuple[Level, ...] = ()
     """The noise levels themselves, one for each step, falling; none for those of the grid."""
+    guidance: tuple[Annotated[float, Meta(ge=0, le=1)], Level] | None = None
+    """Noise levels between which there is guidance (Kynkaanniemi et al., arXiv 2404.07724): above the first, up to the
+    second. Elsewhere the prompts' rows run alone."""
+    order: Literal[0, 1, 2] = 1
+    """Of the polynomial that skipped steps follow, as far as velocities are there (hsruntime.loop.solvers)."""
 
     def __str__(self) -> str:
         """The short form; JSON where that cannot say when a segment ends."""
@@ -119,6 +151,8 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
         stated += [f"grid={self.grid}"] if self.grid != "diffusers" else []
         stated += [f"shift={self.shift:g}"] if self.shift is not None else []
         stated += [f"sigmas={'/'.join(f'{sigma:g}' for sigma in self.sigmas)}"] if self.sigmas else []
+        stated += [f"guidance={'/'.join(f'{sigma:g}' for sigma in self.guidance)}"] if self.guidance else []
+        stated += [f"order={self.order}"] if self.order != 1 else []
         if not self.has_region:
             return stated
         defaults = RegionPolicy()
@@ -150,7 +184,7 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
             yield msgspec.structs.replace(segment, steps=run)
             left -= run
             if refresh and left > 0:
-                yield Segment(1, "full", None)
+                yield Segment(1, "full")
                 left -= 1
 
     def unrolled(self) -> Iterator[Segment]:
@@ -173,17 +207,21 @@ def check_schedule(schedule: Schedule) -> Schedule:
     if total != schedule.steps:
         raise ScheduleError(f"the segments have {total} steps together, the schedule says {schedule.steps}")
     for number, segment in enumerate(schedule.segments, start=1):
-        if (segment.large, segment.small) not in MODES.values():
-            found = f"large {segment.large or 'off'} with small {segment.small or 'off'}"
+        if segment.parts not in MODES.values():
+            found = ", ".join(f"{name} {part or 'off'}" for name, part in zip(NETWORKS, segment.parts, strict=True))
             raise ScheduleError(f"segment {number}: {found} is not a mode", f"allowed: {', '.join(MODES)}")
         _check_until(schedule, number, segment)
         _check_held(schedule, number, segment)
+        _check_skip(number, segment)
+        if segment.light:
+            _check_light(schedule, number, segment)
         if segment.large == "region":
             _check_cache(schedule, number, segment)
             if reads(schedule.region.signal, "previous"):
                 _check_change(schedule, number)
     _check_choices(schedule)
     _check_levels(schedule)
+    _check_interval(schedule)
     return schedule
 
 
@@ -207,6 +245,50 @@ def _check_cache(schedule: Schedule, number: int, segment: Segment) -> None:
         raise ScheduleError(
             f"segment {number} ({segment}) needs keys and values with full guidance, {before} leaves some out",
             "put a large segment with full guidance between them",
+        )
+
+
+def _check_skip(number: int, segment: Segment) -> None:
+    """Raises ScheduleError for a skipped step that no velocity lies behind, or that is to have guidance of its own."""
+    if any(segment.parts):
+        return
+    if number == 1:
+        raise ScheduleError(f"segment 1 ({segment}) goes on with a velocity of a step before it", "put large in front")
+    if segment.guidance != "full":
+        raise ScheduleError(f"segment {number} ({segment}) runs no network, and no guidance", "leave it out")
+
+
+def _check_light(schedule: Schedule, number: int, segment: Segment) -> None:
+    """Raises ScheduleError unless large ran on the whole picture before, in all rows that light runs in."""
+    before = [s for s in schedule.segments[: number - 1] if s.large == "full"]
+    if not before:
+        raise ScheduleError(
+            f"segment {number} ({segment}) takes what large's middle blocks did in a step before it, and there is none",
+            "put a large segment in front of it",
+        )
+    if segment.guidance == "full" and before[-1].guidance != "full":
+        raise ScheduleError(
+            f"segment {number} ({segment}) has full guidance, and {before[-1]} before it leaves some out",
+            "put a large segment with full guidance between them",
+        )
+    if segment.large and reads(schedule.region.signal, "other") and before[-1].steps < 2:
+        raise ScheduleError(
+            f"segment {number} ({segment}): signal '{schedule.region.signal}' has light try large's last step by the "
+            "one before it, and there is one",
+            "give the large segment 2 steps or more, or use signal=std",
+        )
+
+
+def _check_interval(schedule: Schedule) -> None:
+    """Raises ScheduleError for an interval of noise levels that is none, or that steps of unknown number fall into."""
+    if schedule.guidance is None:
+        return
+    low, high = schedule.guidance
+    if low >= high:
+        raise ScheduleError(f"guidance {low:g}/{high:g}: the first is not below the second", "for example 0.2/0.9")
+    if any(s.until for s in schedule.segments):
+        raise ScheduleError(
+            "guidance is for noise levels, and a segment that ends early may end at any", "fix its steps"
         )
 
 
@@ -244,8 +326,8 @@ def _check_until(schedule: Schedule, number: int, segment: Segment) -> None:
         return
     if segment.until.least > segment.steps:
         raise ScheduleError(f"segment {number} ({segment}): at least {segment.until.least} of {segment.steps} steps")
-    if segment.large == "region":
-        raise ScheduleError(f"segment {number} ({segment}): an early end is for large or small on the whole picture")
+    if segment.large == "region" or not any(segment.parts):
+        raise ScheduleError(f"segment {number} ({segment}): an early end is for a network on the whole picture")
     if number == len(schedule.segments):
         raise ScheduleError(
             f"segment {number} ({segment}) may end early, and no segment follows", "let the next one take what is left"
@@ -261,7 +343,7 @@ def _check_held(schedule: Schedule, number: int, segment: Segment) -> None:
     """Raises ScheduleError where no step left a guidance difference to hold."""
     if segment.guidance != "held":
         return
-    whole = (s for s in schedule.segments[: number - 1] if s.large != "region" and s.guidance == "full")
+    whole = (s for s in schedule.segments[: number - 1] if s.is_whole)
     if next(whole, None) is None:
         raise ScheduleError(
             f"segment {number} ({segment}) holds the guidance of a step before it, and there is none",

@@ -43,7 +43,8 @@ class TextEmbeddings(dict[str, np.ndarray]):
 
 def text_sides(facts: Facts) -> dict[str, TextSide]:
     """The text sides that the pair reads, by how the names of their tensors begin: small's own, if it has one."""
-    own = {} if facts.small.text == facts.large.text else {"small_": facts.text[facts.small.text]}
+    small = facts.small
+    own = {"small_": facts.text[small.text]} if small and small.text != facts.large.text else {}
     return {"": facts.text[facts.large.text], **own}
 
 

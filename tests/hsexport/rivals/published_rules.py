@@ -34,11 +34,11 @@ class Rival:
     def h(self, step):
         return self.sigmas[step] - self.sigmas[step - 1]
 
-    def velocity(self, model, step, active=None):
-        """(B, tokens, p, p, C), of the active tokens (B, M) or of all."""
+    def velocity(self, model, step, active=None, light=False):
+        """(B, tokens, p, p, C), of the active tokens (B, M) or of all; light: of the outer blocks."""
         both = None if active is None else torch.cat([active, active])
         rows = torch.cat([self.latents, self.latents])
-        uncond, cond = model(rows, self.timesteps[step - 1], self.text, self.pooled, both).chunk(2)
+        uncond, cond = model(rows, self.timesteps[step - 1], self.text, self.pooled, both, light=light).chunk(2)
         return uncond + self.guidance * (cond - uncond)
 
     def euler(self, v, step):
@@ -138,4 +138,47 @@ def hybridstitch(rival, large_steps, hybrid_steps, ratio=0.3):
             v = rival.velocity(rival.small, step)
             if step <= large_steps + hybrid_steps:
                 v = renewed(v, active, rival.velocity(rival.large, step, active))
+        rival.euler(v, step)
+
+
+def taylorseer(rival, first=2, every=3):
+    """TaylorSeer's output form (arXiv 2503.06923), order 1: between whole steps the velocity goes on along a line.
+
+    In noise levels where the paper has steps, and no farther than from the whole step before to the last.
+    """
+    known = []
+    for step in range(1, rival.steps + 1):
+        now = rival.sigmas[step - 1].item()
+        if step <= first or (step - first) % every == 0 or step == rival.steps:
+            v = rival.velocity(rival.large, step)
+            known = [(now, v), *known][:2]
+        else:
+            (last, v_last), (second, v_second) = known
+            reached = max(now, 2 * last - second)
+            v = v_last + (reached - last) / (last - second) * (v_last - v_second)
+        rival.euler(v, step)
+
+
+def dbcache(rival, first=2):
+    """DBCache's and Delta-DiT's idea: every second step the middle blocks add what they added in the step before."""
+    for step in range(1, rival.steps + 1):
+        light = step > first and (step - first) % 2 == 1 and step < rival.steps
+        rival.euler(rival.velocity(rival.large, step, light=light), step)
+
+
+def lightstitch(rival, first=4, refresh=2, ratio=0.3):
+    """Large; then in turns two steps of the outer blocks, refined by large on the region, and a whole one."""
+    region, whole = 0, True
+    for step in range(1, rival.steps + 1):
+        left = rival.steps - step + 1
+        if step <= first or (region == refresh and left > 1):
+            v, region, whole = rival.velocity(rival.large, step), 0, True
+            last = v
+        else:
+            if whole:
+                spread = last.std(dim=-1, correction=0).mean(dim=(2, 3))
+                active, whole = rival.choose(spread, ratio), False
+            v = rival.velocity(rival.large, step, light=True)
+            v = renewed(v, active, rival.velocity(rival.large, step, active))
+            region += 1
         rival.euler(v, step)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from published_rules import adams_bashforth, hybridstitch, in_turns, ras, srdiffusion
+from published_rules import (
+    adams_bashforth,
+    dbcache,
+    hybridstitch,
+    in_turns,
+    lightstitch,
+    ras,
+    srdiffusion,
+    taylorseer,
+)
 from token_transformer import picture_from
 
 STEPS = 28
@@ -97,6 +106,23 @@ def test_hybridstitch_refines_the_same_region(rival, ours, pictures, large, hybr
     assert difference(result, pictures(expected)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("steps", [28, 11])
+@pytest.mark.parametrize("rule", [taylorseer, dbcache])
+def test_what_is_cached_is_used_at_the_same_steps(rival, ours, pictures, rule, steps):
+    expected = rival(steps, seed=0)
+    rule(expected)
+    assert difference(ours(rule.__name__, steps, seed=0)[0], pictures(expected)) <= TOLERANCE
+
+
+def test_lightstitch_refines_the_same_regions(rival, ours, pictures):
+    expected = rival(STEPS, seed=0)
+    lightstitch(expected)
+    result, regions = ours("lightstitch", STEPS, seed=0)
+    assert expected.margin > LEAST_MARGIN
+    assert same_regions(regions, expected.regions)
+    assert difference(result, pictures(expected)) <= TOLERANCE
+
+
 WRONG = {
     "no starvation": {"starvation": 0},
     "starvation the other way": {"starvation": -0.1},
@@ -127,5 +153,8 @@ def test_another_order_than_the_methods_own_would_be_noticed(rival, ours, pictur
         "flowblending": lambda r: in_turns(r, [(r.large, 7), (r.small, 16), (r.large, 5)]),
         "large:28;solver=ab2": lambda r: in_turns(r, [(r.large, STEPS)]),
         "large:8,hybrid:7,small:13": lambda r: hybridstitch(r, 8, 6),
+        "taylorseer": lambda r: taylorseer(r, every=4),
+        "dbcache": lambda r: dbcache(r, first=3),
+        "lightstitch": lambda r: lightstitch(r, refresh=3),
     }.items():
         assert difference(ours(preset, STEPS, seed=0)[0], expected(rule)) > TOLERANCE, preset

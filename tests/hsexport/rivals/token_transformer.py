@@ -51,19 +51,32 @@ class SomeTokens:
         self.model = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32).eval()
         self.processors = [RememberingProcessor() for _ in self.model.attn_processors]
         self.model.set_attn_processor(dict(zip(self.model.attn_processors, self.processors, strict=True)))
+        self.residual = None  # what the middle blocks added to text and image, in the last pass over all tokens
 
-    def __call__(self, latents, timestep, text, pooled, active=None):
-        """Of the `active` tokens (rows, M), or of all."""
+    def __call__(self, latents, timestep, text, pooled, active=None, outer=(1, 1), light=False):
+        """Of the `active` tokens (rows, M), or of all; `light` without the blocks between the `outer` ones."""
         model = self.model
         x = model.pos_embed(latents)
         if active is not None:
             x = x.gather(1, active[:, :, None].expand(-1, -1, x.shape[2]))
+        kept = [(processor.key, processor.value) for processor in self.processors]
         for processor in self.processors:
             processor.active = active
         temb = model.time_text_embed(timestep.expand(len(x)), pooled)
         text = model.context_embedder(text)
-        for block in model.transformer_blocks:
-            text, x = block(hidden_states=x, encoder_hidden_states=text, temb=temb)
+        first, last = outer[0], len(model.transformer_blocks) - outer[1]
+        for number, block in enumerate(model.transformer_blocks):
+            if number == first:
+                before = text, x
+                if light:
+                    text, x = text + self.residual[0], x + self.residual[1]
+            if not (light and first <= number < last):
+                text, x = block(hidden_states=x, encoder_hidden_states=text, temb=temb)
+            if number == last - 1 and active is None and not light:
+                self.residual = text - before[0], x - before[1]
+        if light:  # what is remembered stays that of whole passes
+            for processor, (key, value) in zip(self.processors, kept, strict=True):
+                processor.key, processor.value = key, value
         out = model.proj_out(model.norm_out(x, temb))
         p = model.config.patch_size
         return out.reshape(*out.shape[:2], p, p, model.config.out_channels)

@@ -51,6 +51,7 @@ ENGINES = [
     "guide_held",
     "blend",
     "advance",
+    "extrapolate",
     "score",
     "spread",
     "select_cache",

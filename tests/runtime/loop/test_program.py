@@ -33,8 +33,8 @@ def test_rows_beside_each_other_touch_nothing_in_common(name):
 
 def test_a_step_reads_nothing_of_this_step_that_is_not_written_yet():
     """But for what the step before left, or the host wrote."""
-    kept = {"guided", "latents", "clean", "step", "difference"}
-    for name in ("large", "small", "hybrid", "region"):
+    kept = {"guided", "latents", "clean", "step", "difference", "residual_*"}
+    for name in ("large", "small", "hybrid", "region", "light", "refined", "skip"):
         written: set[str] = set()
         everything = {buffer for row in PROGRAM[name] for buffer in row.outputs.values()}
         for row in PROGRAM[name]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hsruntime import Session
 from hsruntime.facts import Sigmas
 from hsruntime.loop.flow import GRIDS, noise_levels
-from hsruntime.loop.solvers import first_order, solver_coefficients
+from hsruntime.loop.solvers import extrapolation, first_order, solver_coefficients
 from hsruntime.schedule.presets import schedule_from_text
 
 PAIR = Sigmas(rule="flow-match-euler", levels=1000, shift=3.0)
@@ -131,3 +131,31 @@ def test_a_change_of_the_model_restarts_the_solver(tiny_bundle, schedule, restar
         (executor,) = session._executors._kept.values()
         rows = executor.loop._coefficients
         assert [step for step in range(1, 5) if np.allclose(rows[step], first_order(sigmas, step))] == restarted
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_skipped_steps_follow_a_polynomial_of_their_order_exactly(order):
+    known, at = [0.5, 0.6, 0.75], 0.45
+    for power in range(order + 1):
+        expected = at**power
+        assert np.dot(extrapolation(known, at, order), np.power(known, power)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_skipped_steps_use_what_is_there_and_go_no_farther_than_that_reaches_back():
+    assert extrapolation([0.5], 0.1, 2).tolist() == [1, 0, 0]
+    assert extrapolation([0.5, 0.6], 0.4, 2).tolist() == pytest.approx([2, -1, 0])
+    for sigma in (0.39, 0.2, 0.0):
+        assert extrapolation([0.5, 0.6], sigma, 1).tolist() == extrapolation([0.5, 0.6], 0.4, 1).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(0.001, 1), min_size=1, max_size=3, unique=True).map(sorted),
+    st.floats(0, 1),
+    st.sampled_from([0, 1]),
+)
+def test_a_skipped_velocity_is_no_more_than_three_times_the_known_ones(known, share, order):
+    """Order 1: at most once the slope between the last two is added."""
+    weights = extrapolation(known, known[0] * share, order)
+    assert weights.sum() == pytest.approx(1, abs=1e-4)
+    assert np.abs(weights).sum() <= 3.001

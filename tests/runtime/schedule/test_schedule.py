@@ -17,8 +17,7 @@ from hsruntime.schedule.schedule import (
 
 
 def segment(mode, steps):
-    large, small = MODES[mode]
-    return Segment(steps, large, small)
+    return Segment(steps, *MODES[mode])
 
 
 POLICIES = st.builds(
@@ -40,13 +39,22 @@ POLICIES = st.builds(
 @st.composite
 def schedules(draw, policies=POLICIES):
     """Schedules that can run: hybrid stands behind large, and two steps lie before it."""
-    segments, modes = [], ["large", "small"]
+    segments, modes, ran = [], ["large", "small"], set()
     for _ in range(draw(st.integers(1, 6))):
         mode = draw(st.sampled_from(modes))
         segments.append(segment(mode, draw(st.integers(2, 60))))
-        modes = ["large", "small"] if mode == "small" else ["large", "small", "hybrid", "region"]
-    solver = draw(st.sampled_from(["euler", "ab2"]))
-    return Schedule(sum(s.steps for s in segments), segments, draw(policies), solver)
+        ran.add(mode)
+        modes = ["large", "small", "skip", *(["light"] if "large" in ran else [])]
+        modes += ["hybrid", "region", "refined"] if segments[-1].large else []
+    interval = draw(st.none() | st.tuples(st.sampled_from([0, 0.2]), st.sampled_from([0.5, 1])))
+    return Schedule(
+        sum(s.steps for s in segments),
+        segments,
+        draw(policies),
+        draw(st.sampled_from(["euler", "ab2", "dpmpp_2m"])),
+        guidance=interval,
+        order=draw(st.integers(0, 2)),
+    )
 
 
 @given(schedules())
@@ -117,8 +125,18 @@ def test_json_leaves_out_what_a_segment_does_not_run():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", r"segment 1 '': there is no mode ''; allowed: large, hybrid, region, small"),
-        ("large:2,huge:3", r"segment 2 'huge:3': there is no mode 'huge'; allowed: large, hybrid, region, small"),
+        ("", r"segment 1 '': there is no mode ''; allowed: large, hybrid, refined, region, small"),
+        ("large:2,huge:3", r"segment 2 'huge:3': there is no mode 'huge'; allowed: large, hybrid, refined, region"),
+        ("skip:2,large:1", r"segment 1 \(skip:2\) goes on with a velocity of a step before it; put large in front"),
+        ("large:2,skip+off:2", r"segment 2 \(skip\+off:2\) runs no network, and no guidance"),
+        ("small:2,light:1", r"segment 2 \(light:1\) takes what large's middle blocks did in a step before it"),
+        ("large+off:2,light:1", r"segment 2 \(light:1\) has full guidance, and large\+off:2 before it leaves some out"),
+        ("large:1,refined:2", r"signal 'gap' has light try large's last step by the one before it, and there is one"),
+        ("large:2,small:1,refined:2", r"segment 3 \(refined:2\) needs keys and values of a large step before it"),
+        ("large:2;guidance=0.9/0.2", r"guidance 0.9/0.2: the first is not below the second"),
+        ("large:2;guidance=0.9", r"there is no guidance '0.9'; allowed: two noise levels from 0 to 1, as 0.2/0.9"),
+        ("large:5-9,small:2;guidance=0.2/0.9", r"guidance is for noise levels, and a segment that ends early"),
+        ("large:2;order=3", r"there is no order '3'; allowed: 0, 1, 2"),
         ("large:0", r"segment 1 'large:0': '0' is not a number of steps; write mode:steps"),
         ("large", r"segment 1 'large': '' is not a number of steps"),
         ("large:2,hybrid:-1", r"segment 2 'hybrid:-1': '' is not a number of steps"),
@@ -137,7 +155,7 @@ def test_json_leaves_out_what_a_segment_does_not_run():
         ),
         ("large:5-28", r"segment 1 \(large:5-28\) may end early, and no segment follows"),
         ("large:6-5,small:2", r"at least 6 of 5 steps"),
-        ("large:2,region:3-9,small:2", r"an early end is for large or small on the whole picture"),
+        ("large:2,region:3-9,small:2", r"an early end is for a network on the whole picture"),
         ("large:2-9,region:2", r"signal 'gap' must know the last step before it is taken; use signal=change"),
         ("large:2,region:2;solver=heun", r"there is no solver 'heun'; allowed: euler, ab2"),
         ("large:2,region:4;signal=std,refresh=2,reselect=1", r"refresh and reselect both choose"),
@@ -189,10 +207,10 @@ def test_text_that_cannot_run_is_told_with_what_is_allowed(text, words):
         ("{", r"schedule: .*for example"),
         ('{"steps": 3, "segments": []}', "needs at least one segment; for example large:10,hybrid:10,small:8"),
         ('{"steps": 3, "segments": [{"steps": 2, "large": "full"}]}', "have 2 steps together, the schedule says 3"),
-        ('{"steps": 1, "segments": [{"steps": 1}]}', "segment 1: large off with small off is not a mode"),
+        ('{"steps": 1, "segments": [{"steps": 1}]}', "segment 1 .skip:1. goes on with a velocity"),
         (
             '{"steps": 1, "segments": [{"steps": 1, "large": "full", "small": "full"}]}',
-            "segment 1: large full with small full is not a mode; allowed: large, hybrid, region, small",
+            "segment 1: large full, small full, light off is not a mode; allowed: large, hybrid, refined, region",
         ),
         ('{"steps": 1, "segments": [{"steps": 1, "large": "half"}]}', r"Invalid enum value 'half'.*segments"),
         ('{"steps": 1, "segments": [{"steps": 1, "medium": "full"}]}', r"unknown field `medium`"),
