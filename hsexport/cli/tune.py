@@ -25,7 +25,9 @@ from hsexport.report import BuildReport, tables_console
     metavar="D",
     help="stay this close by --metric (30 dB of psnr at least, 0.1 of flip at most)",
 )
-@click.option("--metric", type=click.Choice(["psnr", "ssim", "flip"]), default="psnr", help="what distance is")
+@click.option(
+    "--metric", type=click.Choice(["psnr", "ssim", "flip", "stlpips", "lpips"]), default="psnr", help="what distance is"
+)
 @click.option(
     "--reference",
     type=click.Choice(["converged", "same-steps"]),

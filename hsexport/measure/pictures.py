@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hsengines.errors import ShapeError
+from hsexport.measure.perceptual.network import LPIPS, STLPIPS
 
 Number = TypeVar("Number", float, np.ndarray)
 ROUNDING_ERROR = 1 / 12
@@ -45,6 +46,18 @@ def flip(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
     return np.array(found, np.float64)
 
 
+def stlpips(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """ST-LPIPS: 0 for equal pictures, of others seldom above 1. Raises BackendUnavailable without ONNX Runtime."""
+    _check_pictures(pictures, references)
+    return STLPIPS.distances(pictures, references)
+
+
+def lpips(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """LPIPS, where `scripts/export_perceptual` has written its graph: as `stlpips`."""
+    _check_pictures(pictures, references)
+    return LPIPS.distances(pictures, references)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A distance as tables and plots know it."""
@@ -73,6 +86,8 @@ METRICS = (
     Metric("psnr", "PSNR, dB", 1, True, psnr),
     Metric("ssim", "SSIM", 3, True, ssim),
     Metric("flip", "FLIP", 3, False, flip),
+    Metric("stlpips", "ST-LPIPS", 4, False, stlpips),
+    *([Metric("lpips", "LPIPS", 3, False, lpips)] if LPIPS.file.is_file() else []),
 )
 
 

@@ -12,7 +12,7 @@ from hsengines.cores import usable_cores
 from hsexport.measure.bench.judge import DEMO_JUDGE, Judge
 from hsexport.measure.bench.report import MEANINGS, SCHEMA_VERSION, Report, bundle_facts, times_of
 from hsexport.measure.bench.rounds import Contender, Contestant, Round, Work, contenders_for, contestant, play
-from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, Opinions, score, taking_part
+from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, NAMES, Opinions, score, taking_part
 from hsexport.measure.blocks import today
 from hsexport.measure.machine import hardware, versions
 from hsexport.measure.prompts import Prompt, is_demo, prompts_for
@@ -22,7 +22,10 @@ from hsruntime import Session
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.options import SessionOptions
 
-LPIPS_NOTE = "LPIPS is left out: its weights are not part of this package."
+LPIPS_NOTE = (
+    "LPIPS is left out, ST-LPIPS stands in for it: its weights are not part of this package; "
+    "scripts/export_perceptual takes them from torchvision's."
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
             reporter.begin(row[0])
             scores.append(score(*row, rounds, opinions))
             reporter.end(row[0])
-        notes = [*left_out, LPIPS_NOTE, *_notes(request, rounds, judge)]
+        notes = [*left_out, *_notes(request, rounds, judge)]
     report = Report(
         schema_version=SCHEMA_VERSION,
         date=today(),
@@ -149,6 +152,8 @@ class Drawing:
 
 
 def _notes(request: BenchRequest, rounds: list[Round], judge: Judge | None) -> Iterator[str]:
+    if "lpips" not in NAMES:
+        yield LPIPS_NOTE
     if cut := sum(r.cut for r in rounds):
         yield f"{cut} prompts are longer than the text encoders read; their ends were not seen."
     if judge is None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hsexport.measure.bench.labels import Ground, placed
 from hsexport.measure.bench.report import Point, Report, front, points_by
 
 STYLES = {
@@ -19,9 +23,8 @@ STYLES = {
 """Title, marker and colour of a kind."""
 PANELS = {"flip": "FLIP to large at 100 steps", "frechet": "Frechet distance to real pictures"}
 LONGEST_LABEL = 30
-OFFSETS = [(6, 5), (6, -12), (-6, 5), (-6, -12), (8, 14), (8, -22), (-8, 14), (-8, -22), (14, 24), (-14, 24)]
-"""Where a label may stand from its point, in points: the first place where it covers nothing."""
-BELOW_FIRST = [OFFSETS[1], OFFSETS[2], *OFFSETS]  # on a line that rises to the right
+MARK, STROKE_SIDE, MARGIN, FAR = 11.0, 2.0, 3.0, 16.0
+"""Pixels: a marker's side, a line's width, between a label and the frame, from where on a label needs a line."""
 
 
 def draw(report: Report, files: Sequence[Path]) -> None:
@@ -42,6 +45,10 @@ def draw(report: Report, files: Sequence[Path]) -> None:
         handles, labels = axes[0][0].get_legend_handles_labels()
         columns = (len(labels) + 1) // 2
         figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
+        figure.canvas.draw()
+        figure.set_layout_engine("none")  # labels are placed by pixels, so nothing may move any more
+        for axis, points in zip(axes[0], known.values(), strict=True):
+            _label(axis, points, {p.name for p in front(points)})
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
         pyplot.close(figure)
@@ -50,9 +57,8 @@ def draw(report: Report, files: Sequence[Path]) -> None:
 def _panel(axis: Any, points: Sequence[Point], title: str) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    best = front(points)
     wide: Any = {"linewidth": 6, "alpha": 0.45, "solid_capstyle": "round"}
-    axis.plot(*_coordinates(best), color="#e8a87c", zorder=1, label="front", **wide)
+    axis.plot(*_coordinates(front(points)), color="#e8a87c", zorder=1, label="front", **wide)
     for kind in STYLES:
         here = sorted((p for p in points if p.kind == kind), key=lambda p: p.speedup.value)
         if here:
@@ -65,7 +71,6 @@ def _panel(axis: Any, points: Sequence[Point], title: str) -> None:
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.margins(x=0.16, y=0.15)
     axis.grid(alpha=0.25, linewidth=0.6)
-    _label(axis, points, {p.name for p in best})
 
 
 def _plot_kind(axis: Any, points: Sequence[Point], kind: str) -> None:
@@ -78,29 +83,28 @@ def _plot_kind(axis: Any, points: Sequence[Point], kind: str) -> None:
 
 
 def _label(axis: Any, points: Sequence[Point], bold: set[str]) -> None:
-    """Names beside their points, each where it covers no point and no other name, if there is such a place."""
+    """Names beside their points, with a line to the point where it is away; the figure's layout is final."""
     from matplotlib.patheffects import withStroke
 
-    figure = axis.figure
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    taken = [_around(axis.transData.transform((p.speedup.value, p.distance.value))) for p in points]
-    for point in sorted(points, key=lambda p: p.name not in bold):
-        weight, color = ("bold" if point.name in bold else "normal"), STYLES[point.kind][2]
-        text = axis.annotate(
-            shortened(point.name), (point.speedup.value, point.distance.value), textcoords="offset points", fontsize=7,
-            fontweight=weight, color=color, xytext=OFFSETS[0], zorder=4,
-        )  # fmt: skip
-        text.set_in_layout(False)  # a long name must not push the axes together
+    renderer = axis.figure.canvas.get_renderer()
+    ranked = sorted(points, key=lambda p: p.name not in bold)
+    texts = [
+        axis.annotate(
+            shortened(p.name), _place(p), textcoords="offset points", fontsize=7, color=STYLES[p.kind][2], zorder=4,
+            fontweight="bold" if p.name in bold else "normal", xytext=(0, 0), verticalalignment="bottom",
+        )
+        for p in ranked
+    ]  # fmt: skip
+    pixels = axis.transData.transform([_place(p) for p in ranked])
+    sizes = np.array([text.get_window_extent(renderer).size for text in texts])
+    boxes = placed(pixels, sizes, Ground(_frame(axis), _around(pixels, MARK), _strokes(axis, points)))
+    for text, pixel, box in zip(texts, pixels, boxes, strict=True):
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # legible on lines and bars
-        places = BELOW_FIRST if point.kind == "large" else OFFSETS
-        for offset in (*places, places[0]):
-            text.set_position(offset)
-            text.set_horizontalalignment("left" if offset[0] > 0 else "right")
-            box = text.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
+        nearest = np.clip(pixel, box[:2], box[2:])
+        if np.linalg.norm(nearest - pixel) > FAR:
+            line = axis.transData.inverted().transform([pixel, nearest]).T
+            axis.plot(*line, color=text.get_color(), linewidth=0.5, alpha=0.7, zorder=2, scalex=False, scaley=False)
+        text.set_position((box[:2] - pixel) * 72 / axis.figure.dpi)  # what is saved has other pixels
 
 
 def shortened(name: str) -> str:
@@ -108,10 +112,29 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_LABEL else f"{name.partition(';')[0][:LONGEST_LABEL]}; ..."
 
 
-def _around(pixel: tuple[float, float]) -> Any:
-    from matplotlib.transforms import Bbox
+def _place(point: Point) -> tuple[float, float]:
+    return point.speedup.value, point.distance.value
 
-    return Bbox.from_bounds(pixel[0] - 4, pixel[1] - 4, 8, 8)
+
+def _frame(axis: Any) -> np.ndarray:
+    """The axes' box, less a margin."""
+    left, bottom, right, top = axis.get_window_extent().extents
+    return np.array([left + MARGIN, bottom + MARGIN, right - MARGIN, top - MARGIN])
+
+
+def _around(pixels: np.ndarray, side: float) -> np.ndarray:
+    return np.concatenate([pixels - side / 2, pixels + side / 2], axis=1)
+
+
+def _strokes(axis: Any, points: Sequence[Point]) -> np.ndarray:
+    """Boxes along intervals and along large's line."""
+    ends = [[(p.speedup.low, p.distance.value), (p.speedup.high, p.distance.value)] for p in points]
+    ends += [[(p.speedup.value, p.distance.low), (p.speedup.value, p.distance.high)] for p in points]
+    line = sorted((p for p in points if p.kind == "large"), key=lambda p: p.speedup.value)
+    ends += [[_place(a), _place(b)] for a, b in pairwise(line)]
+    first, last = (axis.transData.transform([pair[n] for pair in ends]) for n in (0, 1))
+    along = np.linspace(0, 1, 40)[:, None, None]
+    return _around((first + along * (last - first)).reshape(-1, 2), STROKE_SIDE)
 
 
 def _coordinates(points: Sequence[Point]) -> tuple[list[float], list[float]]:

@@ -22,7 +22,8 @@ MEANINGS = {
     "by counting": "The speedup that counting the transformers' operations promises, and measured over promised.",
     "picture ms": "Text, loop and decoding; median.",
     "to large": "Distance to large's own picture of the same prompt and noise at the default steps, the measure of "
-    "the papers. PSNR and SSIM: higher is closer. FLIP, from 0 to 1: lower is closer.",
+    "the papers. PSNR and SSIM: higher is closer. FLIP, from 0 to 1, and ST-LPIPS: lower is closer. ST-LPIPS is "
+    "LPIPS, the papers' perceptual distance, by a network built to overlook small shifts; its numbers are not LPIPS's.",
     "to converged": "The same to large at 100 steps, where more steps change next to nothing.",
     "features": "Distance in the judge's features; 1 is the typical distance of two real pictures.",
     "named, among five": "Share of pictures whose prompt is the judge's first guess, or among its first five.",
@@ -166,8 +167,8 @@ COLUMNS = (
     Column("sample quality", "among five", "quality.top_5"),
     Column("sample quality", "Frechet", "quality.frechet"),
 )
-FEW = ("speedup", "by counting", "PSNR, dB to large", "FLIP to large", "FLIP to converged", "features to converged",
-       "named", "among five", "Frechet", "over diffusers")  # fmt: skip
+FEW = ("speedup", "by counting", "PSNR, dB to large", "FLIP to large", "ST-LPIPS to large", "LPIPS to large",
+       "FLIP to converged", "features to converged", "named", "among five", "Frechet", "over diffusers")  # fmt: skip
 """What fits a README or a terminal."""
 
 

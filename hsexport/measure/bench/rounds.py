@@ -99,7 +99,7 @@ def _without_twins(found: dict[str, Schedule]) -> list[Contender]:
     return kept
 
 
-VERSION = 2  # of the files that rounds are kept in
+VERSION = 3  # of the files that rounds are kept in
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Work:
     def __init__(self, folder: Path, facts: Sequence[str]) -> None:
         """`facts`: everything that decides a round besides its prompt and who draws it."""
         self._folder = folder
-        self._facts = [str(VERSION), _code_digest(), *facts]
+        self._facts = [str(VERSION), _code_digest(), *(m.name for m in METRICS), *facts]
 
     def find(self, prompt: Prompt, entrants: Mapping[str, str]) -> Round | None:
         """The round as it was kept. Raises HSError for a file that is not whole."""

@@ -26,6 +26,8 @@ class Distances:
     ssim: Estimate
     flip: Estimate
     features: Estimate | None
+    stlpips: Estimate | None = None  # reports before it was measured have none
+    lpips: Estimate | None = None
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,11 @@ def metric_called(name: str) -> Metric:
     """The metric of that name. Raises TuneError where there is none, or where the library it needs is missing."""
     metric = next((m for m in METRICS if m.name == name), None)
     if metric is None:
-        raise TuneError(f"there is no metric '{name}'", f"allowed: {', '.join(m.name for m in METRICS)}")
+        allowed = ", ".join(m.name for m in METRICS)
+        hint = (
+            f"{allowed} are there; scripts/export_perceptual writes lpips" if name == "lpips" else f"allowed: {allowed}"
+        )
+        raise TuneError(f"there is no metric '{name}'", hint)
     blank = np.zeros((1, 16, 16, 3), np.uint8)
     try:
         metric.measure(blank, blank)

@@ -62,6 +62,7 @@ def test_distances_to_both_references_are_there(report):
     mixed = report.score(SCHEDULES[0]).quality
     for distances in (mixed.to_large, mixed.to_converged):
         assert distances.psnr.low <= distances.psnr.value <= distances.psnr.high
+        assert 0 < distances.stlpips.low <= distances.stlpips.value <= distances.stlpips.high
         assert distances.features.value > 0
 
 
@@ -119,6 +120,16 @@ def test_diffusers_draws_the_same_picture_from_the_same_noise(request_, tiny_pai
 def test_report_survives_json(report):
     assert report_from_json(report_json(report)) == report
     assert report.summary().times == [] and report.times
+
+
+def test_a_report_from_before_st_lpips_is_read_and_shown_without_it(report):
+    assert "ST-LPIPS to large" in markdown(report)
+    old = json.loads(report_json(report))
+    for score in old["scores"]:
+        for distances in (score["quality"]["to_large"], score["quality"]["to_converged"]):
+            if distances:
+                del distances["stlpips"]
+    assert "ST-LPIPS" not in block(old)
 
 
 def test_table_is_made_of_nothing_but_the_summary(report):

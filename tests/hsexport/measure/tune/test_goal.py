@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hsexport.measure.pictures import METRICS
 from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError, metric_called, tells_apart
 from hsexport.measure.tune.measuring import Score
 from hsexport.measure.turns import mean_of
@@ -55,5 +56,11 @@ def test_only_prompts_that_both_have_are_compared():
 
 
 def test_unknown_metric_is_named_with_the_known_ones():
-    with pytest.raises(TuneError, match="no metric 'lpips'; allowed: psnr, ssim, flip"):
+    with pytest.raises(TuneError, match="no metric 'vif'; allowed: psnr, ssim, flip, stlpips"):
+        metric_called("vif")
+
+
+def test_lpips_without_its_graph_is_told_with_what_writes_it(monkeypatch):
+    monkeypatch.setattr("hsexport.measure.tune.goal.METRICS", [m for m in METRICS if m.name != "lpips"])
+    with pytest.raises(TuneError, match=r"no metric 'lpips'; psnr, .* scripts/export_perceptual writes lpips"):
         metric_called("lpips")
