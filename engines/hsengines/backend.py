@@ -109,12 +109,30 @@ class Backend(ABC, Generic[Options]):
         """Why this machine cannot run the backend's engines, in words; empty if it can."""
         return ""
 
-    @abstractmethod
-    def device(self, threads: int = 0, *, graphs: bool = True) -> Device:
+    def devices(self) -> list[str]:
+        """What engines can run on here, by name, the default first; empty where there is a reason `why_not_here`."""
+        return [] if self.why_not_here() else ["CPU" if traits_of(self.name).on_cpu else "GPU"]
+
+    def device(self, threads: int = 0, *, graphs: bool = True, name: str = "") -> Device:
         """The device this backend's engines run on. Raises BackendUnavailable.
 
         `threads` matters to CPUs only, 0 means all cores; `graphs` to GPUs only: without, replays enqueue one by one.
+        `name` is one of `devices`, or empty for the first of them.
         """
+        self.check_device(name)
+        return self._open(name, threads, graphs=graphs)
+
+    def check_device(self, name: str) -> None:
+        """Raises BackendUnavailable for a name that is not one of `devices`; an empty one stands for the first."""
+        if name and name not in (found := self.devices()):
+            told = f"backend '{self.name}' finds no device '{name}' here, "
+            if not found:
+                raise BackendUnavailable(f"{told}nor any other: {self.why_not_here()}", "run it on another machine")
+            raise BackendUnavailable(f"{told}only {', '.join(found)}", "name one that it finds, or leave --device out")
+
+    @abstractmethod
+    def _open(self, name: str, threads: int, *, graphs: bool) -> Device:
+        """The device called `name`, one of `devices`, or the default's where that is empty."""
 
     @abstractmethod
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> Engine:

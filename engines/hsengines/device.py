@@ -135,10 +135,12 @@ class HostTensor(Tensor):
 
 
 class HostDevice(Device):
-    """The CPU."""
+    """Memory of the host, for engines that run on the CPU or fetch their tensors from there; `name` is the engines'."""
 
-    name = "cpu"
     allocated_bytes = 0
+
+    def __init__(self, name: str = "CPU") -> None:
+        self.name = name
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> HostTensor:
         """Uninitialised memory."""

@@ -21,7 +21,7 @@ class BackendTraits:
     options: str = "hsengines.build:BuildOptions"
     """The record of what its builder can be told, which needs none of its library."""
     on_cpu: bool = True
-    """Whether its engines run on CPUs, and not on GPUs."""
+    """Whether its engines run on CPUs unless another device is named, and never on NVIDIA's GPUs."""
     extra: str = ""
     """The extra of hsexport that brings its library; empty for one that needs none."""
     precisions: tuple[str, ...] = ("fp32",)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--diffusers-every", type=click.IntRange(1), default=10, help="which prompts diffusers draws, too: every N-th"
 )
+@options.device
 @options.threads
 @click.option(
     "--out",

@@ -9,7 +9,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from hsengines.backend import get_backend
 from hsengines.cores import usable_cores
+from hsengines.errors import BackendUnavailable
 from hsengines.spec import FLOATS
 from hsexport.cli.command import bundle_argument, command, json_option
 from hsexport.report import tables_console
@@ -55,8 +57,7 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
         f"{bundle.path}: {m.backend} {m.precision}, {len(m.files)} files, {total_mb:.1f} MB, all checksums right"
     )
     console.print(f"identity {m.identity}")
-    here = f"; cores that this process may use: {usable_cores()}" if m.on_cpu else ""
-    console.print(f"for      {m.target}{here}")
+    console.print(f"for      {m.target}; {_devices(m)}")
     console.print(f"large    {_model(m.facts.large)}")
     if m.facts.small:
         console.print(f"small    {_model(m.facts.small)}")
@@ -70,6 +71,17 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     console.print(f"default  {m.facts.defaults.schedule}: {schedule}, guidance {m.facts.defaults.guidance_scale:g}")
     console.print(f"         {predicted:.2f} times as fast as large alone, by counting operations")
     console.print(f"built    by {', '.join(f'{k} {v}' for k, v in m.tools.items())} on {m.device}")
+
+
+def _devices(manifest: Manifest) -> str:
+    """What `--device` may be on this machine, and how many cores there are for a CPU."""
+    try:
+        backend = get_backend(manifest.backend)
+        found, why = backend.devices(), backend.why_not_here()
+    except BackendUnavailable as err:
+        found, why = [], err.message
+    cores = f"; cores that this process may use: {usable_cores()}" if manifest.on_cpu else ""
+    return (f"devices here: {', '.join(found)}" if found else f"no device here: {why}") + cores
 
 
 def _model(t: Transformer) -> str:

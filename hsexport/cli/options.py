@@ -78,4 +78,5 @@ def session_options(*fields: str) -> Decorator:
 
 
 size = click.option("--size", metavar="WxH", type=size_from_text, help="in pixels, within the bundle's range")
+device = option_of(SessionOptions, "device")
 threads = option_of(SessionOptions, "threads")

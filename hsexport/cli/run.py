@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 )
 @picture_options()
 @click.option("--region", type=FILE, help="also write the picture with its region marked")
-@session_options("threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity")
+@session_options(
+    "device", "threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity"
+)
 @json_option("print files, schedule and times for scripts")
 def run(
     bundle: Path,
@@ -67,7 +69,8 @@ def run(
         console.print(f"warning: {cut}", soft_wrap=True, markup=False)
     files = [str(file) for file in save_pictures(result, request, out, region)]
     if as_json:
-        click.echo(json.dumps(_summary(result, files, cuts) | {"threads": session.threads or usable_cores()}))
+        where = {"device": opened.device_name, "threads": session.threads or usable_cores()}
+        click.echo(json.dumps(_summary(result, files, cuts) | where))
     else:
         console.print(f"{', '.join(files)}: {result.schedule}, {result.seconds:.2f} s", soft_wrap=True, markup=False)
 

@@ -40,6 +40,7 @@ from hsexport.report import BuildReport, tables_console
     "--large-steps", type=click.IntRange(1), help="speed 1 is large in so many steps; left out: the bundle's default"
 )
 @click.option("--work", type=FILE, help="measurements are kept there; left out: BUNDLE.tune")
+@options.device
 @options.threads
 @click.option("--dry-run", is_flag=True, help="leave the bundle as it is")
 @json_option("print everything for scripts")

@@ -109,6 +109,7 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     The bundle must stay where it is while the session is open; EngineLoadError may come from `generate`.
     """
 
+    device: Annotated[str, Meta(description="what to run on, such as CPU or GPU.0, as inspect lists them")] = ""
     threads: Annotated[Count, Meta(description="CPU threads, 0 for all")] = 0
     hashes: Annotated[bool, Meta(description="check the files' sha256; their sizes are checked in any case")] = True
     graphs: Annotated[bool, Meta(description="replay steps as CUDA graphs; a CPU has none")] = True

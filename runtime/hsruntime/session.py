@@ -55,7 +55,7 @@ class Session:
         self._cap_bytes = None if cap_mb is None else int(cap_mb * 2**20)
         self._shapes_kept = options.shapes_kept
         self._backend = backend or get_backend(self.manifest.backend, options.kernel_cache)
-        self._device = self._backend.device(options.threads, graphs=options.graphs)
+        self._device = self._backend.device(options.threads, graphs=options.graphs, name=options.device)
         self._device.two_streams = options.two_streams and traits_of(self._backend.name).streams
         self._engines: dict[str, Engine] = {}
         self._executors: Executors | None = None
@@ -75,6 +75,7 @@ class Session:
         cls,
         path: str | Path,
         *,
+        device: str = "",
         threads: int = 0,
         hashes: bool = True,
         graphs: bool = True,
@@ -91,6 +92,7 @@ class Session:
         Raises BundleError, EngineLoadError, BackendUnavailable, or ShapeError for a tile that does not fit the bundle.
         """
         options = SessionOptions(
+            device=device,
             threads=threads,
             hashes=hashes,
             graphs=graphs,
@@ -103,6 +105,11 @@ class Session:
             identity=identity,
         )
         return cls(open_bundle(Path(path), hashes=options.hashes), options)
+
+    @property
+    def device_name(self) -> str:
+        """What the engines run on: "CPU", one of OpenVINO's devices such as "GPU.0", or the model of an NVIDIA GPU."""
+        return self._device.name
 
     def __enter__(self) -> Session:
         return self

@@ -182,6 +182,7 @@ def test_missing_bundle_is_told(lib, tmp_path):
         ({"memory_cap_mb": -1.0}, "is no amount of memory"),
         ({"vae_tile": -8}, "vae_tile -8"),
         ({"identity": b"0" * 64}, "has identity"),
+        ({"device": b"NPU"}, "finds no device 'NPU' here, only CPU"),
     ],
 )
 def test_bad_option_is_a_status_and_a_line(lib, tiny_bundle, fields, words):
@@ -189,7 +190,7 @@ def test_bad_option_is_a_status_and_a_line(lib, tiny_bundle, fields, words):
     for name, value in fields.items():
         setattr(options, name, value)
     status = lib.hsr_open(str(tiny_bundle).encode(), options, c.byref(handle))
-    assert status in (t.REQUEST, t.BUNDLE) and not handle
+    assert status in (t.REQUEST, t.BUNDLE, t.BACKEND) and not handle
     assert words in lib.hsr_last_error().decode()
 
 

@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, save
 
 from hsengines.backend import get_backend
 from hsengines.build import BuildOptions
-from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError, ShapeError
+from hsengines.device import HostDevice
+from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError, HSError, ShapeError
 from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
 
 SPEC = EngineSpec(
@@ -262,6 +263,43 @@ def test_without_a_place_to_keep_it_openvino_compiles_all_the_same(device, onnx,
     get_backend("openvino", tmp_path / place).load(onnx, SPEC, device).close()
 
 
+def test_devices_are_those_that_openvino_lists_the_cpu_first():
+    backend = get_backend("openvino", "")
+    assert backend.devices()[0] == "CPU"
+    assert set(backend.devices()) == set(backend._core.available_devices)
+
+
+def test_the_cpu_may_be_named_and_is_what_is_taken_unnamed(backend):
+    assert backend.device(name="CPU").name == backend.device().name == "CPU"
+
+
+@pytest.mark.parametrize("name", ["GPU", "NPU", "GPU.7", "nonsense"])
+def test_a_device_that_is_not_here_is_refused_with_those_that_are(backend, name):
+    if name in backend.devices():
+        pytest.skip(f"this machine has a device {name}")
+    words = f"backend '{backend.name}' finds no device '{name}' here, only CPU.*; name one that it finds, or leave"
+    with pytest.raises(BackendUnavailable, match=words) as told:
+        backend.device(name=name)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("kept", ["", "kept"])
+def test_what_openvino_says_of_a_device_is_told_with_network_and_device(onnx, tmp_path, kept):
+    backend = get_backend("openvino", kept and tmp_path / kept)
+    words = """OpenVINO cannot compile 'join' for XPU: Device with "XPU" name is not registered.*; name another"""
+    with pytest.raises(EngineLoadError, match=words) as told:
+        backend.load(onnx, SPEC, HostDevice("XPU"))
+    assert "\n" not in str(told.value)
+
+
+def test_an_npu_is_refused_for_the_precision_that_it_lacks_or_for_not_being_there(onnx):
+    """Its plugin tells what it computes in without the device."""
+    if "NPU" in (backend := get_backend("openvino", "")).devices():
+        pytest.skip("this machine has an NPU")
+    with pytest.raises(HSError, match=r"'join' (computes in fp32; for NPU OpenVINO lists FP16|for NPU: )"):
+        backend.load(onnx, SPEC, HostDevice("NPU"))
+
+
 def test_threads_reach_openvino(onnx):
     backend = get_backend("openvino", "")
     engine = backend.load(onnx, SPEC, backend.device(1))
@@ -296,9 +334,7 @@ def test_bf16_tensors_are_bound_where_they_lie(device, narrow, rows):
 
 def test_cpu_without_bf16_is_told_what_it_lacks(device, narrow, monkeypatch):
     backend, (path, spec) = get_backend("openvino", ""), narrow
-    monkeypatch.setattr(type(backend), "_capabilities", lambda self: ["FP32"])
-    words = (
-        "'narrow' computes in bf16; this CPU's flags have neither avx512_bf16 nor amx_bf16; build with --precision fp32"
-    )
+    monkeypatch.setattr(type(backend), "_capabilities", lambda self, device: ["FP32", "INT8"])
+    words = "'narrow' computes in bf16; for CPU OpenVINO lists FP32, INT8; build with --precision fp32"
     with pytest.raises(BackendUnavailable, match=words):
         backend.load(path, spec, device)

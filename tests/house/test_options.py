@@ -189,7 +189,7 @@ def test_c_hands_on_each_option_by_its_name(file, record):
 
 CLICK_ABSENT = {
     "run": {"width", "height", "hashes", "two_streams", "shapes_kept"},
-    "batch": {"width", "height", "prompt", *SessionOptions.__struct_fields__} - {"threads"},
+    "batch": {"width", "height", "prompt", *SessionOptions.__struct_fields__} - {"device", "threads"},
 }
 """Both sides are one `--size`; a batch's prompts are a file, and its sessions the replicas'."""
 CLICK_DIFFERS = {

@@ -14,7 +14,7 @@ PUBLIC = {
     "hsexport": ["__version__"],
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
-SESSION = {"bundle", "close", "cuts", "encode", "generate", "manifest", "open", "run", "warm_up"}
+SESSION = {"bundle", "close", "cuts", "device_name", "encode", "generate", "manifest", "open", "run", "warm_up"}
 RESULT = {"grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "seeds", "segments"}
 
 

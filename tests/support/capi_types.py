@@ -58,6 +58,7 @@ class OpenOptions(c.Structure):
         ("memory_cap_mb", c.c_double),
         ("vae_tile", c.c_int32),
         ("identity", c.c_char_p),
+        ("device", c.c_char_p),
     )
 
 

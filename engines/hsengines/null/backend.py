@@ -33,9 +33,9 @@ class NullBackend(Backend[BuildOptions]):
         engine.touch()
         return EngineFiles(engine)
 
-    def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
+    def _open(self, name: str, threads: int, *, graphs: bool) -> HostDevice:
         """Host memory, so that tests can look at it."""
-        del threads, graphs
+        del name, threads, graphs
         return HostDevice()
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> NullEngine:

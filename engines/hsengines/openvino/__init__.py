@@ -1,4 +1,4 @@
-"""OpenVINO's backend, on CPUs; the one place that imports it."""
+"""OpenVINO's backend, on CPUs and on whatever else it finds here; the one place that imports it."""
 
 import sys
 

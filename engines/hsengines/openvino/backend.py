@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in fp32 or bf16; what it compiled is kept in the backend's cache."""
+"""OpenVINO on the CPU or a device that it is told, in fp32 or bf16; what it compiled is kept in the backend's cache."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ from hsengines.spec import EngineSpec, signature
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32", "i64": "int64", "u8": "uint8"}
 """OpenVINO's names of element types, and numpy's."""
 NARROW = ov.Type.bf16
+CPU = "CPU"
+THREADS = "INFERENCE_NUM_THREADS"
 SOURCE = re.compile(r"Exception from \S+:$")
 
 
 class OpenVinoBackend(GraphBackend):
-    """Builds anywhere, runs on every CPU that OpenVINO knows; in bf16 on those that have it, which `load` tells."""
+    """Builds anywhere, runs on every CPU that OpenVINO knows, and on the GPUs and NPUs that it finds.
+
+    On those that compute in the graph's type, which `load` tells; tensors stay in the host's memory.
+    """
 
     name = "openvino"
     serves = "any CPU"
@@ -39,40 +44,51 @@ class OpenVinoBackend(GraphBackend):
         """OpenVINO's version, without its build number."""
         return f"openvino {ov.__version__.partition('-')[0]}"
 
-    def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
-        """The CPU; all engines that are loaded afterwards use so many threads."""
+    def devices(self) -> list[str]:
+        """As OpenVINO lists them, the CPU first: CPU, GPU or GPU.0 and GPU.1, NPU."""
+        return sorted(self._core.available_devices, key=lambda name: name != CPU)
+
+    def _open(self, name: str, threads: int, *, graphs: bool) -> HostDevice:
+        """The CPU, or the one called `name`; engines that are loaded afterwards use so many threads of a CPU."""
         del graphs
         self._threads = checked_threads(threads) or usable_cores()
-        return HostDevice()
+        return HostDevice(name or CPU)
 
     def load(self, engine: Path, spec: EngineSpec, device: Device) -> OpenVinoEngine:
-        """Compiles an ONNX file and checks its inputs and outputs against `spec`.
+        """Compiles an ONNX file for `device` and checks its inputs and outputs against `spec`.
 
-        What it compiled is kept in the backend's cache and taken from there as long as file, CPU and version are the
-        same. Raises EngineLoadError, BackendUnavailable for bf16 on a CPU without it.
+        What it compiled is kept in the backend's cache and taken from there as long as file, device and version are the
+        same. Raises EngineLoadError, BackendUnavailable for a device that does not compute in the graph's type.
         """
-        del device
         model = self._read(engine, spec)
-        if "BF16" not in self._capabilities() and _computes_in_bf16(model):
-            told = f"'{spec.name}' computes in bf16; this CPU's flags have neither avx512_bf16 nor amx_bf16"
-            raise BackendUnavailable(told, "build with --precision fp32")
-        settings: dict[str, Any] = {
-            # Types as the graph has them: left to itself it computes fp32 in bf16 where the CPU can.
-            "EXECUTION_MODE_HINT": "ACCURACY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": self._threads,
-        }
+        try:
+            self._check_precision(model, spec.name, device.name)
+            return OpenVinoEngine(spec, self._compiled(model, device.name))
+        except RuntimeError as err:
+            told = f"OpenVINO cannot compile '{spec.name}' for {device.name}: {_told(err)}"
+            raise EngineLoadError(told, "name another --device, or build for another backend") from err
+
+    def _check_precision(self, model: ov.Model, network: str, device: str) -> None:
+        precision, hint = "fp32", "name another --device"
+        if _computes_in_bf16(model):
+            precision, hint = "bf16", "build with --precision fp32"
+        if precision.upper() not in (known := self._capabilities(device)):
+            told = f"'{network}' computes in {precision}; for {device} OpenVINO lists {', '.join(known)}"
+            raise BackendUnavailable(told, hint)
+
+    def _capabilities(self, device: str) -> list[str]:
+        return list(self._core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
+
+    def _compiled(self, model: ov.Model, device: str) -> ov.CompiledModel:
+        # Types as the graph has them: left to itself it computes fp32 in bf16 where the CPU can.
+        settings: dict[str, Any] = {"EXECUTION_MODE_HINT": "ACCURACY", "NUM_STREAMS": 1}
+        if THREADS in self._core.get_property(device, "SUPPORTED_PROPERTIES"):
+            settings[THREADS] = self._threads
         if self.cache:
             kept = {"CACHE_DIR": str(self.cache / "openvino")}
             with suppress(RuntimeError, ValueError):  # a folder that cannot be written, a full disk
-                return OpenVinoEngine(spec, self._core.compile_model(model, "CPU", settings | kept))
-        try:
-            return OpenVinoEngine(spec, self._core.compile_model(model, "CPU", settings))
-        except RuntimeError as err:
-            raise _refused(engine, err) from err
-
-    def _capabilities(self) -> list[str]:
-        return list(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+                return self._core.compile_model(model, device, settings | kept)
+        return self._core.compile_model(model, device, settings)
 
     def _read(self, engine: Path, spec: EngineSpec) -> ov.Model:
         screen(engine)

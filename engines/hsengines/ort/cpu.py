@@ -52,9 +52,9 @@ class OrtCpuBackend(OrtBackend):
     serves = "any CPU"
     _threads = 0
 
-    def device(self, threads: int = 0, *, graphs: bool = True) -> HostDevice:
+    def _open(self, name: str, threads: int, *, graphs: bool) -> HostDevice:
         """The CPU; all engines that are loaded afterwards use so many threads."""
-        del graphs
+        del name, graphs
         self._threads = checked_threads(threads)
         return HostDevice()
 

@@ -53,9 +53,9 @@ class OrtCudaBackend(OrtBackend):
         """What is missing: ONNX Runtime's provider, the GPU, or the libraries between them."""
         return why_no_provider(self.provider) or why_no_cuda() or why_no_libraries()
 
-    def device(self, threads: int = 0, *, graphs: bool = True) -> OrtCudaDevice:
+    def _open(self, name: str, threads: int, *, graphs: bool) -> OrtCudaDevice:
         """The GPU. Raises BackendUnavailable."""
-        del threads
+        del name, threads
         if why := why_no_provider(self.provider):
             raise BackendUnavailable(why, INSTALL)
         device = open_device(graphs, OrtCudaDevice)

@@ -73,9 +73,9 @@ class TrtBackend(Backend[Own]):
         """Whether CUDA finds a GPU, in words; whether an engine is for that GPU shows when it is loaded."""
         return why_no_gpu()
 
-    def device(self, threads: int = 0, *, graphs: bool = True) -> Device:
+    def _open(self, name: str, threads: int, *, graphs: bool) -> Device:
         """The GPU. Raises BackendUnavailable if there is none."""
-        del threads
+        del name, threads
         try:
             from hsengines.cuda.device import open_device
         except ImportError as err:

@@ -23,7 +23,7 @@ from hsexport.progress import Reporter
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
-from hsruntime.options import Count, PictureOptions, Side
+from hsruntime.options import Count, PictureOptions, SessionOptions, Side, schemas_of
 from hsruntime.request import seed_list
 
 _MOST_BLOCKS = 2000  # Ray Data's own cost per block shows beyond some thousand
@@ -39,6 +39,7 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     max_batch: Annotated[
         Side | None, Meta(description="pictures drawn together; default: as built on a GPU, 1 on a CPU")
     ] = None
+    device: Annotated[str, Meta(description=schemas_of(SessionOptions)["device"]["description"])] = ""
     threads: Annotated[Count, Meta(description="CPU threads of each replica; 0 shares the cores out")] = 0
 
 
@@ -60,7 +61,7 @@ def run_batch(
     whole job: the bundle, the file, the options, the machine, or another job in `out`.
     """
     manifest = open_bundle(path).manifest
-    _check(manifest, asked)
+    _check(manifest, asked, options.device)
     tasks = tasks_of(read_prompts(prompts), asked, manifest)
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out)
@@ -93,12 +94,13 @@ def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest) -
     return tasks
 
 
-def _check(manifest: Manifest, asked: PictureOptions) -> None:
+def _check(manifest: Manifest, asked: PictureOptions, device: str) -> None:
     """What would fail every picture fails once, before anything starts."""
     structs.replace(asked, prompt="").completed(manifest)
-    why = get_backend(manifest.backend).why_not_here()
-    if why:
+    backend = get_backend(manifest.backend)
+    if why := backend.why_not_here():
         raise BackendUnavailable(f"backend '{manifest.backend}' does not run here: {why}", "run the job elsewhere")
+    backend.check_device(device)
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def _outcomes(
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             Executor,
-            fn_constructor_args=(str(path.resolve()), str(out.resolve()), threads),
+            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads),
             batch_size=together,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=options.replicas, max_tasks_in_flight_per_actor=2),

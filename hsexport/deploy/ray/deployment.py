@@ -30,6 +30,8 @@ class DeploymentOptions(BaseModel):
     """Pictures that may wait in one replica; more get 429."""
     max_batch: int | None = Field(None, ge=1)
     timeout: float = Field(120, gt=0)
+    device: str = ""
+    """Of each replica, such as CPU or GPU.0; empty for the backend's first."""
     threads: int = Field(0, ge=0)
     """CPU threads of each replica; 0 shares the cores of its machine out."""
     api_key: str | None = Field(None, min_length=1)
@@ -71,5 +73,5 @@ def app(options: DeploymentOptions) -> Any:
 def _replica_app(options: DeploymentOptions) -> FastAPI:
     hosts = tuple(name.strip() for name in options.allowed_hosts.split(",") if name.strip())
     shared = options.model_dump(include=set(ServerOptions.__struct_fields__))
-    threads = threads_of_each(options.replicas, options.threads)
-    return make_app(Service(options.bundle, ServerOptions(hosts=hosts, **shared), SessionOptions(threads=threads)))
+    session = SessionOptions(device=options.device, threads=threads_of_each(options.replicas, options.threads))
+    return make_app(Service(options.bundle, ServerOptions(hosts=hosts, **shared), session))

@@ -129,8 +129,9 @@ class Ledger:
 class Executor:
     """Lives in a Ray actor; draws each task once and writes it down before it tells."""
 
-    def __init__(self, bundle: str, out: str, threads: int) -> None:
-        self._session = Session.open(Path(bundle), threads=threads, hashes=False)  # the job has checked them
+    def __init__(self, bundle: str, out: str, device: str, threads: int) -> None:
+        # The job has checked the files' hashes.
+        self._session = Session.open(Path(bundle), device=device, threads=threads, hashes=False)
         self._ledger = Ledger(Path(out))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str | int]]:

@@ -56,6 +56,7 @@ class TritonOptions(Struct, frozen=True, kw_only=True):
     max_queue_size: Annotated[Count, Meta(description="requests that may wait; 0 for any number")] = 256
     queue_timeout_ms: Annotated[Count, Meta(description="how long they may wait; 0 for ever")] = 0
     instances: Annotated[int, Meta(ge=1, description="sessions side by side, each with its own engines")] = 1
+    device: Annotated[str, Meta(description="what to run on, such as CPU or GPU.0, as the server lists them")] = ""
     threads: Annotated[Count, Meta(description="CPU threads of each instance, 0 for all")] = 0
     progress: Annotated[bool, Meta(description="answer after every step, too; clients must stream")] = False
     execution_env: Annotated[
@@ -68,6 +69,8 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
     """The file's text."""
     outputs = (*_OUTPUTS, _PROGRESS) if options.progress else _OUTPUTS
     parameters = {"bundle": BUNDLE_FOLDER, "threads": str(options.threads)}
+    if options.device:
+        parameters["device"] = options.device
     if options.execution_env:
         parameters["EXECUTION_ENV_PATH"] = options.execution_env
     return _CONFIG.substitute(

@@ -47,7 +47,8 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         version = Path(args["model_repository"], args["model_version"])
-        self._session = Session.open(version / parameters["bundle"], threads=int(parameters["threads"]))
+        device, threads = parameters.get("device", ""), int(parameters["threads"])
+        self._session = Session.open(version / parameters["bundle"], device=device, threads=threads)
         self._tells_progress = pb_utils.using_decoupled_model_transaction_policy(config)
         manifest = self._session.manifest
         for rows in sorted({1, manifest.facts.sizes.max_batch}):

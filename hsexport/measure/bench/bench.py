@@ -40,6 +40,7 @@ class BenchRequest:
     judge: Path | None = None
     diffusers: str | None = None  # the pipeline to set the bundle beside: a directory, a hub id or `demo`
     diffusers_every: int = 10
+    device: str = ""
     threads: int = 0
 
 
@@ -63,7 +64,7 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
     # The judge is opened before anything is drawn, so that a folder without one is told at once.
     with closing(Judge.open(folder, threads=threads)) if folder else nullcontext() as judge:
         drawing = Drawing(bundle, contenders, prompts, threads, request)
-        rounds = drawing.rounds(Work(request.work, [facts.manifest_sha256, str(machine)]), reporter)
+        rounds = drawing.rounds(Work(request.work, [facts.manifest_sha256, str(machine), request.device]), reporter)
         rows: list[tuple[str, str, str]] = [(c.name, str(c.schedule), c.kind) for c in contenders]
         if request.diffusers:
             rows.append((DIFFUSERS, f"large, 28 Euler steps, guidance {defaults.guidance_scale:g}", DIFFUSERS))
@@ -110,7 +111,8 @@ class Drawing:
         rounds = {n: each for n, each in kept.items() if each}
         missing = [n for n in kept if n not in rounds]
         if missing:
-            options = SessionOptions(threads=self.threads, shapes_kept=len(self.contenders))
+            kept_shapes = len(self.contenders)
+            options = SessionOptions(device=self.request.device, threads=self.threads, shapes_kept=kept_shapes)
             with Session(self.bundle, options) as session:
                 contestants = self._contestants(session, missing)
                 reporter.stage("warm up", 1)
@@ -154,6 +156,8 @@ class Drawing:
 def _notes(request: BenchRequest, rounds: list[Round], judge: Judge | None) -> Iterator[str]:
     if "lpips" not in NAMES:
         yield LPIPS_NOTE
+    if request.device:
+        yield f"Drawn on {request.device}, as --device says."
     if cut := sum(r.cut for r in rounds):
         yield f"{cut} prompts are longer than the text encoders read; their ends were not seen."
     if judge is None:

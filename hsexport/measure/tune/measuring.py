@@ -41,6 +41,7 @@ class Conditions(Struct, frozen=True, forbid_unknown_fields=True):
     large: str  # what speed 1 is
     reference: str  # what distance 0 is
     metric: str
+    device: str = ""  # as asked for
 
 
 class Measurement(Struct, frozen=True, forbid_unknown_fields=True, tag="measured"):

@@ -58,6 +58,7 @@ class TuneRequest:
     prompt_file: Path | None = None
     large_steps: int | None = None
     """What speed 1 is: large in so many steps; None: the bundle's default before it was first tuned."""
+    device: str = ""
     threads: int = 0
     write: bool = True
 
@@ -108,7 +109,8 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
     bundle, metric = open_bundle(request.bundle), metric_called(request.metric)
     manifest, facts = bundle.manifest, bundle.manifest.facts
     prompts = shuffled(prompts_for(manifest, request.prompt_file, request.prompts))
-    with Ledger(request.work) as ledger, Session(bundle, SessionOptions(threads=request.threads)) as session:
+    opening = SessionOptions(device=request.device, threads=request.threads)
+    with Ledger(request.work) as ledger, Session(bundle, opening) as session:
         before = ledger.first_defaults(manifest)
         steps, converged = request.large_steps or before.steps, min(CONVERGED_STEPS, facts.most_steps)
         counted, refused = count_all(family(steps), facts, steps)
@@ -118,7 +120,8 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
             raise TuneError(f"a speedup of {request.goal.speedup:g} is out of reach: {found}", "ask for less")
         large = schedule_for(facts, "large", steps)
         reference = large if request.reference == "same-steps" else schedule_for(facts, "large", converged)
-        conditions = Conditions(subject_of(manifest), request.threads, str(large), str(reference), metric.name)
+        named = str(large), str(reference), metric.name
+        conditions = Conditions(subject_of(manifest), request.threads, *named, request.device)
         folder = request.work / "references"
         measurer = Measurer(session, prompts, large, reference, conditions, metric, folder, ledger, reporter)
         result = Search(counted, refused, request.goal, len(prompts), measurer).run()

@@ -64,6 +64,7 @@ typedef struct hsr_open_options {
     double memory_cap_mb;
     int32_t vae_tile; /* pixels; 0: pictures are decoded whole */
     const char *identity; /* NULL: any bundle; else of the only one that is opened, as `hsexport inspect` shows it */
+    const char *device;   /* NULL: the backend's first; else one of those that `hsexport inspect` lists */
 } hsr_open_options;
 
 typedef struct hsr_progress {

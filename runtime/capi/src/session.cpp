@@ -31,7 +31,8 @@ namespace {
 Ref open_arguments(const char *path, const hsr_open_options &options) {
     const auto on = [&](uint32_t flag) { return truth(options.flags & flag); };
     Options asked;
-    asked.with("threads", number(options.threads))
+    asked.with("device", bytes(options.device))
+        .with("threads", number(options.threads))
         .with("hashes", truth(!(options.flags & HSR_OPEN_NO_HASHES)))
         .with("graphs", truth(!(options.flags & HSR_OPEN_NO_GRAPHS)))
         .with("two_streams", on(HSR_OPEN_TWO_STREAMS))

@@ -50,8 +50,19 @@ def test_machine_without_a_gpu_is_told_as_such(built):
     assert "there is no GPU" in backend.why_not_here()
     with pytest.raises(BackendUnavailable, match=r"there is no GPU"):
         backend.device()
+    with pytest.raises(BackendUnavailable, match=r"finds no device 'GPU' here, nor any other: there is no GPU"):
+        backend.device(name="GPU")
     with pytest.raises(EngineLoadError, match=r"TensorRT-RTX cannot open attend.engine: .*driver.* insufficient"):
         open_real(plan, spec)
+
+
+def test_a_gpu_goes_by_one_name_and_cuda_says_which_it_is(monkeypatch):
+    simulated_gpu(monkeypatch)
+    backend = get_backend("tensorrt-rtx", "")
+    assert backend.devices() == ["GPU"]
+    backend.device(name="GPU").close()
+    with pytest.raises(BackendUnavailable, match=r"'tensorrt-rtx' finds no device 'GPU.1' here, only GPU; name one"):
+        backend.device(name="GPU.1")
 
 
 def test_one_logger_serves_all_and_hears_only_while_listened_to():

@@ -62,6 +62,7 @@ def test_bench_works_without_torch(tiny_bundle, prompt_file, tmp_path):
         (["--judge", "nowhere"], ["nowhere", "judge"]),
         (["--readme", "README.md"], ["README.md", "no block"]),
         (["--against-diffusers", "nowhere"], ["nowhere"]),
+        (["--device", "NPU"], ["no device 'NPU' here, only CPU"]),
     ],
 )
 def test_bad_requests_are_told_in_one_line(hsexport, tiny_bundle, prompt_file, tmp_path, arguments, words):

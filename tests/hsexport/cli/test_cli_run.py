@@ -13,6 +13,7 @@ def test_run_writes_a_png_with_its_recipe(hsexport, tiny_bundle, tmp_path):
     summary = json.loads(done.stdout)
     assert summary["files"] == [str(tmp_path / "p.png")]
     assert sum(s["steps"] for s in summary["segments"]) == 28
+    assert summary["device"] == "CPU"
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.size == (16, 16)
         assert picture.text["prompt"] == "abc" and picture.text["seed"] == "7"
@@ -63,6 +64,7 @@ def test_several_prompts_make_several_files_and_overlays(hsexport, tiny_bundle, 
         (["--out", "nowhere/p.png"], ["nowhere", "not a directory"]),
         (["--vae-tile", "15"], ["vae_tile 15 is not a multiple of 2", "try 14 or 16"]),
         (["--vae-tile", "512"], ["vae_tile 512", "8..24"]),
+        (["--device", "NPU"], ["'ort-cpu' finds no device 'NPU' here, only CPU", "leave --device out"]),
     ],
 )
 def test_bad_requests_are_told_in_one_line(hsexport, tiny_bundle, tmp_path, arguments, words):

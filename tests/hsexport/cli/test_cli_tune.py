@@ -53,6 +53,7 @@ def test_json_holds_every_candidate_and_dry_run_writes_nothing(hsexport, own_bun
         (["--min-speedup", "1.8", "--prompt-file", "nowhere.txt"], ["No such file", "nowhere.txt"]),
         (["--min-speedup", "1.8", "--prompt-file", "empty.txt"], ["empty.txt holds no prompt"]),
         (["--min-speedup", "500", "--prompt-file", "prompts.txt"], ["500 is out of reach", "small:1", "ask for less"]),
+        (["--min-speedup", "2", "--prompt-file", "prompts.txt", "--device", "NPU"], ["no device 'NPU' here, only CPU"]),
     ],
 )
 def test_bad_requests_are_told_in_one_line(hsexport, own_bundle, tmp_path, arguments, words):

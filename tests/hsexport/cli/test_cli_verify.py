@@ -13,7 +13,7 @@ def test_inspect_prints_the_manifest_as_it_lies_there(hsexport, tiny_bundle):
 def test_inspect_shows_engines_and_errors_for_people(hsexport, tiny_bundle):
     done = hsexport("inspect", tiny_bundle)
     assert done.returncode == 0
-    for word in ("large", "vae_decoder", "ort-cpu fp32", "full, region", "times as fast"):
+    for word in ("large", "vae_decoder", "ort-cpu fp32", "devices here: CPU", "full, region", "times as fast"):
         assert word in done.stdout
 
 

@@ -267,7 +267,7 @@ class FailingDevice(HostDevice):
 
 def test_device_error_names_its_step_and_the_session_goes_on(tiny_bundle, backend, monkeypatch):
     device = FailingDevice(4)
-    monkeypatch.setattr(backend, "device", lambda threads, graphs: device)
+    monkeypatch.setattr(backend, "device", lambda threads, graphs, name: device)
     with Session(open_bundle(tiny_bundle), backend=backend) as session:
         with pytest.raises(DeviceError, match=r"cudaErrorIllegalAddress.*\(step 4 of 6, small\)"):
             session.generate("red", schedule="large:2,small:4", callback=lambda progress: None)
@@ -288,7 +288,7 @@ def test_host_runs_one_step_ahead_of_the_device_and_no_more(tiny_bundle, backend
 
             return Reaching()
 
-    monkeypatch.setattr(backend, "device", lambda threads, graphs: Watched())
+    monkeypatch.setattr(backend, "device", lambda threads, graphs, name: Watched())
     with Session(open_bundle(tiny_bundle), backend=backend) as session:
         session.generate("red", schedule="large:5")
     assert ahead == [2, 2, 2, 2, 1]

@@ -38,7 +38,7 @@ def test_an_executor_draws_what_generate_draws_records_faults_and_keeps_what_is_
     tasks = tasks_for(tiny_bundle, tmp_path, '{"prompt": "abc"}\n{"promt": 1}\n{"prompt": "xyz", "seed": 9}\n', seed=4)
     out = tmp_path / "out"
     out.mkdir()
-    executor, ledger = Executor(str(tiny_bundle), str(out), 0), Ledger(out)
+    executor, ledger = Executor(str(tiny_bundle), str(out), "CPU", 0), Ledger(out)
     told = executor(column(tasks))
     assert dict(zip(told["index"], told["status"], strict=True)) == {0: "done", 1: "failed", 2: "done"}
     assert next(error for error in told["error"] if error).startswith("line 2: ")
@@ -68,6 +68,7 @@ def test_options_that_would_fail_every_picture_fail_once(hsexport, tiny_bundle, 
     (tmp_path / "p.txt").write_text("abc\n")
     asked = ("batch", tiny_bundle, "--prompts", tmp_path / "p.txt", "--out", tmp_path / "out")
     told_in_one_line(hsexport(*asked, "--schedule", "hybird:2"), "hybird")
+    told_in_one_line(hsexport(*asked, "--device", "NPU"), "no device 'NPU' here, only CPU")
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from served import GENERATIONS, pictures_of
 
+from hsengines.errors import BackendUnavailable
 from hsexport.deploy.ray.deployment import DeploymentOptions, _replica_app, app
 from hsruntime import Session
 from hsruntime.bundle.manifest import BundleError
@@ -81,6 +82,12 @@ def test_a_replica_goes_by_the_names_that_it_is_given(tiny_bundle):
     with TestClient(_replica_app(options)) as client:
         for host, status in (("pictures.example", 200), ("other.example:80", 200), ("evil.example", 403)):
             assert client.get("/v1/models", headers={"host": host}).status_code == status
+
+
+def test_a_replica_opens_the_bundle_on_the_device_that_it_is_given(tiny_bundle):
+    options = DeploymentOptions(bundle=tiny_bundle, device="NPU")
+    with pytest.raises(BackendUnavailable, match="no device 'NPU' here, only CPU"), TestClient(_replica_app(options)):
+        pass
 
 
 def test_an_empty_key_is_refused(tiny_bundle):

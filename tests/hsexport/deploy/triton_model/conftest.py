@@ -22,7 +22,7 @@ def triton(hsexport, tiny_bundle, tmp_path_factory, triton_log):
     environment = install().environment
     for options in (
         ["--name", "tiny", "--max-queue-delay-us", 50_000],
-        ["--name", "tiny_progress", "--progress", "--execution-env", environment],
+        ["--name", "tiny_progress", "--progress", "--device", "CPU", "--execution-env", environment],
     ):
         done = hsexport("triton", tiny_bundle, "--out", repo, "--link", "--threads", 1, *options)
         assert done.returncode == 0, done.stderr

@@ -42,6 +42,7 @@ def test_options_reach_the_config(tiny_bundle, tmp_path):
         max_queue_size=7,
         queue_timeout_ms=9,
         instances=3,
+        device="GPU.0",
         threads=2,
         progress=True,
         execution_env='/a "b" \\ c',
@@ -54,6 +55,7 @@ def test_options_reach_the_config(tiny_bundle, tmp_path):
     assert config.instance_group[0].count == 3
     assert config.model_transaction_policy.decoupled
     assert {o.name for o in config.output} >= {"PROGRESS"}
+    assert config.parameters["device"].string_value == "GPU.0"
     assert config.parameters["threads"].string_value == "2"
     assert config.parameters["EXECUTION_ENV_PATH"].string_value == '/a "b" \\ c'
 
