@@ -25,6 +25,7 @@ from hsexport.report import BuildReport, tables_console
     metavar="D",
     help="stay this close by --metric (30 dB of psnr at least, 0.1 of flip at most)",
 )
+@click.option("--budget-ms", type=float, metavar="MS", help="take no longer for a picture's steps, then be as close")
 @click.option(
     "--metric", type=click.Choice(["psnr", "ssim", "flip", "stlpips", "lpips"]), default="psnr", help="what distance is"
 )
@@ -48,6 +49,7 @@ def tune(
     bundle: Path,
     min_speedup: float | None,
     max_distance: float | None,
+    budget_ms: float | None,
     metric: Any,
     work: Path | None,
     dry_run: bool,
@@ -56,14 +58,14 @@ def tune(
 ) -> None:
     """Find the bundle's best schedule under one constraint, by counting first and measuring what that leaves.
 
-    Give --min-speedup or --max-distance. Killed anywhere, the same command goes on where it was.
+    Give --min-speedup, --max-distance or --budget-ms. Killed anywhere, the same command goes on where it was.
     """
     from hsexport.measure.tune.goal import goal_from
     from hsexport.measure.tune.tune import TuneRequest
     from hsexport.measure.tune.tune import tune as tune_bundle
     from hsruntime.text.tokenize import PromptCutWarning
 
-    goal = goal_from(min_speedup, max_distance, metric)
+    goal = goal_from(min_speedup, max_distance, budget_ms, metric)
     kept = work or bundle.resolve().with_name(f"{bundle.resolve().name}.tune")
     request = TuneRequest(bundle=bundle, goal=goal, work=kept, metric=metric, write=not dry_run, **asked)
     on_stop = f"what was measured is kept in {kept}, the same command goes on from there"
@@ -79,9 +81,11 @@ def tune(
 
 
 def _print(outcome: Any, bundle: Path) -> None:
-    from hsexport.measure.tune.tune import measured_table, unmeasured_table
+    from hsexport.measure.tune.tune import measured_table, timings_table, unmeasured_table
 
     console = tables_console()
+    console.print(timings_table(outcome))
+    console.print()
     console.print(measured_table(outcome))
     console.print()
     console.print(unmeasured_table(outcome.found))

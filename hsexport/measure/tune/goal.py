@@ -77,11 +77,26 @@ class AtLeastAsClose:
 Goal = AtLeastAsFast | AtLeastAsClose
 
 
-def goal_from(min_speedup: float | None, max_distance: float | None, metric: str) -> Goal:
-    """The one constraint. Raises TuneError for none, both, or a number that means nothing."""
-    if (min_speedup is None) == (max_distance is None):
-        found = "both --min-speedup and --max-distance" if min_speedup is not None else "no constraint"
+@dataclass(frozen=True)
+class WithinBudget:
+    """The least distance at a loop of at most so many milliseconds: a speedup, once it is known what large takes."""
+
+    milliseconds: float
+
+
+def goal_from(
+    min_speedup: float | None, max_distance: float | None, budget_ms: float | None, metric: str
+) -> Goal | WithinBudget:
+    """The one constraint. Raises TuneError for none, several, or a number that means nothing."""
+    asked = {"--min-speedup": min_speedup, "--max-distance": max_distance, "--budget-ms": budget_ms}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        found = f"{' and '.join(given)} are" if given else "no constraint is"
         raise TuneError(f"{found} given, tune works under one", "for example --min-speedup 1.8")
+    if budget_ms is not None:
+        if not 0 < budget_ms < float("inf"):
+            raise TuneError(f"--budget-ms {budget_ms:g} is no time", "for example --budget-ms 500")
+        return WithinBudget(budget_ms)
     if min_speedup is not None:
         if not 1 < min_speedup < float("inf"):
             raise TuneError(f"--min-speedup {min_speedup:g} asks for no speedup", "for example --min-speedup 1.8")

@@ -233,6 +233,11 @@ class Measurer:
             self.reporter.advance(name, "picture", number, len(missing))
         self.reporter.end(name, f"for {len(missing)} prompts")
 
+    def large_seconds(self, pictures: int) -> float:
+        """What large's loop takes, the median of so many pictures after one to warm up."""
+        times = [self._generate(self.large, self.prompts[0]).loop_seconds for _ in range(pictures + 1)]
+        return float(np.median(times[1:]))
+
     def _play(self, lacking: Sequence[Counted], prompt: Prompt) -> None:
         """One round; each measurement is kept the moment it is made."""
         if not lacking:

@@ -59,7 +59,7 @@ class Search:
         self._counted = list(counted)
         self._goal = goal
         self._prompts = prompts
-        self._few, self._some = min(prompts, max(2, round(prompts / 8))), min(prompts, max(3, round(prompts / 3)))
+        self._few, self._some = shares_of(prompts)
         self._measurer = measurer
         self._rejected = {r.schedule: r for r in rejected}
         self._met: dict[Candidate, Counted] = {}
@@ -227,6 +227,11 @@ class Search:
     def _reject(self, counted: Counted, ground: Ground, reason: str) -> None:
         rejected = rejection(counted.candidate, ground, reason)
         self._rejected[rejected.schedule] = rejected
+
+
+def shares_of(prompts: int) -> tuple[int, int]:
+    """How many of all prompts the first round has, and the second."""
+    return min(prompts, max(2, round(prompts / 8))), min(prompts, max(3, round(prompts / 3)))
 
 
 def with_both_sorts(ordered: Sequence[Counted], count: int) -> list[Counted]:

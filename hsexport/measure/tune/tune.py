@@ -14,28 +14,31 @@ from rich.table import Column, Table
 
 from hsengines.errors import HSError
 from hsexport.measure.prompts import prompts_for, shuffled
-from hsexport.measure.tune.candidates import count_all, family
+from hsexport.measure.tune.candidates import DIFFUSERS, count_all, family
 from hsexport.measure.tune.goal import (
     AtLeastAsClose,
     AtLeastAsFast,
     Goal,
     TuneError,
+    WithinBudget,
     metric_called,
     tells_apart,
 )
+from hsexport.measure.tune.levers import Lever, Timed, timings_at, to_go_on, waterfall
 from hsexport.measure.tune.measuring import Conditions, Ledger, Measurer, subject_of
-from hsexport.measure.tune.search import Found, Row, Search
+from hsexport.measure.tune.search import Found, Row, Search, shares_of
 from hsexport.measure.turns import mean_of
 from hsexport.progress import Reporter
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.bundle.writer import write_defaults
-from hsruntime.facts import Defaults
+from hsruntime.facts import Defaults, Facts
 from hsruntime.options import SessionOptions
 from hsruntime.schedule.fit import schedule_for
 from hsruntime.session import Session
 
 CONVERGED_STEPS = 100
+BUDGET_PICTURES = 5
 GROUNDS = {
     "refused": "not run by this runtime",
     "too slow": "too slow by counting",
@@ -50,7 +53,7 @@ class TuneRequest:
     """What a search is asked for."""
 
     bundle: Path
-    goal: Goal
+    goal: Goal | WithinBudget
     work: Path  # where the ledger and the reference's pictures are kept
     metric: str = "psnr"
     reference: Literal["converged", "same-steps"] = "converged"
@@ -74,6 +77,8 @@ class Outcome:
     before: Defaults  # the bundle's own defaults before it was ever tuned
     measured: int  # pictures measured by this search; the ledger had the others
     written: bool
+    timed: list[Timed]  # noise levels and solvers on large alone, nearest first
+    levers: list[Lever]  # the winner's speedup as a product
 
     @property
     def winner(self) -> Row:
@@ -94,7 +99,9 @@ class Outcome:
             if score.metric.turned(far) > score.metric.turned(goal.limit):
                 reach = f"reaches to {score.metric.shown(far)}, beyond the {goal.limit:g} allowed"
                 told.append(f"The mean's 95 % interval {reach}.")
-        return told + list(_against_others(self.found.rows[: self.found.finalists], goal))
+        told += _against_others(self.found.rows[: self.found.finalists], goal)
+        parts = ", ".join(f"{lever.name} {lever.factor:.2f}x" for lever in self.levers)
+        return [*told, f"What each lever gave, at the winner's distance: {parts}."]
 
 
 def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
@@ -113,21 +120,40 @@ def tune(request: TuneRequest, reporter: Reporter) -> Outcome:
     with Ledger(request.work) as ledger, Session(bundle, opening) as session:
         before = ledger.first_defaults(manifest)
         steps, converged = request.large_steps or before.steps, min(CONVERGED_STEPS, facts.most_steps)
-        counted, refused = count_all(family(steps), facts, steps)
-        fastest = max(counted, key=lambda c: c.speedup)
-        if isinstance(request.goal, AtLeastAsFast) and fastest.speedup < request.goal.speedup:
-            found = f"the fastest, {fastest.candidate.schedule}, has {fastest.speedup:.2f} by counting operations"
-            raise TuneError(f"a speedup of {request.goal.speedup:g} is out of reach: {found}", "ask for less")
         large = schedule_for(facts, "large", steps)
         reference = large if request.reference == "same-steps" else schedule_for(facts, "large", converged)
         named = str(large), str(reference), metric.name
         conditions = Conditions(subject_of(manifest), request.threads, *named, request.device)
         folder = request.work / "references"
         measurer = Measurer(session, prompts, large, reference, conditions, metric, folder, ledger, reporter)
-        result = Search(counted, refused, request.goal, len(prompts), measurer).run()
+        goal = within_budget(request.goal, measurer) if isinstance(request.goal, WithinBudget) else request.goal
+        _check_reach(goal, facts, steps)
+        few, some = shares_of(len(prompts))
+        timed = timings_at(facts, goal, steps, few, measurer)
+        counted, refused = count_all(family(steps, to_go_on(timed), facts), facts, steps)
+        result = Search(counted, refused, goal, len(prompts), measurer).run()
+        levers = waterfall(facts, result.rows[0].counted, steps, some, measurer)
     if request.write:
         _write(request.bundle, manifest, result.rows[0])
-    return Outcome(result, request.goal, str(large), str(reference), before, measurer.made, request.write)
+    return Outcome(result, goal, str(large), str(reference), before, measurer.made, request.write, timed, levers)
+
+
+def within_budget(budget: WithinBudget, measurer: Measurer) -> AtLeastAsFast:
+    """The speedup that a budget asks for, by what large takes here. Raises TuneError where there is room already."""
+    took = 1000 * measurer.large_seconds(BUDGET_PICTURES)
+    if took <= budget.milliseconds:
+        told = f"large takes {took:.0f} ms, the budget is {budget.milliseconds:g}"
+        raise TuneError(told, "nothing is to be gained: run it as it is, or ask for less")
+    return AtLeastAsFast(took / budget.milliseconds)
+
+
+def _check_reach(goal: Goal, facts: Facts, steps: int) -> None:
+    """Raises TuneError for a speedup that no candidate has even by counting."""
+    counted, _ = count_all(family(steps, [DIFFUSERS], facts), facts, steps)
+    fastest = max(counted, key=lambda c: c.speedup)
+    if isinstance(goal, AtLeastAsFast) and fastest.speedup < goal.speedup:
+        found = f"the fastest, {fastest.candidate.schedule}, has {fastest.speedup:.2f} by counting operations"
+        raise TuneError(f"a speedup of {goal.speedup:.4g} is out of reach: {found}", "ask for less")
 
 
 def _write(path: Path, measured: Manifest, winner: Row) -> None:
@@ -200,6 +226,16 @@ def _became(number: int, row: Row, outcome: Outcome) -> str:
     return "finalist" if tells_apart(lead) else "finalist, not told apart from the winner"
 
 
+def timings_table(outcome: Outcome, rows: int = 8) -> Table:
+    """The nearest noise levels and solvers on large alone, and diffusers' own."""
+    metric = outcome.winner.score.metric
+    table = Table("levels and solver", Column(metric.title, justify="right"), box=None)
+    shown = [*outcome.timed[:rows], *(each for each in outcome.timed[rows:] if each.timing == DIFFUSERS)]
+    for each in shown:
+        table.add_row(str(each.timing), f"{each.score.value:.{metric.decimals}f}")
+    return table
+
+
 def unmeasured_table(found: Found) -> Table:
     """How many candidates were never measured, and why, with one of them to look at."""
     table = Table("not measured", Column("", justify="right"), Column("for example", overflow="fold"), box=None)
@@ -222,6 +258,8 @@ def summary(outcome: Outcome, work: Path) -> dict[str, Any]:
         "metric": winner.score.metric.name,
         "sentences": outcome.sentences,
         "written": outcome.written,
+        "timings": [{**asdict(each.timing), "value": each.score.value} for each in outcome.timed],
+        "levers": [asdict(lever) for lever in outcome.levers],
         "before": {"schedule": outcome.before.schedule, "steps": outcome.before.steps},
         "work": str(work),
         "pictures_measured": outcome.measured,

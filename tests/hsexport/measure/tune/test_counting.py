@@ -1,10 +1,12 @@
 import pytest
 
 from hsexport.measure.tune.candidates import (
+    DIFFUSERS,
     MARGIN,
     Candidate,
     Correction,
     Policy,
+    Timing,
     correction_from,
     count_all,
     family,
@@ -14,10 +16,12 @@ from hsexport.measure.tune.candidates import (
     spread,
 )
 
+TIMINGS = (DIFFUSERS, Timing(solver="ab2"))
+
 
 @pytest.fixture
 def counted(manifest):
-    return count_all(family(28), manifest.facts, 28)[0]
+    return count_all(family(28, TIMINGS, manifest.facts), manifest.facts, 28)[0]
 
 
 def test_speed_is_that_over_large_in_its_own_steps(manifest):
@@ -52,13 +56,13 @@ def test_dominated_is_whatever_spends_less_on_everything(counted):
     kept, dominated = not_dominated(fast)
     assert next(c.candidate.schedule for c in kept if c.candidate.modes == ("large",)) == "large:15"
     assert "large:14" in {r.schedule for r in dominated}
-    switches = [c.candidate for c in kept if c.candidate.kind == "large/small" and c.candidate.solver == "euler"]
+    switches = [c.candidate for c in kept if c.candidate.kind == "large/small" and c.candidate.timing == DIFFUSERS]
     assert len(switches) == len({c.total for c in switches})  # of each number of steps the one with most of large
 
 
 def test_probe_has_every_kind_once_for_each_solver(counted):
     probes = one_of_each_kind(counted, 1.8)
-    assert len(probes) == len({(c.candidate.kind, c.candidate.solver) for c in counted})
+    assert len(probes) == len({(c.candidate.kind, c.candidate.timing.solver) for c in counted})
     assert next(c for c in probes if c.candidate.schedule.startswith("large:15")).speedup == pytest.approx(28 / 15)
 
 

@@ -1,11 +1,14 @@
 import json
 import shutil
+from math import prod
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError
+from hsexport.measure.tune.candidates import TIMINGS
+from hsexport.measure.tune.goal import AtLeastAsClose, AtLeastAsFast, TuneError, WithinBudget
+from hsexport.measure.tune.levers import to_go_on
 from hsexport.measure.tune.measuring import LEDGER_NAME
 from hsexport.measure.tune.tune import TuneRequest, tune
 from hsexport.progress import Reporter
@@ -78,6 +81,28 @@ def test_winner_becomes_the_default_and_nothing_else_changes(tiny_bundle, tuned_
     assert sorted(p.name for p in tuned_bundle.parent.iterdir()) == ["own.bundle", "work"]
     with Session.open(tuned_bundle) as session:
         assert session.generate("abc").schedule == winner
+
+
+def test_noise_levels_and_solvers_are_compared_on_large_alone_and_the_nearest_go_on(tuned):
+    values = [each.score.value for each in tuned.timed]
+    assert len(values) == len(TIMINGS) and values == sorted(values, reverse=True)
+    used = {row.counted.candidate.timing for row in tuned.found.rows}
+    assert used <= set(to_go_on(tuned.timed)) and tuned.timed[0].timing in used
+
+
+def test_levers_make_up_the_measured_speedup(tuned):
+    assert [lever.name for lever in tuned.levers][:3] == ["fewer steps", "noise levels", "solver"]
+    assert prod(lever.factor for lever in tuned.levers) == pytest.approx(tuned.winner.score.speedup)
+
+
+def test_budget_is_a_speedup_over_what_large_takes_here(own_bundle):
+    with Session.open(own_bundle) as session:
+        session.generate("abc 0", schedule="large:28")
+        large = session.generate("abc 0", schedule="large:28").loop_seconds
+    outcome = tune(request(own_bundle, WithinBudget(1000 * large / 2), write=False), Reporter())
+    assert outcome.winner.score.speedup >= outcome.goal.speedup > 1
+    with pytest.raises(TuneError, match=r"large takes \d+ ms, the budget is 1e\+06; nothing is to be gained"):
+        tune(request(own_bundle, WithinBudget(1e6), write=False), Reporter())
 
 
 def test_dry_run_leaves_the_bundle_alone(own_bundle):
