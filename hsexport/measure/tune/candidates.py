@@ -29,7 +29,7 @@ from typing import Literal
 from hsexport.measure.turns import counted_speedup
 from hsruntime.facts import Facts
 from hsruntime.schedule.fit import schedule_for
-from hsruntime.schedule.schedule import Schedule, ScheduleError
+from hsruntime.schedule.schedule import Schedule, ScheduleError, folded
 
 SIGNALS = ("gap", "change", "std")
 RATIOS = (0.2, 0.3, 0.4, 0.5)
@@ -121,7 +121,8 @@ class Candidate:
     @property
     def schedule(self) -> str:
         """The short form; what a runtime of any age takes for granted is left out."""
-        segments = ",".join(f"{mode}:{steps}" for mode, steps in zip(self.modes, self.steps, strict=True))
+        runs = zip(self.modes, self.steps, strict=True)
+        segments = ",".join(folded([f"{mode}:{steps}" for mode, steps in runs]))
         told = self.timing.told
         told += [f"guidance={self.interval[0]:g}/{self.interval[1]:g}"] if self.interval else []
         told += [f"order={self.order}"] if self.order != 1 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import cycle as it_cycle
 from itertools import groupby, islice
@@ -190,6 +191,8 @@ def _fields(policy: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in parts}
 
 
+LONGEST = 100 * MAX_STEPS
+"""Characters of a schedule that is written out."""
 GUIDANCES = ("held", "off")
 OWN: dict[str, tuple[Any, str]] = {
     "solver": (Solver, ", ".join(get_args(Solver))),
@@ -215,17 +218,30 @@ def schedule_from_json(text: str | bytes) -> Schedule:
 def schedule_from_text(text: str) -> Schedule:
     """Parses either spelling. Raises ScheduleError naming the part.
 
-    A segment is `mode[+guidance]:steps`, guidance being held or off; `large:5-23` may end early from step 5 on.
+    A segment is `mode[+guidance]:steps`, guidance being held or off; `large:5-23` may end early from step 5 on, and
+    `(skip:2,large:1)*8` stands for eight times what is in brackets.
     """
     text = text.strip()
     if text.startswith("{"):
         return schedule_from_json(text)
     modes, _, policy = text.partition(";")
-    segments = [_segment_from_text(number, part) for number, part in enumerate(modes.split(","), start=1)]
+    parts = TURNS.sub(_written_out, modes).split(",")
+    segments = [_segment_from_text(number, part) for number, part in enumerate(parts, start=1)]
     fields = _fields(policy)
     own = _own_from_fields({name: fields.pop(name) for name in OWN if name in fields})
     region = _region_from_fields(policy, fields) if fields else RegionPolicy()
     return check_schedule(Schedule(sum(s.steps for s in segments), segments, region, **own))
+
+
+TURNS = re.compile(r"\(([^()]*)\)\*(\d{1,5})(?!\d)")
+
+
+def _written_out(turns: re.Match[str]) -> str:
+    """Segments as often as they are asked for. Raises ScheduleError before that fills the memory."""
+    times = int(turns[2])
+    if not 1 <= times <= MAX_STEPS or times * len(turns[1]) > LONGEST:
+        raise ScheduleError(f"{quoted(turns[0])}: {times} times cannot be run", f"at most {MAX_STEPS} steps can")
+    return ",".join([turns[1]] * times)
 
 
 def quoted(text: str) -> str:

@@ -143,7 +143,7 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
         """The short form; JSON where that cannot say when a segment ends."""
         if any(s.until and s.until.below != Settled().below for s in self.segments):
             return schedule_json(self)
-        return ";".join(filter(None, [",".join(map(str, self.segments)), ",".join(self._policy())]))
+        return ";".join(filter(None, [",".join(folded(list(map(str, self.segments)))), ",".join(self._policy())]))
 
     def _policy(self) -> list[str]:
         """The short form's second half: signal and ratio where there is a region, else what differs from a default."""
@@ -191,6 +191,18 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
         """All segments as they run if none ends early."""
         for segment in self.segments:
             yield from self.runs(segment)
+
+
+def folded(parts: list[str]) -> Iterator[str]:
+    """Segments with two that take turns written once: `(skip:2,large:1)*8`."""
+    while parts:
+        pair = parts[:2]
+        times = next((n for n in range(1, len(parts)) if parts[2 * n : 2 * n + 2] != pair), 1)
+        if times > 1 and len(pair) == 2:
+            yield f"({','.join(pair)})*{times}"
+            del parts[: 2 * times]
+        else:
+            yield parts.pop(0)
 
 
 def schedule_json(schedule: Schedule) -> str:

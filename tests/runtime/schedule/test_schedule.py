@@ -70,6 +70,22 @@ def test_short_form_reads_back_as_it_was_written(schedule):
     assert schedule_from_text(str(schedule)) == msgspec.structs.replace(schedule, region=used)
 
 
+def test_segments_that_take_turns_are_written_once():
+    text = "large:2,(skip:2,large:1)*3,small:1"
+    schedule = schedule_from_text(text)
+    assert [(s.mode, s.steps) for s in schedule.segments][1:5] == [("skip", 2), ("large", 1)] * 2
+    assert (schedule.steps, str(schedule)) == (12, text)
+    assert str(schedule_from_text("(large:1)*3,small:1")) == "large:1,large:1,large:1,small:1"
+
+
+@pytest.mark.parametrize(
+    "text", ["(large:1)*0", "(large:1)*99999", "(large:1", "large:1)*3", "((large:1)*2)*2", "()*3"]
+)
+def test_turns_that_cannot_be_read_are_told(text):
+    with pytest.raises(ScheduleError):
+        schedule_from_text(text)
+
+
 def test_bytes_that_are_not_utf8_are_told():
     with pytest.raises(ScheduleError, match="schedule: "):
         schedule_from_json(b'{"steps": 1, "\xff": 2, "segments": []}')
