@@ -168,7 +168,7 @@ COLUMNS = (
     Column("sample quality", "Frechet", "quality.frechet"),
 )
 FEW = ("speedup", "by counting", "PSNR, dB to large", "FLIP to large", "ST-LPIPS to large", "LPIPS to large",
-       "FLIP to converged", "features to converged", "named", "among five", "Frechet", "over diffusers")  # fmt: skip
+       "PSNR, dB to converged", "FLIP to converged", "named", "among five", "Frechet", "over diffusers")  # fmt: skip
 """What fits a README or a terminal."""
 
 
