@@ -5,9 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Annotated, Literal
 
-from msgspec import Meta
-
-from hsruntime.strict import Strict
+from msgspec import Meta, Struct
 
 Count = Annotated[int, Meta(ge=1, le=2**20)]
 """Of layers, heads, widths, tokens, pixels, noise levels; the bound is far beyond any model's."""
@@ -36,6 +34,10 @@ def counted(operations: Operations, **dims: int) -> int:
     """The sum for these dimensions; the product named "1" is taken as it is."""
     known = {"1": 1, **dims}
     return sum(factor * prod(known[dim] for dim in name.split("*")) for name, factor in operations.items())
+
+
+class Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    """A record that knows all of its fields: the base of what is read from JSON, manifests and schedules as well."""
 
 
 class Lora(Strict, frozen=True, kw_only=True):

@@ -73,6 +73,19 @@ def test_write_and_copy_keep_the_address():
     np.testing.assert_array_equal(tensor.read(), [1, 1, 1])
 
 
+def test_tail_is_the_last_rows_in_the_very_same_memory():
+    whole = HostDevice().upload(np.arange(12, dtype=np.float32).reshape(4, 3))
+    tail = whole.tail(3)
+    assert (tail.shape, tail.dtype, tail.address) == ((3, 3), whole.dtype, whole.address + 12)
+    np.testing.assert_array_equal(tail.read(), whole.read()[1:])
+    tail.write(np.zeros((3, 3), np.float32))
+    np.testing.assert_array_equal(whole.read(), [[0, 1, 2], *[[0] * 3] * 3])
+    whole.write(np.ones((4, 3), np.float32))
+    np.testing.assert_array_equal(tail.tail(1).read(), [[1, 1, 1]])
+    assert whole.tail(0).shape == (0, 3)
+    assert whole.tail(4).address == whole.address
+
+
 @pytest.mark.parametrize("array", [np.zeros(3), np.zeros(4, np.float32)])
 def test_write_refuses_another_dtype_and_another_shape(array):
     with pytest.raises((TypeError, ValueError)):

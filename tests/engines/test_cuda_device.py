@@ -43,6 +43,35 @@ def test_upload_of_a_transposed_array_keeps_its_order(device):
     np.testing.assert_array_equal(device.upload(values).read(), values)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
+def test_tail_is_the_last_rows_in_the_very_same_memory(device, cuda, dtype):
+    whole = device.upload(np.arange(12).reshape(4, 3).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
+    held, tail = device.allocated_bytes, whole.tail(3)
+    assert (tail.shape, tail.dtype, device.allocated_bytes) == ((3, 3), whole.dtype, held)
+    assert tail.address == whole.address + 3 * whole.dtype.itemsize
+    np.testing.assert_array_equal(tail.read(), whole.read()[1:])
+    tail.write(np.zeros((3, 3), whole.dtype))
+    np.testing.assert_array_equal(whole.read(), np.array([[0, 1, 2], *[[0] * 3] * 3], whole.dtype))
+    other = device.empty((3, 3), dtype)
+    other.copy_from(tail)
+    tail.copy_from(other)
+    np.testing.assert_array_equal(tail.tail(2).read(), other.read()[1:])
+    whole.tail(0).write(np.empty((0, 3), whole.dtype))
+
+
+def test_whole_lives_as_long_as_its_tail(device, cuda):
+    whole = device.upload(np.arange(4, dtype=np.float32))
+    address, tail = whole.address, whole.tail(2).tail(1)
+    del whole
+    gc.collect()
+    assert address in cuda.live_allocations
+    np.testing.assert_array_equal(tail.read(), [3])
+    del tail
+    gc.collect()
+    device.empty((1,), "float32")  # what is freed goes back at the next call
+    assert address not in cuda.live_allocations
+
+
 def test_bfloat16_is_copied_on_the_device(device):
     values = np.array([0.5, -2, 300], ml_dtypes.bfloat16)
     source, target = device.upload(values), device.empty((3,), "bfloat16")

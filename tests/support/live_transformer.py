@@ -6,18 +6,22 @@ import torch
 from torch import nn
 
 from hsexport.families.sd3.conditioning import Conditioning
-from hsexport.families.sd3.transformer import TokenTransformer
+from hsexport.families.sd3.transformer import OuterTransformer, TokenTransformer
 from hsexport.families.sd3.weights import centre_rows, token_weight
 
 
 class LiveTransformer(nn.Module):
-    """Conditioning network and denoiser one after the other, as a step of one noise level."""
+    """Conditioning network and denoiser one after the other, as a step of one noise level.
 
-    def __init__(self, model, kept, *, takes_cache):
+    With `outer` the denoiser answers what its middle blocks add, or, `light`, is without these.
+    """
+
+    def __init__(self, model, kept, *, takes_cache=False, outer=None, light=False):
         super().__init__()
         model = copy.deepcopy(model)  # which the denoiser takes apart
         self.conditioning = Conditioning(model)
-        self.denoiser = TokenTransformer(model, kept, takes_cache=takes_cache)
+        made = OuterTransformer(model, kept, outer) if light else None
+        self.denoiser = made or TokenTransformer(model, kept, takes_cache=takes_cache, outer=outer)
         self.denoiser.patch_weight.copy_(torch.from_numpy(token_weight(model.pos_embed.proj.weight.numpy())))
         self.denoiser.position_table.copy_(torch.from_numpy(centre_rows(model.pos_embed.pos_embed.numpy(), kept)))
 
@@ -34,6 +38,6 @@ class LiveTransformer(nn.Module):
 
 
 @torch.no_grad()
-def live_transformer(model, kept, *, takes_cache):
+def live_transformer(model, kept, **form):
     """In evaluation mode; `model` stays as it is."""
-    return LiveTransformer(model, kept, takes_cache=takes_cache).eval()
+    return LiveTransformer(model, kept, **form).eval()

@@ -205,6 +205,8 @@ class Context(Simulated):
     def set_tensor_address(self, name, address):
         if self.library.told("set_tensor_address", name) or not address:
             return self._refusal(f"Error Code 3: API Usage Error (null address for {name})")
+        if address % 256:
+            return self._refusal(f"Error Code 3: API Usage Error (address of {name} is not aligned to 256 bytes)")
         self._addresses[name] = address
         return name in self._facts["tensors"]
 

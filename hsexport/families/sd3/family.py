@@ -95,7 +95,7 @@ class Sd3(Family):
         if not middle_of(config, outer):
             raise PairError(
                 f"--light {outer[0]}+{outer[1]} leaves out none of the {config.num_layers} blocks of {member}",
-                "keep fewer, 2+1 for example",
+                "keep fewer",
             )
         kept = without_middle(config, outer)
         return structs.replace(large, layers=kept.num_layers, outer=outer, operations=transformer_operations(kept))

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from hsengines.spec import FLOATS, TensorSpec, numpy_dtype
 from hsruntime.bundle.manifest import FOREIGN, BundleError, EngineRecord, Manifest, output_spec
-from hsruntime.facts import RESIDUAL, Sizes, TextSide
+from hsruntime.facts import RESIDUAL, Sizes, TextSide, Transformer
 
 OUTPUTS = {"vae_decoder": "pictures", "select_cache": "selected", "unpatchify": "latents"}
 """Outputs that the runtime asks for by name."""
@@ -24,7 +24,7 @@ def check_consistency(manifest: Manifest) -> None:
     for role in facts.members:
         _check_conditions(manifest, role)
     if facts.light:
-        _check_light(manifest)
+        _check_light(manifest, facts.light)
     _check_sizes(manifest.facts.sizes)
     for name, record in manifest.engines.items():
         _check_engine(name, record)
@@ -73,16 +73,21 @@ def _check_text(manifest: Manifest, side: TextSide) -> None:
         )
 
 
-def _check_conditions(manifest: Manifest, role: str) -> None:
-    """Refuses a conditioning network whose answers are not what the steps take."""
-    taken = {tensor.name: tensor for tensor in manifest.engines[role].spec.inputs}
+def _check_conditions(manifest: Manifest, role: str, engine: str | None = None) -> None:
+    """Refuses a conditioning network whose answers are not what the steps take, the role's own or another engine's."""
+    engine = engine or role
+    taken = {tensor.name: tensor for tensor in manifest.engines[engine].spec.inputs}
     for tensor in manifest.engines[f"condition_{role}"].spec.outputs:
         if taken.get(tensor.name) != tensor:
-            _refuse(f"engine '{role}' has no input '{tensor.name}' for what 'condition_{role}' answers")
+            _refuse(f"engine '{engine}' has no input '{tensor.name}' for what 'condition_{role}' answers")
 
 
-def _check_light(manifest: Manifest) -> None:
-    """Refuses a light one that takes what large does not answer, or of another type or number of dimensions."""
+def _check_light(manifest: Manifest, light: Transformer) -> None:
+    """Refuses a light one that is not large's, or takes what large does not answer as it takes it."""
+    large = manifest.facts.large
+    if light.outer is None or (light.text, light.positions) != (large.text, large.positions):
+        _refuse("light is no form of large: it states no outer blocks, or another text side or other positions")
+    _check_conditions(manifest, "large", "light")
     answered = {tensor.name: tensor for tensor in manifest.engines["large"].spec.outputs}
     for tensor in manifest.engines["light"].spec.inputs:
         found = answered.get(tensor.name)

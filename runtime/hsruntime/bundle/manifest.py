@@ -12,8 +12,7 @@ from msgspec import Meta
 from hsengines.errors import HSError
 from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import traits_of
-from hsruntime.facts import Count, Defaults, Facts, Sha256
-from hsruntime.strict import Strict
+from hsruntime.facts import Count, Defaults, Facts, Sha256, Strict
 
 FORMAT_VERSION = 8
 UNSEALED = "0" * 64

@@ -131,6 +131,9 @@ def _own(facts: Facts, specs: Mapping[str, EngineSpec]) -> dict[str, dict[str, T
 SHARED = ("*", "small_*", "residual_*")
 """Buffers of which the prompts' rows are not kept twice, for steps of both rows and for those that run them alone."""
 
+ALIGNMENT = 256
+"""Bytes at whose multiples an engine's tensor must begin: TensorRT takes no others."""
+
 REGIONAL = ("active_positions", "active_index", "cached_index", "blend_index", "merge_index")
 """Buffers that say where a region's tokens lie."""
 
@@ -150,19 +153,34 @@ class Buffers:
         self._everything = np.tile(np.arange(shape.tokens, dtype=np.int32), (shape.pictures, 1))
         self._region = Region(self._everything[:, : shape.active], self._everything[:, shape.active :])
         self._made = {self.layout.tensor(name, shape.rows): tensor for name, tensor in conditioning.items()}
+        self._copied: dict[str, tuple[Tensor, Tensor]] = {}
 
     def tensor(self, buffer: str, rows: int | None = None) -> Tensor:
         """The buffer with L = `rows`, by default G; uninitialised the first time unless the host says what it holds."""
         spec = self.layout.tensor(buffer, rows or self._shape.rows)
         if spec not in self._made:
-            # The prompts' rows come last, and steps that run these alone share them with the others.
-            both = self.layout.tensor(buffer, self._shape.rows)
-            if pattern_of(buffer) in SHARED and both != spec:
-                self._made[spec] = self.tensor(buffer).tail(rows or self._shape.rows)
+            whole = self.layout.tensor(buffer, self._shape.rows)
+            if pattern_of(buffer) in SHARED and spec != whole:
+                self._made[spec] = self._tail(buffer, whole, spec)
             else:
                 self._made[spec] = self._device.empty(_extents(spec), spec.dtype)
                 self._fill(spec, self._made[spec])
         return self._made[spec]
+
+    def _tail(self, buffer: str, whole: TensorSpec, spec: TensorSpec) -> Tensor:
+        """The prompts' rows, which come last: as they lie, or a copy that `share` renews where they begin askew."""
+        tail = self.tensor(buffer).tail(_extents(spec)[0])
+        if (_size_bytes(whole) - _size_bytes(spec)) % ALIGNMENT == 0:
+            return tail
+        copy = self._device.empty(_extents(spec), spec.dtype)
+        self._copied[buffer] = (tail, copy)
+        return copy
+
+    def share(self, *patterns: str) -> None:
+        """Copies the prompts' rows of shared buffers where no engine takes them as they lie."""
+        for buffer, (tail, copy) in self._copied.items():
+            if pattern_of(buffer) in patterns:
+                copy.copy_from(tail)
 
     def write(self, buffer: str, value: np.ndarray | float | int) -> None:
         """Fills a buffer from the host, broadcast to its shape; one that nothing is bound to is not there."""
@@ -238,7 +256,11 @@ def _sizes(facts: Facts, specs: Mapping[str, EngineSpec], shape: LoopShape, *, c
     loops = {buffer for buffer in bound if pattern_of(buffer) not in ("*", "small_*")}
     for tensor in {layout.tensor(buffer, shape.rows) for buffer in loops}:
         if BUFFERS[pattern_of(tensor.name)][0].startswith("cache ") == cache:
-            yield prod(_extents(tensor)) * numpy_dtype(tensor.dtype).itemsize
+            yield _size_bytes(tensor)
+
+
+def _size_bytes(spec: TensorSpec) -> int:
+    return prod(_extents(spec)) * numpy_dtype(spec.dtype).itemsize
 
 
 def _extents(spec: TensorSpec) -> tuple[int, ...]:

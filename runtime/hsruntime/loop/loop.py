@@ -123,6 +123,7 @@ class Loop:
 
         Where their networks are to be opened first, nothing is done for what was given last. Raises EngineLoadError.
         """
+        self._buffers.share("*", "small_*")
         if self._load is None:
             for name in self._conditions:
                 self._replays[name].launch()
@@ -174,6 +175,8 @@ class Loop:
                 if pending:
                     pending.wait()
                 pending = mark
+            if segment.large == "full" and segment.guidance == "full":
+                self._buffers.share("residual_*")
             if pending:
                 pending.wait()
         return SegmentTime(segment.mode, steps, perf_counter() - start - elsewhere)

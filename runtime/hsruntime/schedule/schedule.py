@@ -10,9 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from hsengines.errors import HSError
-from hsruntime.facts import SHIFTS
+from hsruntime.facts import SHIFTS, Strict
 from hsruntime.loop.program import SIGNALS, reads
-from hsruntime.strict import Strict
 
 Signal = Annotated[str, Meta(pattern=rf"\A({'|'.join(SIGNALS)})\Z")]
 Solver = Literal["euler", "ab2", "dpmpp_2m"]

@@ -300,7 +300,7 @@ def test_streamed_weights_and_graphs_exclude_each_other(monkeypatch, tmp_path):
 
 
 def test_another_backends_device_is_refused(bench):
-    with pytest.raises(EngineLoadError, match=r"runs on a GPU, not on cpu; open the device of backend 'tensorrt-rtx'"):
+    with pytest.raises(EngineLoadError, match=r"runs on a GPU, not on CPU; open the device of backend 'tensorrt-rtx'"):
         bench.backend.load(bench.plan, bench.spec, HostDevice())
 
 

@@ -122,6 +122,50 @@ def test_full_velocity_equals_diffusers(architecture, grid, seed):
         assert relative_error(found, expected) < 1e-5  # the same products, summed in another order
 
 
+@st.composite
+def light_cases(draw):
+    """An architecture of three blocks or more, and how many of the outer ones a light form keeps."""
+    layers = draw(st.integers(3, 6))
+    first = draw(st.integers(1, layers - 2))
+    dual = tuple(sorted(draw(st.sets(st.integers(0, layers - 1)))))
+    return {
+        "architecture": draw(architectures()) | {"num_layers": layers, "dual_attention_layers": dual},
+        "outer": (first, draw(st.integers(1, layers - 1 - first))),
+        "grid": (draw(st.integers(1, 9)), draw(st.integers(1, 9))),
+        "rows": draw(st.sampled_from([1, 2, 4])),
+        "text": draw(st.integers(1, 7)),
+        "seed": draw(st.integers(0, 2**16)),
+    }
+
+
+@torch.inference_mode()
+@settings(max_examples=40, deadline=None)
+@given(light_cases())
+def test_light_with_what_the_middle_blocks_just_added_is_the_full_pass(case):
+    model, outer, rows = make_model(case["architecture"], case["seed"]), case["outer"], case["rows"]
+    table = Positions(origin="centre", table_size=TABLE, rows=9, columns=9)
+    whole = live_transformer(model, table, takes_cache=True, outer=outer)
+    light = live_transformer(model, table, outer=outer, light=True)
+    (h, w), patch = case["grid"], case["architecture"]["patch_size"]
+    tokens, text, pooled = (
+        torch.randn(rows, h * w, patch * patch * 4),
+        torch.randn(rows, case["text"], 12),
+        torch.randn(rows, 10),
+    )
+    positions = torch.from_numpy(grid_positions(table, case["grid"])).expand(rows, -1)
+    given = (tokens, positions, torch.tensor([431.0]), text, pooled)
+    velocity, *kept, of_image, of_text = whole(*given)
+
+    plain = live_transformer(model, table, takes_cache=True)(*given)
+    assert relative_error(velocity, plain[0]) == 0
+    assert len(kept) == len(plain) - 1
+    assert of_image.shape[:2] == tokens.shape[:2] and of_text.shape[:2] == text.shape[:2]
+    assert relative_error(light(*given, of_image, of_text)[0], velocity) < RELATIVE_ERROR
+    wrong = of_image + torch.randn_like(of_image)
+    assert relative_error(light(*given, wrong, of_text)[0], velocity) > 10 * RELATIVE_ERROR
+    assert sum(p.numel() for p in light.denoiser.parameters()) < sum(p.numel() for p in whole.denoiser.parameters())
+
+
 @torch.inference_mode()
 def test_a_wrong_cache_is_noticed():
     """The oracle can fail: keys of other tokens give another velocity."""

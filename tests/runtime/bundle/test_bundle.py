@@ -600,7 +600,9 @@ def test_no_backend_lets_a_plan_run_host_code() -> None:
 
 
 def test_example_in_the_format_is_the_golden_manifest_shortened() -> None:
-    example = FORMAT.read_text().split("```json\n")[1].split("```")[0]
+    told = FORMAT.read_text()
+    assert told.startswith(f"# The bundle format, version {FORMAT_VERSION}\n")
+    example = told.split("```json\n")[1].split("```")[0]
     manifest_from_bytes(example.encode())
     shown, whole = json.loads(example), json.loads((GOLDEN / "manifest.json").read_bytes())
     assert list(shown) == list(whole)

@@ -32,7 +32,7 @@ class Rotary(Family):
         return read_document(transformer / "config.json"), read_headers(transformer)
 
     def check_pair(self, large, small, without):
-        return {member.role: member.directory.parts for member in (large, small)}
+        return {member.role: member.directory.parts for member in (large, small) if member}
 
     def latent(self, pair):
         return Latent(channels=CHANNELS, patch_size=1, vae_scale=2)
@@ -58,7 +58,7 @@ class Rotary(Family):
         return Sigmas(rule="trailing", levels=1000, shift=2.0)
 
     def text_sides(self, pair, without, longest):
-        return {role: self._text_side(role, length) for role, length in LENGTHS.items()}
+        return {member.role: self._text_side(member.role, LENGTHS[member.role]) for member in pair.members}
 
     def _text_side(self, role, length):
         slot = TextSlot(
@@ -74,7 +74,7 @@ class Rotary(Family):
         return pair.parts[slot.engine.removeprefix("text_")]["tokenizer"]
 
     def networks(self, recipe):
-        members = (recipe.pair.large, recipe.pair.small)
+        members = recipe.pair.members
         text = [network for member in members for network in self._text(recipe, member)]
         steps = [network for member in members for network in self._transformer(recipe, member)]
         return [*steps, *text, self._decoder(recipe)]
