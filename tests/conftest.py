@@ -79,7 +79,8 @@ def tiny_openvino_bundle(tiny_pair_dirs, tiny_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("openvino") / "bundle"
     large, small = map(str, tiny_pair_dirs)
     options = build_options("openvino")
-    build(BuildRequest(large, small, out, tiny_cache, backend="openvino", options=options), Reporter())
+    request = BuildRequest(large, small, out, tiny_cache, backend="openvino", options=options, light=(1, 1))
+    build(request, Reporter())
     return out
 
 

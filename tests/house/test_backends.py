@@ -135,7 +135,7 @@ def test_a_made_up_backend_is_a_folder_and_one_row(tmp_path, tiny_pair_dirs, tin
     (tmp_path / "made_up.py").write_text(MADE_UP)
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     large, small = tiny_pair_dirs
-    pair = ["--large", large, "--small", small, "--cache", tiny_cache]
+    pair = ["--large", large, "--small", small, "--light", "1+1", "--cache", tiny_cache]
 
     def hsexport(*arguments):
         command = [sys.executable, "-c", ONE_ROW, *map(str, arguments)]

@@ -10,6 +10,8 @@ from hsruntime import Session
 
 HYBRID = "large:2,hybrid:3,small:1"
 SCHEDULES = [HYBRID, f"{HYBRID};signal=change", f"{HYBRID};refresh=2", "large:3", "small:2,large:1"]
+SCHEDULES += ["large:2,light:2", "large:2,light+off:2", "large:2,refined+held:2;signal=std", "large:2,skip:2"]
+SCHEDULES += ["large:2,small+held:2"]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,7 @@ def built(pair_dirs, cache, folder, backend, options):
     from hsexport.progress import Reporter
 
     large, small = map(str, pair_dirs)
-    request = BuildRequest(
-        large=large, small=small, out=folder / "bundle", cache=cache, backend=backend, options=options
-    )
+    request = BuildRequest(large, small, folder / "bundle", cache, backend=backend, options=options, light=(1, 1))
     build(request, Reporter())
     return folder / "bundle"
 

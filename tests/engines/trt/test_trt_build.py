@@ -1,8 +1,8 @@
 """Engines built with the real TensorRT-RTX, on whatever machine this is."""
 
-import os
-import signal
-import threading
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -131,60 +131,12 @@ def test_progress_is_told_step_by_step(tmp_path, out, backend):
     assert all(0 <= step <= steps for _, step, steps in told)
 
 
-@pytest.fixture
-def press_ctrl_c():
-    """Presses it, and returns when the main thread has noticed: a signal left over would hit some later test."""
-    noticed = threading.Event()
-
-    def raised(number, frame):
-        noticed.set()
-        raise KeyboardInterrupt
-
-    def press():
-        noticed.clear()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert noticed.wait(60)
-
-    before = signal.signal(signal.SIGINT, raised)
-    yield press
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_ends_the_build_and_leaves_nothing(tmp_path, out, backend, press_ctrl_c):
-    onnx, spec = attention_network(tmp_path)
-    told = []
-
-    def interrupt(*each):
-        told.append(each)
-        if len(told) == 5:
-            press_ctrl_c()
-
-    with pytest.raises(KeyboardInterrupt):
-        backend.build(onnx, spec, options(), out, interrupt)
-    assert len(told) == 5
-    assert list(out.iterdir()) == []
-    # The library is none the worse for it.
-    assert backend.build(onnx, spec, options(), out).engine.exists()
-
-
-def test_second_ctrl_c_does_not_wait_for_tensorrt(tmp_path, out, backend, press_ctrl_c):
-    onnx, spec = attention_network(tmp_path)
-    go_on, ended, calls = threading.Event(), threading.Event(), []
-
-    def hang(*each):
-        calls.append(each)
-        press_ctrl_c()
-        press_ctrl_c()
-        go_on.wait(60)
-        ended.set()
-
-    with pytest.raises(KeyboardInterrupt):
-        backend.build(onnx, spec, options(), out, hang)
-    assert len(calls) == 1
-    assert not ended.is_set()  # the build hangs still
-    go_on.set()
-    assert ended.wait(60)
-    assert list(out.iterdir()) == []
+def test_ctrl_c_in_a_process_where_nothing_else_has_been():
+    """After what other tests loaded, OpenVINO's plugins say, the kernel may fail to deliver a signal."""
+    interrupts = Path(__file__).with_name("interrupts.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", interrupts]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_whatever_a_listener_raises_ends_the_build_and_comes_out(tmp_path, out, backend):

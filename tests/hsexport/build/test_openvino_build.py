@@ -29,7 +29,8 @@ def narrow_bundle(tiny_pair_dirs, tiny_cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("openvino") / "bundle"
     large, small = map(str, tiny_pair_dirs)
     options = build_options("openvino", precision="bf16")
-    build(BuildRequest(large, small, out, tiny_cache, backend="openvino", options=options), Reporter())
+    request = BuildRequest(large, small, out, tiny_cache, backend="openvino", options=options, light=(1, 1))
+    build(request, Reporter())
     return out
 
 
@@ -73,8 +74,10 @@ def test_a_cpu_without_bf16_is_told_when_the_bundle_is_opened(narrow_bundle, hse
     from hsengines.errors import BackendUnavailable
     from hsengines.openvino.backend import OpenVinoBackend
 
-    monkeypatch.setattr(OpenVinoBackend, "_capabilities", lambda self: ["FP32"])
-    with pytest.raises(BackendUnavailable, match=r"this CPU's flags have neither .*; build with --precision fp32"):
+    monkeypatch.setattr(OpenVinoBackend, "_capabilities", lambda self, device: ["FP32"])
+    with pytest.raises(
+        BackendUnavailable, match=r"computes in bf16; for CPU OpenVINO lists FP32; build with --precision fp32"
+    ):
         Session.open(narrow_bundle)
 
 

@@ -77,7 +77,7 @@ def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift,
         if part.name != "scheduler":
             (linked / part.name).symlink_to(part)
     with_shift(linked, shift)
-    request = {"backend": backend, "options": build_options(backend)}
+    request = {"backend": backend, "options": build_options(backend), "light": (1, 1)}
     with Session.open(built(linked, small, tmp_path / "bundle", tiny_cache, **request)) as session:
         for size, guidance in (((16, 16), 4.0), ((24, 12), 4.0), ((12, 20), 1.0)):
             large_difference = largest_difference(

@@ -89,7 +89,7 @@ def test_one_model_may_take_both_places_and_the_cache_a_relative_path(hsexport, 
 
 @pytest.mark.slow
 def test_a_build_downloads_what_it_needs_once_and_then_needs_no_hub(hsexport, tiny_hub, tiny_cache, tmp_path):
-    pair = ["--large", "org/large", "--small", "org/small"]
+    pair = ["--large", "org/large", "--small", "org/small", "--light", "1+1"]
     build = ["build", *pair, "--stop-after", "export", "--out", tmp_path / "bundle", "--cache", tiny_cache]
     env = tiny_hub.environment(tmp_path / "hub")
     done = hsexport(*build, env=env)

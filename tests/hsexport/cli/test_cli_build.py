@@ -16,9 +16,13 @@ from tiny_pair import make_pipeline
 
 from hsruntime.bundle.reader import open_bundle
 
+NETWORKS = 21
+"""Of the tiny bundle."""
+
 
 def build_arguments(pair, out, cache):
-    return ["build", "--large", pair[0], "--small", pair[1], "--out", out, "--cache", cache]
+    """The tiny bundle's own, where the pair is the tiny one."""
+    return ["build", "--large", pair[0], "--small", pair[1], "--light", "1+1", "--out", out, "--cache", cache]
 
 
 def started(arguments):
@@ -54,7 +58,7 @@ def test_what_may_not_fit_is_told_and_the_build_goes_on(hsexport, tiny_pair_dirs
 def test_a_second_build_takes_everything_from_the_cache(hsexport, tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     done = hsexport(*build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache), "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("kept from an earlier build") == 3 * 19
+    assert done.stderr.count("kept from an earlier build") == 3 * NETWORKS
     assert json.loads(done.stdout)["parity"] < 1e-4
     first, second = ({f.path: f.sha256 for f in open_bundle(b).manifest.files} for b in (tiny_bundle, tmp_path / "b"))
     assert first == second
@@ -78,7 +82,7 @@ def test_kill_9_in_the_middle_then_build_again_resumes(hsexport, tiny_pair_dirs,
     assert done.returncode == 0, done.stderr
     kept = [line for line in done.stderr.splitlines() if "kept from an earlier build" in line]
     assert sum("export: large" in k or "export: small" in k for k in kept) == 2
-    assert len(open_bundle(tmp_path / "b").manifest.engines) == 19
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == NETWORKS
     assert not list((tmp_path / "cache").rglob(".unfinished.*"))
 
 
@@ -101,7 +105,7 @@ def test_killed_at_random_moments_the_next_build_finishes_and_no_item_is_made_ag
     done = hsexport(*arguments)
     assert done.returncode == 0, done.stderr
     assert not made_again(done.stderr.splitlines(), finished)
-    assert len(open_bundle(tmp_path / "b").manifest.engines) == 19
+    assert len(open_bundle(tmp_path / "b").manifest.engines) == NETWORKS
     assert not list((tmp_path / "cache").rglob(".unfinished.*"))
 
 
@@ -145,12 +149,12 @@ def test_a_full_disk_is_told_and_leaves_nothing(hsexport, tiny_pair_dirs, tiny_c
     ("arguments", "words"),
     [
         (["--large", "nowhere"], ["nowhere"]),
-        (["--backend", "tensorflow"], ["tensorflow", "ort-cpu"]),
-        (["--precision", "fp16"], ["fp16", "fp32"]),
-        (["--size", "15x16"], ["15 is not a multiple of 4"]),
-        (["--max-size", "4096x16"], ["4096", "position tables reach"]),
-        (["--min-size", "20x20", "--size", "16x16"], ["20x20", "ascending"]),
-        (["--max-batch", "0"], ["--max-batch 0"]),
+        pytest.param(["--backend", "tensorflow"], ["tensorflow", "ort-cpu"], marks=pytest.mark.slow),
+        pytest.param(["--precision", "fp16"], ["fp16", "fp32"], marks=pytest.mark.slow),
+        pytest.param(["--size", "15x16"], ["15 is not a multiple of 4"], marks=pytest.mark.slow),
+        pytest.param(["--max-size", "4096x16"], ["4096", "position tables reach"], marks=pytest.mark.slow),
+        pytest.param(["--min-size", "20x20", "--size", "16x16"], ["20x20", "ascending"], marks=pytest.mark.slow),
+        pytest.param(["--max-batch", "0"], ["--max-batch 0"], marks=pytest.mark.slow),
         (["--schedule", "tiny:3"], ["segment 1", "tiny"]),
     ],
 )
@@ -224,7 +228,7 @@ def test_two_builds_at_once_make_each_engine_once(hsexport, tiny_pair_dirs, tiny
     told = [process.communicate(timeout=240)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     engines = [path for path in (cache / "engine-ort-cpu").iterdir() if path.is_dir()]
-    assert len(engines) == 19
-    assert told[0].count("first build") + told[1].count("first build") >= 19
+    assert len(engines) == NETWORKS
+    assert told[0].count("first build") + told[1].count("first build") >= NETWORKS
     first, second = ({f.path: f.sha256 for f in open_bundle(tmp_path / name).manifest.files} for name in "ab")
     assert first == second

@@ -55,7 +55,7 @@ def test_several_prompts_make_several_files_and_overlays(hsexport, tiny_bundle, 
     [
         (["--size", "512x16"], ["width 512", "8..24"]),
         (["--size", "17x16"], ["17 is not a multiple of 4", "try 16 or 20"]),
-        (["--schedule", "large:2,hybird:2"], ["segment 2", "hybird", "allowed: large, hybrid, region, small"]),
+        (["--schedule", "large:2,hybird:2"], ["segment 2", "hybird", "allowed: large, hybrid, refined"]),
         (["--schedule", "hybridstich"], ["no preset 'hybridstich'", "presets: hybridstitch"]),
         (["--schedule", "small:4", "--region", "r.png"], ["--region", "no region"]),
         (["--out", "p.png", "--region", "p.png"], ["--out and --region", "p.png"]),

@@ -4,6 +4,9 @@ import shutil
 import pytest
 from one_line import told_in_one_line
 
+NETWORKS = 21
+"""Of the tiny bundle."""
+
 
 def test_inspect_prints_the_manifest_as_it_lies_there(hsexport, tiny_bundle):
     done = hsexport("inspect", tiny_bundle, "--json")
@@ -22,7 +25,7 @@ def test_inspect_shows_the_program_of_a_step(hsexport, tiny_bundle):
     for word in ("hybrid", "small, beside it", "positions=active_positions", "cached_index", "int32 L R"):
         assert word in shown
     data = json.loads(hsexport("inspect", tiny_bundle, "--steps", "--json").stdout)
-    assert [row["engine"] for row in data["sequences"]["gap"]] == ["prepare", "small", "guide"]
+    assert [row["engine"] for row in data["sequences"]["gap small"]] == ["prepare", "small", "guide"]
     assert data["extents"]["R"] == data["extents"]["N"] - data["extents"]["M"] > 0
     assert data["buffers"]["past_*"]["shape"] == "cache L R H D"
 
@@ -37,7 +40,7 @@ def test_verify_compares_goldens_torch_and_the_oracle(hsexport, tiny_bundle, tin
     report = json.loads(done.stdout)
     kinds = [c["reference"].split(",")[0] for c in report["comparisons"]]
     assert report["passed"] and report["left_out"] == []
-    assert kinds.count("golden of the build") == kinds.count("torch") == 19
+    assert kinds.count("golden of the build") == kinds.count("torch") == NETWORKS
     assert kinds.count("full pass") == 6
     assert all(c["max_relative"] <= 1e-4 for c in report["comparisons"])
     assert any(c["max_relative"] > 0 for c in report["comparisons"] if c["engine"] == "large")

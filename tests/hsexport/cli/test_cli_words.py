@@ -40,7 +40,7 @@ def test_negative_threads_are_a_usage_error(hsexport, tiny_bundle):
 def test_more_steps_than_levels_are_told_as_such(hsexport, tiny_pair_dirs, tmp_path):
     large, small = tiny_pair_dirs
     done = hsexport("plan", "--large", large, "--small", small, "--schedule", "large:5000")
-    told_in_one_line(done, "--schedule has 5000 steps, a bundle takes 1000")
+    told_in_one_line(done, "the schedule has 5000 steps, the bundle takes 1000")
 
 
 def test_file_with_a_colon_in_its_name_is_a_file(tmp_path):
