@@ -28,7 +28,7 @@ def tiny_request(tiny_pair_dirs, tiny_build):
     """A request for the tiny pair through its cache, and its networks."""
     large, small = map(str, tiny_pair_dirs)
     bundle, cache = tiny_build
-    request = BuildRequest(large=large, small=small, out=bundle, cache=cache)
+    request = BuildRequest(large=large, small=small, out=bundle, cache=cache, light=(1, 1))
     return request, recipe_for(request).networks()
 
 
