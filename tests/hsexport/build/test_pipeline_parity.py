@@ -115,6 +115,7 @@ def test_other_prompts_for_other_text_encoders_equal_diffusers_own(tiny_pair_dir
         assert np.array_equal(session.generate(embeddings=rows, schedule="large:6").images, other)
 
 
+@pytest.mark.slow
 def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     large, small = tiny_pair_dirs
     parts = {"text_encoder_3": None, "tokenizer_3": None}

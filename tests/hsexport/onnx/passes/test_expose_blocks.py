@@ -24,9 +24,6 @@ def test_mmdit_blocks_end_in_their_streams(tiny_onnx):
         "transformer_blocks.1/2",
         "transformer_blocks.2",
     ]
-    # What the middle block adds to its streams is answered already.
-    answered = {names.pop("transformer_blocks.1"), names.pop("transformer_blocks.1/2")}
-    assert answered == {"residual_image", "residual_text"} <= {value.name for value in model.graph.outputs[:before]}
     assert [value.name for value in model.graph.outputs[before:]] == list(names.values())
     assert all(value.producer().op_type == "Add" for value in model.graph.outputs[before:])
 
