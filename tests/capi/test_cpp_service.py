@@ -43,6 +43,7 @@ def test_pkg_config_and_embed_compile_it_too(library, tiny_bundle, tmp_path):
         assert "1 pictures, 0 cancelled" in printed
 
 
+@pytest.mark.slow
 def test_eight_threads_make_200_pictures_in_flat_memory(service, tiny_bundle, tmp_path):
     printed = run(service, tiny_bundle, "--out", tmp_path, "--threads", "8", "--pictures", "200").stdout
     assert "200 pictures, 0 cancelled" in printed

@@ -21,13 +21,13 @@ def hsexport():
 
 @pytest.fixture(scope="session")
 def tiny_networks(tiny_pair_dirs, tmp_path_factory):
-    """Networks of the tiny pair by name."""
+    """Networks of the tiny bundle by name."""
     from hsexport.build.recipe import recipe_for
     from hsexport.build.request import BuildRequest
 
     large, small = map(str, tiny_pair_dirs)
     nowhere = tmp_path_factory.mktemp("nowhere")
-    request = BuildRequest(large=large, small=small, out=nowhere / "bundle", cache=nowhere / "cache")
+    request = BuildRequest(large, small, nowhere / "bundle", nowhere / "cache", light=(1, 1))
     return {network.name: network for network in recipe_for(request).networks()}
 
 

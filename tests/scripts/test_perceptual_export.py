@@ -24,6 +24,7 @@ def weights_for(kind):
     return weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
 def test_graph_gives_the_networks_distances_at_any_size(kind, tmp_path):
     network, least = kind(weights_for(kind)).eval(), NETWORKS[kind].least_side

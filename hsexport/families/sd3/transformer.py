@@ -178,6 +178,7 @@ class TokenTransformer(nn.Module):
         super().__init__()
         self.takes_cache = takes_cache
         self.middle = range(outer[0], len(model.transformer_blocks) - outer[1]) if outer else range(0)
+        self.added = Added()
         self.transformer_blocks = model.transformer_blocks
         self.norm_out = model.norm_out
         for block in self.transformer_blocks:
@@ -212,7 +213,7 @@ class TokenTransformer(nn.Module):
                 before = [x, text]
             x, text = run_block(block, x, text, steered, cache)
             if number + 1 == self.middle.stop:
-                cache.residual = [after - stream for after, stream in zip((x, text), before, strict=True)]
+                cache.residual = [self.added(after, stream) for after, stream in zip((x, text), before, strict=True)]
         return x, text
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -227,6 +228,14 @@ class TokenTransformer(nn.Module):
     def velocity(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """(G, M, P) of the image stream behind the last block."""
         return self.proj_out(self.norm_out.norm(x) * scale + shift)
+
+
+class Added(nn.Module):
+    """What blocks added to a stream: a module, so that the exported nodes are none of a block's own."""
+
+    def forward(self, after: Tensor, before: Tensor) -> Tensor:
+        """(G, tokens, width)."""
+        return after - before
 
 
 class OuterTransformer(TokenTransformer):

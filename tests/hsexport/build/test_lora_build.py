@@ -43,7 +43,7 @@ def test_lora_bundle_holds_the_weights_of_the_fused_checkpoint(hsexport, lora, t
     assert done.returncode == 0, done.stderr
     ours, theirs = (np.fromfile(b / "engines" / "large.onnx.data", np.float32) for b in (fused, expected))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)  # two orders of summation in float32
-    (adapter,) = json.loads((fused / "manifest.json").read_text())["large"]["adapters"]
+    (adapter,) = json.loads((fused / "manifest.json").read_text())["facts"]["large"]["adapters"]
     assert (adapter["name"], adapter["scale"]) == ("style.safetensors", 0.5)
     assert "LoRA style.safetensors fused 0.5 times" in hsexport("inspect", fused).stdout
     named = ["--large", tiny_pair_dirs[0], "--small", tiny_pair_dirs[1]]

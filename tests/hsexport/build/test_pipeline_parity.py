@@ -68,7 +68,14 @@ def largest_difference(pipeline, session, schedule, steps, size, guidance, t5_le
     return np.abs(ours.astype(int) - expected).max()
 
 
-@pytest.mark.parametrize(("shift", "backend"), [(1.0, "ort-cpu"), (3.0, "ort-cpu"), (3.0, "openvino")])
+@pytest.mark.parametrize(
+    ("shift", "backend"),
+    [
+        pytest.param(1.0, "ort-cpu", marks=pytest.mark.slow),
+        (3.0, "ort-cpu"),
+        pytest.param(3.0, "openvino", marks=pytest.mark.slow),
+    ],
+)
 def test_tiny_pair_equals_diffusers(tiny_pair_dirs, tiny_cache, tmp_path, shift, backend):
     large, small = tiny_pair_dirs
     linked = tmp_path / "large"
@@ -108,6 +115,7 @@ def test_other_prompts_for_other_text_encoders_equal_diffusers_own(tiny_pair_dir
         assert np.array_equal(session.generate(embeddings=rows, schedule="large:6").images, other)
 
 
+@pytest.mark.slow
 def test_tiny_pair_without_its_t5_equals_diffusers_without_it(tiny_pair_dirs, tiny_bundle, tiny_cache, tmp_path):
     large, small = tiny_pair_dirs
     parts = {"text_encoder_3": None, "tokenizer_3": None}

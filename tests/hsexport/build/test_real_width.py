@@ -60,5 +60,5 @@ def test_slice_builds_in_half_precision_and_lies_beside_fp32(exported, precision
     assert parity.max_relative < {"fp16": 1e-2, "bf16": 8e-2}[precision]
     values, profiles = load_graph(product.graph).graph.initializers.values(), len(product.spec.profiles)
     weights = sum(value.const_value.nbytes for value in values)
-    assert weights > 800_000_000
+    assert weights > 450_000_000  # without modulation, which is the conditioning network's
     assert engine_files(product)[0].stat().st_size < 1.3 * weights + LAYERS * profiles * OVERHEAD_BYTES

@@ -68,18 +68,22 @@ def test_every_engine_is_built_and_lies_within_tolerance_of_fp32(made, precision
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_products_are_built_in_the_graphs_precision(made, precision):
-    audit = getattr(made, precision).bundle.manifest.engines["large"].audit["network"]
+    engines = getattr(made, precision).bundle.manifest.engines
+    audit = engines["large"].audit["network"]
     narrow = {"fp16": "float16", "bf16": "bfloat16"}[precision]
-    # Eight blocks of seven attention projections and four of feed-forwards, but for the last, and the two embeddings.
-    assert audit[narrow] > 100
-    assert audit["float32"] == 2, "the timestep's two layers"
+    # Eight blocks of seven attention projections and four of feed-forwards, but for the last; the patches' embedding.
+    assert audit[narrow] > 90
+    assert set(audit) == {narrow}
+    assert engines["condition_large"].audit["network"]["float32"] == 2, "the timestep's two layers"
 
 
 def test_signature_keeps_latents_in_fp32_and_the_cache_in_half(made):
-    large = made.fp16.bundle.manifest.engines["large"]
-    dtypes = {t.name: t.dtype for t in (*large.spec.inputs, *large.spec.outputs)}
-    assert (dtypes["tokens"], dtypes["velocity"], dtypes["timestep"]) == ("float32",) * 3
-    assert (dtypes["text"], dtypes["past_k_0"], dtypes["present_v_7"]) == ("float16",) * 3
+    specs = [made.fp16.bundle.manifest.engines[name].spec for name in ("condition_large", "large")]
+    dtypes = {t.name: t.dtype for spec in specs for t in (*spec.inputs, *spec.outputs)}
+    assert (dtypes["tokens"], dtypes["velocity"], dtypes["timesteps"]) == ("float32",) * 3
+    assert {dtypes[name] for name in ("text", "pooled", "modulation", "context", "past_k_0", "present_v_7")} == {
+        "float16"
+    }
 
 
 def test_two_profiles_share_the_weights(made):
@@ -94,7 +98,7 @@ def test_two_profiles_share_the_weights(made):
 def test_another_precision_rebuilds_what_it_must_and_says_why(made):
     """Exports serve every precision; the step's own arithmetic stays fp32 in each."""
     assert made.bf16.notes.built("export") == set()
-    stays = {"prepare", "guide", "guide_held", "blend", "advance", "score", "spread", "unpatchify"}
+    stays = {"prepare", "guide", "guide_held", "blend", "advance", "extrapolate", "score", "spread", "unpatchify"}
     assert made.bf16.notes.built("compile") == set(made.bf16.bundle.manifest.engines) - stays
     assert "precision fp16 -> bf16" in made.bf16.notes.begun["optimise", "large"]
     assert "precision fp16 -> bf16" in made.bf16.notes.begun["compile", "large"]
@@ -113,8 +117,9 @@ def test_inspect_shows_profiles_types_fp32_blocks_and_key(made, hsexport):
     key = made.fp16.bundle.manifest.engines["large"].build_key[:12]
     for words in ("sm_89, sm_120", "region", "R 0..179..575", "fp16", "norms", "timestep embedding", key, "cast-back"):
         assert words in done.stdout, words
-    record = json.loads(hsexport("inspect", made.fp16.bundle.path, "--json").stdout)["engines"]["large"]
-    assert {block["name"] for block in record["fp32_blocks"]} == {"norms", "timestep embedding"}
+    engines = json.loads(hsexport("inspect", made.fp16.bundle.path, "--json").stdout)["engines"]
+    assert {block["name"] for block in engines["large"]["fp32_blocks"]} == {"norms"}
+    assert "timestep embedding" in {block["name"] for block in engines["condition_large"]["fp32_blocks"]}
 
 
 def test_verify_says_why_the_engines_are_left_out(made, hsexport, no_gpu):

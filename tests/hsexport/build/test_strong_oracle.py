@@ -103,6 +103,7 @@ def test_region_velocity_and_text_equal_the_full_pass(case):
     assert relative_error(region_text, full_text) < RELATIVE_ERROR
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @settings(max_examples=25, deadline=None)
 @given(architectures(), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 2**16))

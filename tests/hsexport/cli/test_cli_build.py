@@ -44,6 +44,7 @@ def test_stopped_early_there_are_graphs_and_no_bundle(hsexport, tiny_pair_dirs, 
     )
 
 
+@pytest.mark.slow
 def test_what_may_not_fit_is_told_and_the_build_goes_on(hsexport, tiny_pair_dirs, tiny_cache, tmp_path):
     arguments = build_arguments(tiny_pair_dirs, tmp_path / "b", tiny_cache)
     done = hsexport(*arguments, "--max-batch", 1_000_000, "--stop-after", "export")
@@ -166,6 +167,7 @@ def test_bad_options_are_told_before_anything_is_traced(hsexport, tiny_pair_dirs
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 def test_a_pair_of_strangers_is_refused(hsexport, tiny_pair_dirs, tmp_path):
     other = tmp_path / "small"
     shutil.copytree(tiny_pair_dirs[1], other)
@@ -175,6 +177,7 @@ def test_a_pair_of_strangers_is_refused(hsexport, tiny_pair_dirs, tmp_path):
     told_in_one_line(hsexport(*build_arguments((tiny_pair_dirs[0], other), tmp_path / "b", tmp_path / "c")), "999")
 
 
+@pytest.mark.slow
 def test_a_small_member_with_parts_of_another_model_is_refused_before_anything_is_traced(
     hsexport, tiny_pair_dirs, tmp_path
 ):

@@ -12,6 +12,7 @@ import pytest
 from one_line import told_in_one_line
 
 
+@pytest.mark.slow
 def test_pack_without_wheels_holds_our_wheel_and_pins_and_is_the_same_twice(hsexport, tiny_bundle, tmp_path):
     for folder in (tmp_path / "x", tmp_path / "y"):
         folder.mkdir()

@@ -76,6 +76,7 @@ def test_bundle_tells_no_path_of_the_machine_it_was_built_on(tiny_bundle, tiny_p
     assert [facts[role]["source"][:6] for role in ("large", "small")] == ["local:", "local:"]
 
 
+@pytest.mark.slow
 def test_verify_of_a_pair_from_paths_asks_for_them_and_goes_on_with_goldens(hsexport, tiny_bundle):
     report = json.loads(hsexport("verify", tiny_bundle, "--json").stdout)
     assert report["passed"]
@@ -89,6 +90,7 @@ def test_verify_against_another_pair_says_what_differs(hsexport, tiny_bundle, ti
     told_in_one_line(hsexport("verify", tiny_bundle, *pair_options(("demo", "demo"))), "large has", "expected")
 
 
+@pytest.mark.slow
 def test_verify_against_a_path_that_is_none_is_told(hsexport, tiny_bundle, tiny_pair_dirs):
     told_in_one_line(hsexport("verify", tiny_bundle, *pair_options((tiny_pair_dirs[0], "none/at/all"))), "none/at/all")
 

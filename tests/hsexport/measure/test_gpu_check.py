@@ -13,12 +13,15 @@ import pytest
 from rich.console import Console
 from simulated_tensorrt import simulated_gpu
 
+from hsexport.build.build import build
+from hsexport.build.request import BuildRequest
 from hsexport.measure.blocks import show, table
 from hsexport.measure.gpu_check import target
 from hsexport.measure.gpu_check.check import backend_states
 from hsexport.measure.gpu_check.checks import CHECKS, whole_schedules
 from hsexport.measure.gpu_check.results import Asked, BackendState, Problem, Report, Target, TargetResult, write_files
 from hsexport.measure.gpu_check.target import check_target, checked_in_child, torch_times
+from hsexport.progress import Reporter
 from hsruntime.schedule.schedule import check_schedule
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +33,7 @@ def plan(tiny_pair_dirs, tiny_cache, tmp_path_factory):
     """The tiny pair, with everything that its bundle needs in the cache."""
     large, small = map(str, tiny_pair_dirs)
     out = tmp_path_factory.mktemp("gpu_check")
+    build(BuildRequest(large, small, out / "before", tiny_cache), Reporter())  # the tiny bundle's large answers more
     return Asked(large, small, out, tiny_cache, max_batch=4, rounds=1, threads=1)
 
 

@@ -92,6 +92,7 @@ def test_without_a_judge_its_columns_are_left_out_and_it_says_so(request_, tmp_p
     assert any("no judge" in note for note in plain.notes)
 
 
+@pytest.mark.slow
 def test_prompts_that_name_nothing_have_no_fidelity_but_a_frechet_distance(request_, tmp_path, monkeypatch):
     monkeypatch.setattr("hsexport.measure.bench.scores.FEWEST_FOR_FRECHET", 20)  # 200 pictures would take too long here
     file = tmp_path / "prompts.txt"
@@ -102,6 +103,7 @@ def test_prompts_that_name_nothing_have_no_fidelity_but_a_frechet_distance(reque
     assert score.frechet.low <= score.frechet.value <= score.frechet.high
 
 
+@pytest.mark.slow
 def test_diffusers_draws_the_same_picture_from_the_same_noise(request_, tiny_pair_dirs, tmp_path):
     asked = replace(
         request_, diffusers=str(tiny_pair_dirs[0]), diffusers_every=2, work=tmp_path, schedules=("small:1",)

@@ -9,17 +9,21 @@ from hsruntime.schedule.schedule import ScheduleError
 
 
 @pytest.fixture(scope="module")
-def defaults(tiny_bundle):
-    return open_bundle(tiny_bundle).manifest.facts.defaults
+def facts(tiny_bundle):
+    return open_bundle(tiny_bundle).manifest.facts
 
 
-def test_references_come_first_and_no_schedule_runs_twice(defaults):
-    contenders, _ = contenders_for(defaults, ["small", "large:28", "small:28", "hybridstitch"])
+def with_defaults(facts, **changed):
+    return msgspec.structs.replace(facts, defaults=msgspec.structs.replace(facts.defaults, **changed))
+
+
+def test_references_come_first_and_no_schedule_runs_twice(facts):
+    contenders, _ = contenders_for(facts, ["small", "large:28", "small:28", "hybridstitch"])
     assert [c.name for c in contenders] == [LARGE, CONVERGED, "small", "hybridstitch"]
 
 
-def test_default_choice_holds_every_preset_and_the_controls(defaults):
-    contenders, _ = contenders_for(defaults, [])
+def test_default_choice_holds_every_preset_and_the_controls(facts):
+    contenders, _ = contenders_for(facts, [])
     ran = {str(c.schedule) for c in contenders}
     assert len(ran) == len(contenders)
     assert {str(preset(28)) for preset in PRESETS.values()} <= ran
@@ -30,14 +34,32 @@ def test_default_choice_holds_every_preset_and_the_controls(defaults):
     assert by_kind["random"].segments == by_kind["center"].segments == PRESETS["hybridstitch"](28).segments
 
 
-def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(defaults):
-    _, left_out = contenders_for(msgspec.structs.replace(defaults, schedule="large", steps=2), [])
+def test_a_preset_that_needs_more_steps_is_left_out_with_the_reason(facts):
+    _, left_out = contenders_for(with_defaults(facts, schedule="large", steps=2), [])
     assert any("hybridstitch is left out" in told and "2 steps are too few" in told for told in left_out)
 
 
-def test_a_schedule_asked_for_by_name_must_be_known(defaults):
+@pytest.mark.parametrize(
+    ("missing", "left"),
+    [
+        (["small"], {"hybridstitch", "tstitch", "srdiffusion", "srdiffusion_adaptive", "flowblending", "small"}),
+        (["light"], {"dbcache", "lightstitch"}),
+    ],
+)
+def test_presets_of_a_network_that_is_not_there_are_left_out_with_the_reason(facts, missing, left):
+    """Where small is not there, `gap` is not either, and the controls need a default schedule with a region."""
+    without = with_defaults(msgspec.structs.replace(facts, **dict.fromkeys(missing)), schedule="large")
+    contenders, left_out = contenders_for(without, [])
+    told = {line.partition(" is left out: ")[0] for line in left_out if f"the bundle has no {missing[0]}" in line}
+    assert told >= left
+    assert not told & {c.name for c in contenders}
+    assert ("random" in {c.kind for c in contenders}) == (missing != ["small"])
+    assert {"taylorseer", "ras"} <= {c.name for c in contenders}
+
+
+def test_a_schedule_asked_for_by_name_must_be_known(facts):
     with pytest.raises(ScheduleError, match="no preset 'hybridstich'"):
-        contenders_for(defaults, ["hybridstich"])
+        contenders_for(facts, ["hybridstich"])
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_real_networks_cast_and_check(tiny_onnx, tiny_networks, tmp_path, networ
     assert products and all(n.outputs[0].dtype not in (None, ir.DataType.FLOAT) for n in products)
     assert before <= set(model.graph.initializers)  # refit needs the names
     assert report.wide < report.narrow
-    assert len(report.narrow_names) == (20 if network == "large" else 0)
+    slots = 4 + 3 if network == "large" else 0  # of image tokens and of text
+    assert len(report.narrow_names) == 4 * slots  # past and present, keys and values
 
 
 def test_only_fp32_graphs_are_cast():

@@ -30,6 +30,7 @@ def test_attention_and_residual_sums_lie_in_their_blocks(tiny_onnx):
         "transformer_blocks.0/Attention",
         "transformer_blocks.0/Attention_2",
         "transformer_blocks.1/Attention",
+        "transformer_blocks.2/Attention",
     ]
     assert sum(bool(re.fullmatch(r"transformer_blocks\.0/Add(_\d)?", name)) for name in names) >= 5
     assert "transformer_blocks.1.attn.to_q/Gemm" in names
