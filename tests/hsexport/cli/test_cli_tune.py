@@ -45,7 +45,7 @@ def test_json_holds_every_candidate_and_dry_run_writes_nothing(hsexport, own_bun
     ("arguments", "words"),
     [
         ([], ["no constraint", "--min-speedup 1.8"]),
-        (["--min-speedup", "1.8", "--max-distance", "30"], ["both --min-speedup and --max-distance"]),
+        (["--min-speedup", "1.8", "--max-distance", "30"], ["--min-speedup and --max-distance are given"]),
         (["--min-speedup", "1"], ["no speedup"]),
         (["--max-distance", "0"], ["no psnr", "between 0 and the 58.9 dB"]),
         (["--max-distance", "30", "--metric", "flip"], ["no flip", "between 0 and 1"]),
