@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,11 +29,30 @@ def size_from_text(text: str) -> tuple[int, int]:
 presets = one_of(lambda: PRESETS)
 KERNEL_CACHE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder where no option does; set but empty, nothing is kept. click itself takes empty for unset."""
+
+
+class PictureFile(click.Path):
+    """A file of which the command gets the bytes; what is in it is the runtime's to check."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The bytes."""
+        if isinstance(value, bytes):
+            return value
+        path = Path(str(super().convert(value, param, ctx)))
+        try:
+            return path.read_bytes()
+        except OSError as err:
+            self.fail(f"{path} cannot be read: {err.strerror or err}", param, ctx)
+
+
 AS_FLAGS: dict[str, dict[str, Any]] = {
     "schedule": {"shell_complete": presets},
     "memory_cap_mb": {"flag": "--memory-cap"},
     "kernel_cache": {"callback": lambda *given: os.environ.get(KERNEL_CACHE) if given[-1] is None else given[-1]},
     "vae_tile": {"metavar": "PIXELS"},
+    **{field: {"type": PictureFile(exists=True, dir_okay=False)} for field in ("image", "mask", "region_mask")},
 }
 """What a field of the records cannot say of its option."""
 
@@ -45,7 +65,7 @@ def option_of(record: type[Struct], field: str, help: str | None = None, **setti
     settings = AS_FLAGS.get(field, {}) | settings
     schema = schemas_of(record)[field] | {"flag": settings.pop("flag", "--" + field.replace("_", "-"))}
     if record is PictureOptions:
-        settings["type"] = KINDS[schema["type"]]
+        settings.setdefault("type", KINDS[schema["type"]])
     return option_from(field, schema, help=help or schema["description"], **settings)
 
 

@@ -58,19 +58,19 @@ def run(
     console = PlainConsole(stderr=True, highlight=False)
     with Session(open_bundle(bundle), session) as opened, _progress(console) as progress:
         asked = structs.replace(picture, prompt=list(prompt))
-        request = asked.completed(opened.manifest, callback=_step_shower(progress))
-        if region and not request.schedule.has_region:
-            raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            request = asked.completed(opened.manifest, callback=_step_shower(progress))
+            if region and not request.schedule.has_region:
+                raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
             result = opened.run(request)
-    cuts = [str(w.message) for w in caught]
-    for cut in cuts:
-        console.print(f"warning: {cut}", soft_wrap=True, markup=False)
+    told = [str(w.message) for w in caught]
+    for warning in told:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     files = [str(file) for file in save_pictures(result, request, out, region)]
     if as_json:
         where = {"device": opened.device_name, "threads": session.threads or usable_cores()}
-        click.echo(json.dumps(_summary(result, files, cuts) | where))
+        click.echo(json.dumps(_summary(result, files, told) | where))
     else:
         console.print(f"{', '.join(files)}: {result.schedule}, {result.seconds:.2f} s", soft_wrap=True, markup=False)
 
@@ -97,7 +97,7 @@ def _step_shower(progress: Progress) -> Callable[[Any], None]:
     return show
 
 
-def _summary(result: Any, files: list[str], cuts: list[str]) -> dict[str, Any]:
+def _summary(result: Any, files: list[str], told: list[str]) -> dict[str, Any]:
     segments = [{"mode": s.mode, "steps": s.steps, "seconds": s.seconds} for s in result.segments]
     return {
         "files": files,
@@ -105,5 +105,5 @@ def _summary(result: Any, files: list[str], cuts: list[str]) -> dict[str, Any]:
         "seconds": result.seconds,
         "loop_seconds": result.loop_seconds,
         "segments": segments,
-        "warnings": cuts,
+        "warnings": told,
     }

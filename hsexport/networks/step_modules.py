@@ -72,6 +72,18 @@ class Extrapolate(nn.Module):
         return (now[:, 0] * last + now[:, 1] * second + now[:, 2] * third,)
 
 
+class Keep(nn.Module):
+    """Inpainting as StableDiffusion3InpaintPipeline does it: after a step, the original where nothing is drawn."""
+
+    def forward(
+        self, latents: Tensor, original: Tensor, noise: Tensor, drawn: Tensor, reached: Tensor, step: Tensor
+    ) -> tuple[Tensor]:
+        """All (B, N, P); `reached` (S,) is the noise level after each step, `step` the number of the next one."""
+        sigma = reached.index_select(0, (step - 1).clamp(min=0))
+        noised = sigma * noise + (1 - sigma) * original
+        return (noised + drawn * (latents - noised),)
+
+
 class Score(nn.Module):
     """How much two velocities (B, N, P) differ, token by token: mean absolute difference (B, N)."""
 

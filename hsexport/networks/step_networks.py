@@ -38,6 +38,11 @@ STEP = {
         "last: B N P, second: B N P, third: B N P, weights: S 3, step: 1 < S",
         "velocity: B N P",
     ),
+    "keep": (
+        "Keep",
+        "latents: B N P, original: B N P, noise: B N P, drawn: B N P, reached: S, step: 1 < S",
+        "kept: B N P",
+    ),
     "score": ("Score", "first: B N P, second: B N P", "scores: B N"),
     "spread": ("Spread C", "velocity: B N P", "scores: B N"),
     "select_cache": ("SelectCache", "everything: G K H D, index: L R < G*K", "selected: L R H D"),

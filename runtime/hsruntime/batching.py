@@ -24,7 +24,9 @@ def kind_of(request: Request) -> Hashable:
     """
     if request.embeddings or any(segment.until for segment in request.schedule.segments):
         return None
-    return request.size, request.guidance_scale, schedule_json(request.schedule)
+    original = request.original.digest if request.original else None
+    marked = request.marked.tobytes() if request.marked is not None else None
+    return request.size, request.guidance_scale, schedule_json(request.schedule), original, marked
 
 
 def most_together(manifest: Manifest, asked: int | None) -> int:

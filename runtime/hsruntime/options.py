@@ -13,9 +13,15 @@ from typing import Annotated, Any, Self
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from PIL.Image import Image, Resampling
 
-from hsruntime.bundle.manifest import Manifest
+from hsruntime.bundle.manifest import ENCODER, Manifest
+from hsruntime.facts import Size
+from hsruntime.loop.program import MARKED
+from hsruntime.loop.region import grown, marked_tokens
+from hsruntime.picture.original import Original, checked_blur, read_mask, read_picture, size_like
 from hsruntime.request import (
+    DEFAULT_STRENGTH,
     Callback,
     Request,
     RequestError,
@@ -26,10 +32,12 @@ from hsruntime.request import (
     checked_latents,
     checked_schedule,
     checked_size,
+    checked_strength,
     negative_rows,
     prompt_rows,
     seed_list,
 )
+from hsruntime.schedule.fit import marked_by_hand, started
 from hsruntime.schedule.schedule import Schedule, Steps
 from hsruntime.text.encode import TextEmbeddings
 
@@ -60,6 +68,17 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     guidance_scale: Annotated[float | None, Meta(description="1 or less switches guidance off")] = None
     width: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
     height: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
+    image: Annotated[bytes | None, Meta(description="a picture to begin from: the bytes of a PNG, JPEG or WebP")] = None
+    strength: Annotated[
+        float | None, Meta(description="share of the steps that are drawn anew over the picture, above 0 up to 1")
+    ] = None
+    mask: Annotated[bytes | None, Meta(description="a picture, white where the image is drawn anew")] = None
+    mask_blur: Annotated[
+        float | None, Meta(description="pixels over which what is drawn fades in, inwards from the mask's edge")
+    ] = None
+    region_mask: Annotated[
+        bytes | None, Meta(description="a picture, white where large refines, in place of the schedule's own choice")
+    ] = None
 
     def completed(
         self,
@@ -79,8 +98,12 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             prompts, negatives = [], []
             pictures = checked_embeddings(manifest, embeddings, guided=guidance_scale > 1)
         check_batch(manifest, pictures)
-        size = checked_size(manifest, (self.width, self.height), latents)
+        image = self._image(manifest)
+        like = size_like(image.size, manifest.facts.sizes, manifest.facts.latent) if image else None
+        size = checked_size(manifest, (self.width, self.height), latents, like)
         seeds = seed_list(self.seed, pictures)
+        original = self._original(image, size) if image else None
+        schedule = self._schedule(manifest, begins=image is not None)
         return Request(
             prompts=prompts,
             negative_prompts=negatives,
@@ -88,10 +111,50 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             size=size,
             seeds=seeds,
             guidance_scale=guidance_scale,
-            schedule=checked_schedule(manifest, self.schedule, self.steps),
+            schedule=schedule,
             callback=callback,
             embeddings=embeddings,
+            original=original,
+            marked=self._marked(manifest, schedule, size, original),
         )
+
+    def _image(self, manifest: Manifest) -> Image | None:
+        if self.image is None:
+            if self.mask is not None:
+                raise RequestError("there is a mask, and no picture that it lies on", "give an image, or region_mask")
+            return None
+        if ENCODER not in manifest.engines:
+            raise RequestError("the bundle has no network that takes pictures in", "build it again")
+        return read_picture("image", self.image)
+
+    def _original(self, image: Image, size: Size) -> Original:
+        pixels = image if image.size == size else image.resize(size, Resampling.LANCZOS)
+        drawn = None if self.mask is None else read_mask("mask", self.mask, size)
+        return Original(np.asarray(pixels), drawn, checked_blur(self.mask_blur))
+
+    def _schedule(self, manifest: Manifest, *, begins: bool) -> Schedule:
+        """With a region that is marked as it is marked, and a start where the picture begins from another."""
+        strength = checked_strength(self.strength, begins=begins)
+        marked = self.region_mask is not None
+        wanted = checked_schedule(manifest, self.schedule, self.steps, marked=marked or self.mask is not None)
+        if marked:
+            wanted = marked_by_hand(wanted)
+        if begins and not (strength is None and wanted.start):
+            return started(wanted, DEFAULT_STRENGTH if strength is None else strength)
+        return wanted
+
+    def _marked(
+        self, manifest: Manifest, schedule: Schedule, size: Size, original: Original | None
+    ) -> np.ndarray | None:
+        """The region's tokens: those that are marked, or those of the mask and their neighbours."""
+        if not (schedule.has_region and schedule.region.signal == MARKED):
+            return None
+        side = manifest.facts.latent.pixels_per_token
+        grid = (size[1] // side, size[0] // side)
+        if self.region_mask is not None:
+            return marked_tokens(read_mask("region_mask", self.region_mask, size), grid)
+        assert original is not None and original.drawn is not None  # `schedule_for` saw to it
+        return grown(marked_tokens(original.drawn, grid))
 
 
 class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,17 +7,21 @@ import operator
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hsengines.errors import HSError, ShapeError
 from hsruntime.bundle.manifest import Manifest
+from hsruntime.facts import Size
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 from hsruntime.text.tokenize import PromptRow
+
+if TYPE_CHECKING:
+    from hsruntime.picture.original import Original
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST_SCALE = 1000
@@ -57,6 +61,8 @@ class Request:
     schedule: Schedule
     callback: Callback | None = None
     embeddings: TextEmbeddings | None = None  # in place of prompts, of which there are none then
+    original: Original | None = None  # what the pictures begin from, beside `latents`, which are the noise
+    marked: np.ndarray | None = None  # (h, w) bool, the region's tokens where the caller marked them
 
     @property
     def pictures(self) -> int:
@@ -67,6 +73,11 @@ class Request:
     def guided(self) -> bool:
         """Whether guidance doubles the rows; as in diffusers, a scale up to 1 switches it off."""
         return self.guidance_scale > 1
+
+    @property
+    def keeps(self) -> bool:
+        """Whether part of the original stays as it is."""
+        return self.original is not None and self.original.drawn is not None
 
     @property
     def all_prompts(self) -> list[PromptRow]:
@@ -232,19 +243,34 @@ def checked_guidance(manifest: Manifest, asked: float | None) -> float:
     return scale
 
 
-def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None) -> Schedule:
-    """As asked, else the bundle's. Raises ScheduleError."""
+def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None, *, marked: bool) -> Schedule:
+    """As asked, else the bundle's; `marked`: whether there is a mask that a region may follow. Raises ScheduleError."""
     steps = None if steps is None else whole("steps", steps)
-    return schedule_for(manifest.facts, wanted, steps)
+    return schedule_for(manifest.facts, wanted, steps, marked=marked)
+
+
+DEFAULT_STRENGTH = 0.6
+"""Diffusers' own."""
+
+
+def checked_strength(strength: float | None, *, begins: bool) -> float | None:
+    """How much of a picture is drawn anew, for one that begins from another. Raises RequestError."""
+    if not begins:
+        if strength is not None:
+            raise RequestError("there is a strength, and no picture to begin from", "give an image, or leave it out")
+        return None
+    if strength is not None and not 0 < strength <= 1:  # false for nan as well
+        raise RequestError(f"strength {strength:g} lies outside 0..1", "above 0; 1 keeps nothing of the picture")
+    return strength
 
 
 def checked_size(
-    manifest: Manifest, size: tuple[int | None, int | None], latents: np.ndarray | None
-) -> tuple[int, int]:
-    """Width and height; a side that is None is the latents' or the bundle's. Raises ShapeError."""
+    manifest: Manifest, size: tuple[int | None, int | None], latents: np.ndarray | None, default: Size | None = None
+) -> Size:
+    """Width and height; a side that is None is the latents', `default`'s or the bundle's. Raises ShapeError."""
     sizes, latent = manifest.facts.sizes, manifest.facts.latent
     multiple, scale = latent.pixels_per_token, latent.vae_scale
-    default = sizes.default
+    default = default or sizes.default
     if latents is not None and latents.ndim == 4:
         default = (latents.shape[3] * scale, latents.shape[2] * scale)
     width, height = (default[i] if side is None else whole("a side", side) for i, side in enumerate(size))

@@ -14,6 +14,7 @@ import numpy as np
 from hsengines.backend import Backend, Engine, get_backend
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
+from hsruntime.bundle.manifest import ENCODER
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.denoise import denoise
@@ -23,6 +24,8 @@ from hsruntime.loop.loop import CONDITIONING, Loop
 from hsruntime.loop.solvers import solver_coefficients
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
+from hsruntime.picture.encode import encoded
+from hsruntime.picture.original import Original, PictureFile, file_bytes
 from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (
@@ -148,6 +151,11 @@ class Session:
         steps: int | None = None,
         guidance_scale: float | None = None,
         schedule: str | Schedule | None = None,
+        image: PictureFile | None = None,
+        strength: float | None = None,
+        mask: PictureFile | None = None,
+        mask_blur: float | None = None,
+        region_mask: PictureFile | None = None,
         callback: Callback | None = None,
     ) -> Result:
         """Makes one picture per prompt; what is None comes from the bundle.
@@ -161,6 +169,11 @@ class Session:
         latents: (B, C, h, w) float32 in place of the seeded noise.
         width, height: pixels. guidance_scale: 1 or less switches guidance off.
         schedule: a preset's name, either spelling, or a Schedule; steps: for presets.
+        image: what all of them begin from, a file's path or bytes, (H, W, 3) uint8 or Pillow's; it is resized to width
+        and height, whose defaults are its own as far as the bundle draws them. strength: the share of the schedule's
+        steps that is run, by default 0.6; those before it fall away, as `result.schedule` tells. mask: likewise a
+        picture, white where the image is drawn anew; elsewhere it keeps its pixels. mask_blur: pixels, the width of the
+        edge inside the mask. region_mask: white where large refines, in place of the schedule's own choice.
         callback: called with a Progress after each step; an exception it raises ends the call.
 
         Raises RequestError, ShapeError or ScheduleError; warns with PromptCutWarning.
@@ -176,6 +189,11 @@ class Session:
             guidance_scale=guidance_scale,
             width=width,
             height=height,
+            image=file_bytes("image", image),
+            strength=strength,
+            mask=file_bytes("mask", mask),
+            mask_blur=mask_blur,
+            region_mask=file_bytes("region_mask", region_mask),
         )
         return self.run(asked.completed(self.manifest, embeddings=embeddings, latents=latents, callback=callback))
 
@@ -224,7 +242,7 @@ class Session:
         request = request or PictureOptions(prompt="").completed(self.manifest)
         with self._turn():
             executor = self._open_executors().of(self._loop_shape(request))
-            executor.loop.ready(request.schedule)
+            executor.loop.ready(request.schedule, keeps=request.keeps)
             self._device.synchronize()
 
     def run(self, request: Request) -> Result:
@@ -246,7 +264,7 @@ class Session:
         executors = self._open_executors()
         executor = executors.of(shape)
         try:
-            executor.loop.ready(request.schedule)
+            executor.loop.ready(request.schedule, keeps=request.keeps)
             if given:
                 executor.condition(given)
             else:
@@ -255,6 +273,8 @@ class Session:
             schedule, times, region = denoise(executor.loop, request)
             latents = finite("the latents that the loop ended with", executor.latents())
             images = executor.decode()
+            if request.original:
+                images = request.original.pasted(images)
         except HSError:
             executors.drop(shape)
             raise
@@ -286,7 +306,7 @@ class Session:
         if self._closed:
             raise HSError("the session is closed", "open it again")
         if self._executors is None:
-            elsewhere = self._on_demand.engines.union(CONDITIONING) if self._on_demand else set()
+            elsewhere = {ENCODER, *(self._on_demand.engines.union(CONDITIONING) if self._on_demand else ())}
             for name in self.manifest.engines:
                 if name not in elsewhere and name not in self._engines:
                     self._engines[name] = self._load(name)
@@ -310,13 +330,36 @@ class Session:
         return BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
-        """Noise and noise levels into the loop."""
+        """Noise and noise levels into the loop, and the picture that others begin from."""
+        patch = self.manifest.facts.latent.patch_size
         sigmas = noise_levels(self.manifest.facts.sigmas, request.schedule)
         timesteps = (sigmas[:-1] * np.float32(self.manifest.facts.sigmas.levels)).astype(np.float32)
-        tokens = tokens_from_latents(request.latents, self.manifest.facts.latent.patch_size)
+        noise = begun = tokens_from_latents(request.latents, patch)
+        if request.original:
+            original = tokens_from_latents(self._encoded(request.original), patch)
+            begun = sigmas[0] * noise + (1 - sigmas[0]) * original
         coefficients = solver_coefficients(sigmas, request.schedule.solver)
-        loop.begin(tokens, timesteps, coefficients, request.guidance_scale)
+        loop.begin(begun, timesteps, coefficients, request.guidance_scale)
+        if request.original and request.keeps:
+            drawn = request.original.drawn_latents(self.manifest.facts.latent.vae_scale)
+            every_channel = np.broadcast_to(drawn, (1, request.latents.shape[1], *drawn.shape))
+            loop.keep(original, noise, tokens_from_latents(every_channel, patch), sigmas[1:])
+
+    def _encoded(self, original: Original) -> np.ndarray:
+        """Latents (1, C, h, w); its network is opened the first time, or where memory is short every time."""
+        if self._on_demand:
+            with closing(self._load(ENCODER)) as engine:
+                return encoded(original.pixels, engine, self._device, self.manifest.facts.latent, self._tile)
+        if ENCODER not in self._engines:
+            self._engines[ENCODER] = self._load(ENCODER)
+        return encoded(original.pixels, self._engines[ENCODER], self._device, self.manifest.facts.latent, self._tile)
 
     def _loop_shape(self, request: Request) -> LoopShape:
-        size, pictures = request.size, request.pictures
-        return LoopShape.of(self.manifest.facts, request.schedule, size, pictures, guided=request.guided)
+        return LoopShape.of(
+            self.manifest.facts,
+            request.schedule,
+            request.size,
+            request.pictures,
+            guided=request.guided,
+            marked=request.marked,
+        )

@@ -100,12 +100,12 @@ def encoder_operations(shapes: Shapes, dims: Dims, length: int) -> int:
     return dims["B"] * per_row
 
 
-LEVEL = re.compile(r"decoder\.up_blocks\.(\d+)\.(upsamplers)?.*")
+LEVEL = re.compile(r"(decoder\.up|encoder\.down)_blocks\.(\d+)\.(upsamplers|downsamplers)?.*")
 
 
-def decoder_operations(shapes: Shapes, dims: Dims) -> int:
-    """Of the VAE's decoder over B latents of h x w; every block but the last doubles both sides."""
-    blocks = 1 + max(int(found[1]) for found in map(LEVEL.match, shapes) if found)
+def vae_operations(shapes: Shapes, dims: Dims) -> int:
+    """Of either half of the VAE over B latents of h x w; every block but one doubles both sides, or halves them."""
+    blocks = 1 + max(int(found[2]) for found in map(LEVEL.match, shapes) if found)
     per_picture = 0
     for name, shape in shapes.items():
         pixels = dims["h"] * dims["w"] * 4 ** _level(name, blocks)
@@ -117,10 +117,11 @@ def decoder_operations(shapes: Shapes, dims: Dims) -> int:
 
 
 def _level(name: str, blocks: int) -> int:
-    """How many times both sides have doubled where a weight of the decoder is used."""
+    """How many times both sides of the latents are doubled where a weight is used."""
     if found := LEVEL.match(name):
-        return int(found[1]) + (1 if found[2] else 0)
-    return blocks - 1 if name.startswith("decoder.conv_out") else 0
+        between = 1 if found[3] else 0  # the convolution that changes the size answers in the next one
+        return int(found[2]) + between if found[1] == "decoder.up" else blocks - 1 - int(found[2]) - between
+    return blocks - 1 if name.startswith(("decoder.conv_out", "encoder.conv_in")) else 0
 
 
 def decoder_activations(vae: VaeConfig, dims: Dims) -> int:

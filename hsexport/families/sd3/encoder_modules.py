@@ -53,6 +53,31 @@ class JoinText(nn.Module):
         return torch.cat([clip, states_3], dim=1), torch.cat([pooled_1, pooled_2], dim=-1)
 
 
+class VaeEncoder(nn.Module):
+    """Pictures by latent (B, h, w, s * s * 3), float 0..1, to latents (B, h, w, C) as the loop takes them.
+
+    The numbers of a latent are its square of s pixels, line by line, so that every extent is a symbol of its own.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.encoder = vae.encoder
+        self.quant_conv = vae.quant_conv
+        self.side = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels = int(vae.config.latent_channels)
+        self.scaling_factor = float(vae.config.scaling_factor)
+        self.shift_factor = float(vae.config.shift_factor or 0.0)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        """The mode of the posterior, scaled; 0..1 becomes -1..1 first, as in VaeImageProcessor."""
+        squares = pixels.unflatten(-1, (self.side, self.side, 3)).permute(0, 5, 1, 3, 2, 4)
+        moments = self.encoder(squares.flatten(4, 5).flatten(2, 3) * 2 - 1)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mode = (moments[:, : self.channels] - self.shift_factor) * self.scaling_factor
+        return (mode.permute(0, 2, 3, 1),)
+
+
 class VaeDecoder(nn.Module):
     """Latents (B, C, h, w) as the loop leaves them to pictures (B, H, W, 3), float 0..1."""
 

@@ -1,13 +1,16 @@
-"""Text encoders, their join, and the VAE decoder as networks of a bundle."""
+"""Text encoders, their join, and the VAE's two halves as networks of a bundle."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsexport.checkpoints.documents import told_by_folder
 from hsexport.families.recipe import Recipe
-from hsexport.families.sd3.counts import decoder_activations, decoder_operations, encoder_operations
+from hsexport.families.sd3.counts import decoder_activations, encoder_operations, vae_operations
 from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
 from hsexport.families.sd3.text import encoders_of
@@ -66,36 +69,60 @@ def join_text_network(recipe: Recipe) -> Network:
     return Network(spec, skeleton, {"B": 3}, narrow_tensors=("*",))
 
 
-def vae_decoder_network(recipe: Recipe) -> Network:
-    """Latents of any height and width in the profile to pictures."""
-    latent, ranges, folder = recipe.facts.latent, recipe.ranges(), recipe.pair.shared["vae"]
-    scale = latent.vae_scale
-    spec = EngineSpec(
-        "vae_decoder",
-        (TensorSpec("latents", "float32", ("B", latent.channels, "h", "w")),),
-        (TensorSpec("pictures", "float32", ("B", f"{scale}*h", f"{scale}*w", 3)),),
-        (Profile("all", {name: ranges[name] for name in ("B", "h", "w")}),),
+def vae_networks(recipe: Recipe) -> list[Network]:
+    """Latents to pictures, and pictures to latents, of any height and width in the profile."""
+    latent, config = recipe.facts.latent, recipe.pair.parts["vae"]
+    scale, latents = latent.vae_scale, ("B", latent.channels, "h", "w")
+    decoder = _vae(
+        recipe,
+        "VaeDecoder",
+        EngineSpec(
+            "vae_decoder",
+            (TensorSpec("latents", "float32", latents),),
+            (TensorSpec("pictures", "float32", ("B", f"{scale}*h", f"{scale}*w", 3)),),
+        ),
     )
+    encoder = _vae(
+        recipe,
+        "VaeEncoder",
+        EngineSpec(
+            "vae_encoder",
+            (TensorSpec("pixels", "float32", ("B", "h", "w", scale * scale * 3)),),
+            (TensorSpec("latents", "float32", ("B", "h", "w", latent.channels)),),
+        ),
+    )
+    return [
+        replace(
+            decoder,
+            unread=("encoder.*", "quant_conv.*"),
+            operations=vae_operations,
+            activations=lambda dims, _: decoder_activations(config, dims),
+        ),
+        replace(encoder, unread=("decoder.*", "post_quant_conv.*"), operations=vae_operations),
+    ]
+
+
+def _vae(recipe: Recipe, module: str, spec: EngineSpec) -> Network:
+    folder, ranges = recipe.pair.shared["vae"], recipe.ranges()
 
     def skeleton() -> nn.Module:
         from accelerate import init_empty_weights
         from diffusers import AutoencoderKL
 
-        from hsexport.families.sd3.encoder_modules import VaeDecoder
+        from hsexport.families.sd3 import encoder_modules
 
         with told_by_folder(folder), init_empty_weights():
-            return VaeDecoder(AutoencoderKL.from_config(AutoencoderKL.load_config(folder))).float()
+            made: nn.Module = getattr(encoder_modules, module)(
+                AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+            )
+            return made.float()
 
-    config = recipe.pair.parts["vae"]
     return Network(
-        spec,
+        structs.replace(spec, profiles=(Profile("all", {name: ranges[name] for name in ("B", "h", "w")}),)),
         skeleton,
         {"B": 2, "h": 6, "w": 10},
         weights=part_weights(folder),
-        facts=config_fact(config.document),
-        unread=("encoder.*", "quant_conv.*"),
-        operations=decoder_operations,
-        activations=lambda dims, _: decoder_activations(config, dims),
+        facts=config_fact(recipe.pair.parts["vae"].document),
     )
 
 

@@ -14,7 +14,9 @@ from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import traits_of
 from hsruntime.facts import Count, Defaults, Facts, Sha256, Strict
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
+ENCODER = "vae_encoder"
+"""The engine that takes pictures in, where there is one; opened for the first picture that begins from another."""
 UNSEALED = "0" * 64
 FOREIGN = "the bundle was not written by hsexport; build it again"
 DAMAGED = "the bundle is damaged or was changed; copy it again or build it again"

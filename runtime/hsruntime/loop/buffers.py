@@ -14,7 +14,7 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.facts import RESIDUAL, Facts, Size
 from hsruntime.loop.flow import grid_positions
 from hsruntime.loop.program import BUFFERS, PROGRAM, Row, buffers_of, expanded, pattern_of
-from hsruntime.loop.region import Region, active_count, cache_index, merge_index, row_index
+from hsruntime.loop.region import Region, active_count, cache_index, marked_count, merge_index, row_index
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import conditioning_specs
 
@@ -34,11 +34,25 @@ class LoopShape:
     text_cached: bool = False  # whether region steps take the text's keys and values from the cache
 
     @classmethod
-    def of(cls, facts: Facts, schedule: Schedule, size: Size, pictures: int, *, guided: bool) -> LoopShape:
-        """What a schedule needs for as many pictures of `size` (width, height) pixels at once."""
-        side = facts.latent.pixels_per_token
+    def of(
+        cls,
+        facts: Facts,
+        schedule: Schedule,
+        size: Size,
+        pictures: int,
+        *,
+        guided: bool,
+        marked: np.ndarray | None = None,
+    ) -> LoopShape:
+        """What a schedule needs for as many pictures of `size` (width, height) pixels at once.
+
+        `marked` are the tokens (h, w) of a region that the caller marked.
+        """
+        side, active = facts.latent.pixels_per_token, 0
         grid = (size[1] // side, size[0] // side)
-        active = active_count(schedule.region.ratio, grid[0] * grid[1]) if schedule.has_region else 0
+        if schedule.has_region:
+            by_ratio = active_count(schedule.region.ratio, grid[0] * grid[1])
+            active = by_ratio if marked is None else marked_count(marked)
         room = min(facts.most_steps, -(-schedule.steps // STEPS_TOGETHER) * STEPS_TOGETHER)
         cached_text = schedule.has_region and schedule.region.text == "cached"
         return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)

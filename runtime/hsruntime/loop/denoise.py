@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
@@ -12,7 +12,7 @@ from msgspec import structs
 
 from hsruntime.loop.loop import Loop
 from hsruntime.loop.program import SIGNALS, reads
-from hsruntime.loop.region import CONTROLS, Region, region_from_scores
+from hsruntime.loop.region import CONTROLS, Region, marked_scores, region_from_scores
 from hsruntime.request import Progress, Request, SegmentTime
 from hsruntime.schedule.schedule import Schedule, Segment
 
@@ -23,7 +23,7 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
     The schedule as it ran, its times, and the last region.
     """
     schedule, done = request.schedule, count(1)
-    chooser = Chooser(loop, schedule, request.seeds)
+    chooser = Chooser(loop, schedule, request)
     left, ran, times = list(schedule.segments), [], []
     model = ""
     begun: float | None = perf_counter()  # the first segment's time has what comes before it, too
@@ -66,11 +66,12 @@ def _after_step(request: Request, done: Iterator[int], mode: str) -> Callable[[]
 class Chooser:
     """Chooses the region before the first region step after a whole one, and anew where the policy says so."""
 
-    def __init__(self, loop: Loop, schedule: Schedule, seeds: Sequence[int]) -> None:
+    def __init__(self, loop: Loop, schedule: Schedule, request: Request) -> None:
         self.region: Region | None = None
         self._loop = loop
         self._policy = schedule.region
-        self._seeds = seeds
+        self._seeds = request.seeds
+        self._marked = request.marked
         self._draws = 0
         self._whole = True  # whether the last step of large ran on the whole picture
         self._gathered: str | None = None  # the guidance whose rows hold the region's cache
@@ -112,6 +113,8 @@ class Chooser:
 
     def _scores(self) -> np.ndarray:
         signal = self._policy.signal
+        if self._marked is not None:
+            return np.tile(marked_scores(self._marked), (len(self._seeds), 1))
         if SIGNALS[signal]:
             return self._loop.scores(signal)
         self._draws += 1

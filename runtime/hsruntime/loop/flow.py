@@ -17,12 +17,16 @@ def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
 
 
 def noise_levels(sigmas: Sigmas, schedule: Schedule) -> np.ndarray:
-    """A schedule's (steps + 1,) float32, from 1 or so down to 0: those that it states, or as its grid spaces them."""
+    """A schedule's (steps + 1,) float32, from 1 or so down to 0: those that it states, or as its grid spaces them.
+
+    Of a schedule with a start, those behind it.
+    """
     if schedule.sigmas:
         levels = np.array(schedule.sigmas)
     else:
         shift = sigmas.shift if schedule.shift is None else schedule.shift
-        levels = GRIDS[schedule.grid](structs.replace(sigmas, shift=shift), schedule.steps)
+        steps = schedule.start + schedule.steps
+        levels = GRIDS[schedule.grid](structs.replace(sigmas, shift=shift), steps)[schedule.start :]
     return np.append(levels, 0).astype(np.float32)
 
 

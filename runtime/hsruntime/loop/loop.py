@@ -53,6 +53,7 @@ class Loop:
         self._extrapolation = np.zeros((0, 3), np.float32)
         self._solver, self._order, self._remembers = "euler", 1, False
         self._known: list[float] = []  # noise levels that velocities were computed at, by the model that goes on
+        self._keeps = False
         self._taken = 0
         self._steps = 0
         self.latents, self._scores, self._magnitudes = map(self._buffers.tensor, ("latents", "scores", "magnitudes"))
@@ -64,9 +65,13 @@ class Loop:
         while self._bindings:
             self._bindings.pop().close()
 
-    def ready(self, schedule: Schedule) -> None:
-        """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents."""
-        needed = self._needed(schedule)
+    def ready(self, schedule: Schedule, *, keeps: bool = False) -> None:
+        """Makes every replay that a schedule needs. To be called before `begin`: warming up overwrites the latents.
+
+        `keeps`: whether part of the picture stays what it was.
+        """
+        needed = [*self._needed(schedule), *(["keep"] if keeps else [])]
+        self._keeps = keeps
         self._solver, self._order, self._remembers = schedule.solver, schedule.order, "remember" in needed
         self._conditions = [name for name in needed if name.startswith("condition")]
         for name in needed:
@@ -102,6 +107,13 @@ class Loop:
         }
         for buffer, value in values.items():
             self._buffers.write(buffer, value)
+
+    def keep(self, original: np.ndarray, noise: np.ndarray, drawn: np.ndarray, reached: np.ndarray) -> None:
+        """What stays of an original, all of (B, N, P) or of one picture for all; `reached` (steps,) by each step."""
+        values = {"original": original, "noise": noise, "drawn": drawn}
+        for buffer, value in values.items():
+            self._buffers.write(buffer, value)
+        self._buffers.write("reached", np.pad(reached, (0, self.shape.steps - len(reached))))
 
     def restart_solver(self) -> None:
         """Has the next step be one of first order, as after a change of the model: a slope across it is none."""
@@ -160,6 +172,8 @@ class Loop:
                 if compare and steps == segment.steps:
                     self._replays[f"gap {compare}"].launch()
                 step.launch()
+                if self._keeps:
+                    self._replays["keep"].launch()
                 if computes and self._remembers:
                     self._known.append(float(self._coefficients[self._taken - 1, 4]))
                     self._replays["remember"].launch()

@@ -26,6 +26,10 @@ BUFFERS = {
     "second": ("float32 B N P", "the one before it"),
     "third": ("float32 B N P", "and before that"),
     "zero": ("float32 B N P", "nothing"),
+    "original": ("float32 B N P", "the picture that this one begins from, without noise"),
+    "noise": ("float32 B N P", "what it is mixed with"),
+    "drawn": ("float32 B N P", "1 where the picture is drawn anew, 0 where it keeps to the original"),
+    "reached": ("float32 S", "the noise levels that the steps lead to"),
     "scores": ("float32 B N", "how much a token asks for large"),
     "magnitudes": ("float32 B N", "of the velocity before"),
     "step": ("int32 1", "the step's number"),
@@ -170,12 +174,16 @@ def _modes(guidance: str) -> dict[str, tuple[Row, ...]]:
     }  # fmt: skip
 
 
+MARKED = "mask"
+"""The signal that is no signal: the region is what the caller marked."""
+
 SIGNALS: dict[str, tuple[Row, ...]] = {
     "change": (_run("score", "first=guided second=previous", "scores"),),
     "gap": (_run("score", "first=guided second=other", "scores"),),
     "std": (_run("spread", "velocity=guided", "scores"),),
     "random": (),
     "center": (),
+    MARKED: (),
 }
 """What scores the tokens after a step; signals without rows look at no velocity (hsruntime.loop.region).
 
@@ -200,6 +208,7 @@ PROGRAM: dict[str, tuple[Row, ...]] = {
         _run("score", "first=previous second=zero", "scores=magnitudes"),
     ),
     "remember": (_copy("second", "third"), _copy("last", "second"), _copy("guided", "last")),
+    "keep": (_run("keep", "latents original noise drawn reached step", "kept=next_latents"), ADVANCE[1]),
     "merge": (
         _run("merge_cache", "fresh=fresh_* everything=cache_* index=merge_index", "merged"),
         _copy("merged", "cache_*"),
@@ -209,7 +218,8 @@ PROGRAM: dict[str, tuple[Row, ...]] = {
 
 "condition" comes before the first step; "gather" fills a new region's cache; "gap" asks small, or light, for its
 velocity at the latents of the step about to be taken; "score" follows a step; "settle" compares it with the one before;
-"remember" keeps its velocity for steps that are skipped; "merge" takes back into the cache what the last region step
+"remember" keeps its velocity for steps that are skipped; "keep" puts the original back, with as much noise as the step
+led to, where a picture is not drawn anew; "merge" takes back into the cache what the last region step
 made of it.
 """
 

@@ -58,6 +58,34 @@ CONTROLS = {"random": random_scores, "center": center_scores}
 """Scores (B, N) over a grid (h, w) of tokens, for the signals that look at no velocity."""
 
 
+def marked_tokens(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Tokens (h, w) bool of which any pixel is marked in `mask` (H, W)."""
+    h, w = grid
+    return np.asarray(mask.reshape(h, mask.shape[0] // h, w, mask.shape[1] // w).any(axis=(1, 3)))
+
+
+def grown(tokens: np.ndarray) -> np.ndarray:
+    """Marked tokens (h, w) with all their neighbours."""
+    h, w = tokens.shape
+    padded = np.pad(tokens, 1)
+    return np.logical_or.reduce([padded[i : i + h, j : j + w] for i in range(3) for j in range(3)])
+
+
+def marked_scores(tokens: np.ndarray) -> np.ndarray:
+    """Scores (N,) of marked tokens (h, w), of which there is one: 0, and less with every token farther away."""
+    scores = np.zeros(tokens.shape, np.float32)
+    while not tokens.all():
+        scores -= ~tokens
+        tokens = grown(tokens)
+    return scores.ravel()
+
+
+def marked_count(tokens: np.ndarray) -> int:
+    """M for marked tokens: rounded up to a 64th of the picture, so that few shapes ever occur."""
+    multiple = max(1, tokens.size // 64)
+    return min(tokens.size, -(-int(tokens.sum()) // multiple) * multiple)
+
+
 def row_index(tokens_per_row: int, columns: np.ndarray) -> np.ndarray:
     """Flat row numbers of `columns` (rows, ...): row * tokens_per_row + column, int32."""
     offsets = np.arange(len(columns), dtype=np.int32) * tokens_per_row

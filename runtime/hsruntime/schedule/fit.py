@@ -1,4 +1,4 @@
-"""What a schedule comes to on one bundle: guidance by its noise levels, and whether its networks are there."""
+"""What a schedule comes to in one request: where it starts, what guides it, and whether its networks are there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import structs
 
 from hsruntime.facts import Facts
 from hsruntime.loop.flow import noise_levels
-from hsruntime.loop.program import reads
+from hsruntime.loop.program import MARKED, reads
 from hsruntime.schedule.presets import resolve_schedule
 from hsruntime.schedule.schedule import Schedule, ScheduleError, Segment, check_schedule
 
@@ -19,22 +19,88 @@ ABSENT = {
 }
 
 
-def schedule_for(facts: Facts, wanted: str | Schedule | None = None, steps: int | None = None) -> Schedule:
-    """As asked, else the bundle's own; its interval of guidance written out in segments. Raises ScheduleError."""
+def schedule_for(
+    facts: Facts, wanted: str | Schedule | None = None, steps: int | None = None, *, marked: bool = False
+) -> Schedule:
+    """As asked, else the bundle's own; its interval of guidance written out in segments.
+
+    `marked`: whether there is a mask that a region may follow. Raises ScheduleError.
+    """
     schedule = resolve_schedule(wanted or facts.defaults.schedule, steps, facts.defaults.steps)
-    if schedule.steps > facts.most_steps:
+    if schedule.start + schedule.steps > facts.most_steps:
         raise ScheduleError(
-            f"the schedule has {schedule.steps} steps, the bundle takes {facts.most_steps}", "ask for fewer"
+            f"the schedule has {schedule.start + schedule.steps} steps, the bundle takes {facts.most_steps}",
+            "ask for fewer",
         )
     for number, segment in enumerate(schedule.segments, start=1):
         for network in ABSENT:
             if getattr(facts, network) is None and network in _runs(schedule, segment):
                 raise ScheduleError(f"segment {number} ({segment}): the bundle has no {network}", ABSENT[network])
+    if schedule.has_region and schedule.region.signal == MARKED and not marked:
+        raise ScheduleError(
+            f"signal '{MARKED}' takes the region that is marked, and none is", "give a mask, or take another signal"
+        )
     if schedule.guidance is None:
         return schedule
     levels = iter(noise_levels(facts.sigmas, schedule)[:-1])
     parted = [part for segment in schedule.segments for part in _parted(segment, levels, schedule.guidance)]
     return check_schedule(structs.replace(schedule, segments=parted, guidance=None))
+
+
+def marked_by_hand(schedule: Schedule) -> Schedule:
+    """The schedule with the region that the caller marks. Raises ScheduleError for one without a region."""
+    if not schedule.has_region:
+        raise ScheduleError(
+            f"a region is marked, and {schedule} refines none",
+            "take a schedule with a hybrid, refined or region segment",
+        )
+    return check_schedule(structs.replace(schedule, region=structs.replace(schedule.region, signal=MARKED)))
+
+
+def started(schedule: Schedule, strength: float) -> Schedule:
+    """The steps that are left for a strength, as StableDiffusion3Img2ImgPipeline counts them.
+
+    Where what is left begins with a mode that builds on large's steps, large takes a step or two on the whole picture
+    first. Raises ScheduleError.
+    """
+    if schedule.start:
+        raise ScheduleError(
+            "the schedule states a start, and there is a strength beside it", "leave one of the two out"
+        )
+    start = int(max(schedule.steps - schedule.steps * strength, 0))
+    if start == schedule.steps:
+        raise ScheduleError(f"strength {strength:g} of {schedule.steps} steps leaves none", "ask for more of either")
+    rest = structs.replace(
+        schedule,
+        steps=schedule.steps - start,
+        segments=list(_behind(schedule.segments, start)),
+        sigmas=schedule.sigmas[start:],
+        start=0 if schedule.sigmas else start,
+    )
+    return _led(rest) if start else rest
+
+
+def _behind(segments: Sequence[Segment], start: int) -> Iterator[Segment]:
+    """What is left of segments without their first steps."""
+    for segment in segments:
+        gone = min(start, segment.steps)
+        start -= gone
+        if gone < segment.steps:
+            steps, until = segment.steps - gone, segment.until
+            yield structs.replace(segment, steps=steps, until=until if until and until.least <= steps else None)
+
+
+def _led(schedule: Schedule) -> Schedule:
+    """The schedule itself, or with the first step or two run by large as a whole, where others build on them."""
+    for lead in range(3):
+        if lead > schedule.steps:
+            break
+        first = [Segment(lead, "full")] if lead else []
+        try:
+            return check_schedule(structs.replace(schedule, segments=[*first, *_behind(schedule.segments, lead)]))
+        except ScheduleError as err:
+            told = err
+    raise told
 
 
 def _runs(schedule: Schedule, segment: Segment) -> Sequence[str]:

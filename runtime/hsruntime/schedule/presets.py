@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from hsruntime.loop.program import SIGNALS
+from hsruntime.loop.program import MARKED, SIGNALS
 from hsruntime.schedule.schedule import (
     MAX_STEPS,
     MODES,
@@ -141,11 +141,20 @@ def lightstitch(steps: int) -> Schedule:
     return Schedule(steps, segments, RegionPolicy(signal="std", refresh=2))
 
 
+def edit(steps: int) -> Schedule:
+    """Ours: of a picture with a mask, large on the marked tokens alone; what lies outside follows the original.
+
+    One whole step fills the cache, and every fifth one renews it. The request must have a mask.
+    """
+    segments = _split("edit", steps, ("large", 0), ("region", 1.0)) if steps > 1 else [_segment("large", 1)]
+    return Schedule(steps, segments, RegionPolicy(signal=MARKED, refresh=4))
+
+
 PRESETS: dict[str, Callable[[int], Schedule]] = {
     preset.__name__: preset
     for preset in (
         hybridstitch, regionstitch, lightstitch, tstitch, srdiffusion, srdiffusion_adaptive, ras, flowblending,
-        taylorseer, dbcache, fewer_steps, large, small,
+        taylorseer, dbcache, edit, fewer_steps, large, small,
     )
 }  # fmt: skip
 
@@ -201,6 +210,7 @@ OWN: dict[str, tuple[Any, str]] = {
     "sigmas": (tuple[Level, ...], "numbers above 0 up to 1, as 1/0.8/0.5/0.2"),
     "guidance": (tuple[float, Level], "two noise levels from 0 to 1, as 0.2/0.9"),
     "order": (Literal[0, 1, 2], "0, 1, 2"),
+    "start": (int, "steps that are left out, as 11"),
 }
 """What follows the semicolon and is no region policy: its type, and what is allowed, in words."""
 

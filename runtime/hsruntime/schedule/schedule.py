@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from hsengines.errors import HSError
 from hsruntime.facts import SHIFTS, Strict
-from hsruntime.loop.program import SIGNALS, reads
+from hsruntime.loop.program import MARKED, SIGNALS, reads
 
 Signal = Annotated[str, Meta(pattern=rf"\A({'|'.join(SIGNALS)})\Z")]
 Solver = Literal["euler", "ab2", "dpmpp_2m"]
@@ -132,6 +132,8 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
     """In place of the pair's own shift of noise levels."""
     sigmas: tuple[Level, ...] = ()
     """The noise levels themselves, one for each step, falling; none for those of the grid."""
+    start: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
+    """Of the grid's steps, how many lie before the first: a picture that begins from another takes the later ones."""
     guidance: tuple[Annotated[float, Meta(ge=0, le=1)], Level] | None = None
     """Noise levels between which there is guidance (Kynkaanniemi et al., arXiv 2404.07724): above the first, up to the
     second. Elsewhere the prompts' rows run alone."""
@@ -150,6 +152,7 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
         stated += [f"grid={self.grid}"] if self.grid != "diffusers" else []
         stated += [f"shift={self.shift:g}"] if self.shift is not None else []
         stated += [f"sigmas={'/'.join(f'{sigma:g}' for sigma in self.sigmas)}"] if self.sigmas else []
+        stated += [f"start={self.start}"] if self.start else []
         stated += [f"guidance={'/'.join(f'{sigma:g}' for sigma in self.guidance)}"] if self.guidance else []
         stated += [f"order={self.order}"] if self.order != 1 else []
         if not self.has_region:
@@ -157,6 +160,8 @@ class Schedule(Strict, frozen=True, omit_defaults=True):
         defaults = RegionPolicy()
         for name in RegionPolicy.__struct_fields__:
             value = getattr(self.region, name)
+            if name == "ratio" and self.region.signal == MARKED:
+                continue  # the mark says how large it is
             if name in ("signal", "ratio") or value != getattr(defaults, name):
                 stated.append(f"{name}={value}")
         return stated
@@ -322,6 +327,8 @@ def _check_levels(schedule: Schedule) -> None:
     levels = schedule.sigmas
     if not levels:
         return
+    if schedule.start:
+        raise ScheduleError("sigmas are those of the steps, and start leaves steps of a grid out", "leave one out")
     if schedule.grid != "diffusers" or schedule.shift is not None:
         raise ScheduleError("sigmas are noise levels, and grid and shift make others", "leave one of the two out")
     if len(levels) != schedule.steps:

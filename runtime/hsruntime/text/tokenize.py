@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from tokenizers import Tokenizer
 
 from hsruntime.bundle.manifest import BundleError
 from hsruntime.facts import TextSlot
+from hsruntime.telling import warn_caller
 
 
 class PromptCutWarning(UserWarning):
@@ -74,15 +73,7 @@ def _tokenizer_from_file(path: Path) -> Tokenizer:
 def warn_of_cuts(tokenizers: list[PromptTokenizer], prompts: list[PromptRow]) -> None:
     """Warns of every cut, at the line that called hsruntime."""
     for cut in cuts_of(tokenizers, prompts):
-        warnings.warn(cut, PromptCutWarning, stacklevel=_outside())
-
-
-def _outside() -> int:
-    """The stack level, for whom calls this, of the code that called hsruntime."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("hsruntime."):
-        frame, level = frame.f_back, level + 1
-    return level
+        warn_caller(cut, PromptCutWarning)
 
 
 def cuts_of(tokenizers: list[PromptTokenizer], prompts: list[PromptRow]) -> Iterator[str]:
