@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from hsengines.spec import FLOATS, TensorSpec, numpy_dtype
-from hsruntime.bundle.manifest import FOREIGN, BundleError, EngineRecord, Manifest, output_spec
+from hsruntime.bundle.manifest import ENCODER, FOREIGN, BundleError, EngineRecord, Manifest, output_spec
 from hsruntime.facts import RESIDUAL, Sizes, TextSide, Transformer
 
 OUTPUTS = {"vae_decoder": "pictures", "select_cache": "selected", "unpatchify": "latents"}
@@ -30,6 +30,8 @@ def check_consistency(manifest: Manifest) -> None:
         _check_engine(name, record)
     for name, output in OUTPUTS.items():
         output_spec(manifest, name, output)
+    if ENCODER in manifest.engines:
+        output_spec(manifest, ENCODER, "latents")
 
 
 def _check_sizes(sizes: Sizes) -> None:

@@ -17,7 +17,7 @@ from hsruntime.bundle.manifest import DAMAGED, FOREIGN, BundleError, FileRecord,
 MANIFEST_NAME = "manifest.json"
 REQUIRED_ENGINES = (
     "large", "condition_large", "vae_decoder", "prepare", "guide", "guide_held", "blend", "advance", "extrapolate",
-    "score", "spread", "select_cache", "merge_cache", "unpatchify",
+    "keep", "score", "spread", "select_cache", "merge_cache", "unpatchify",
 )  # fmt: skip
 
 # No dot at either end rules out '.', '..' and what Windows strips; ASCII rules out two spellings of one name.

@@ -52,6 +52,7 @@ ENGINES = [
     "blend",
     "advance",
     "extrapolate",
+    "keep",
     "score",
     "spread",
     "select_cache",
