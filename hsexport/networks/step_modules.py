@@ -73,7 +73,7 @@ class Extrapolate(nn.Module):
 
 
 class Keep(nn.Module):
-    """Inpainting as StableDiffusion3InpaintPipeline does it: after a step, the original where nothing is drawn."""
+    """Inpainting as diffusers' pipeline does it: after a step, the original where nothing is drawn."""
 
     def forward(
         self, latents: Tensor, original: Tensor, noise: Tensor, drawn: Tensor, reached: Tensor, step: Tensor

@@ -58,7 +58,7 @@ def marked_by_hand(schedule: Schedule) -> Schedule:
 
 
 def started(schedule: Schedule, strength: float) -> Schedule:
-    """The steps that are left for a strength, as StableDiffusion3Img2ImgPipeline counts them.
+    """The steps that are left for a strength, as diffusers' pipeline counts them.
 
     Where what is left begins with a mode that builds on large's steps, large takes a step or two on the whole picture
     first. Raises ScheduleError.
