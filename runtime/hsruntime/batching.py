@@ -24,7 +24,7 @@ def kind_of(request: Request) -> Hashable:
     """
     if request.embeddings or any(segment.until for segment in request.schedule.segments):
         return None
-    return request.size, request.guidance_scale, schedule_json(request.schedule)
+    return request.size, request.guidance_scale, schedule_json(request.schedule), request.adapters
 
 
 def most_together(manifest: Manifest, asked: int | None) -> int:

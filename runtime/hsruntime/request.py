@@ -7,7 +7,7 @@ import operator
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 from hsruntime.text.tokenize import PromptRow
+
+if TYPE_CHECKING:
+    from hsruntime.adapters.asked import Asked
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 LARGEST_SCALE = 1000
@@ -57,6 +60,7 @@ class Request:
     schedule: Schedule
     callback: Callback | None = None
     embeddings: TextEmbeddings | None = None  # in place of prompts, of which there are none then
+    adapters: Asked | None = None  # None: those that the session was opened with
 
     @property
     def pictures(self) -> int:
@@ -96,6 +100,8 @@ class Result:
     segments: tuple[SegmentTime, ...]
     seconds: float
     """From the call to the pictures: text, loop and decoding."""
+    adapters: tuple[str, ...] = ()
+    """Those that were at work, such as "style:0.8"."""
 
     @property
     def image(self) -> np.ndarray:

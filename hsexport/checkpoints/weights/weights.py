@@ -42,16 +42,32 @@ def changed(of: Weight, shape: tuple[int, ...], change: Callable[[np.ndarray], n
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A checkpoint's tensor, whole, behind a weight: its `axes` in this order, one run of numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @classmethod
+    def as_it_lies(cls, name: str, weight: Weight) -> Origin:
+        """Of a weight that is the tensor itself."""
+        return cls(name, weight.shape, tuple(range(len(weight.shape))))
+
+
+@dataclass(frozen=True)
 class Weights(Mapping[str, Weight]):
     """Tensors by name; `sources` are the checkpoint's tensors that decide them, `folder` is what messages name.
 
-    `extra` says what else decides them: a crop, the digests of adapters.
+    `extra` says what else decides them: a crop, the digests of adapters. `origins`: which tensor of the checkpoint,
+    before any adapter, a weight is, for adapters that come when the network runs; of a transformer's networks.
     """
 
     folder: Path
     tensors: Mapping[str, Weight]
     sources: Mapping[str, TensorHeader]
     extra: tuple[str, ...] = field(default=())
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Weight:
         return self.tensors[name]
