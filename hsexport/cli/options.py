@@ -28,11 +28,14 @@ def size_from_text(text: str) -> tuple[int, int]:
 presets = one_of(lambda: PRESETS)
 KERNEL_CACHE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder where no option does; set but empty, nothing is kept. click itself takes empty for unset."""
+LORA = "[small=]FILE[:SCALE]"
 AS_FLAGS: dict[str, dict[str, Any]] = {
     "schedule": {"shell_complete": presets},
     "memory_cap_mb": {"flag": "--memory-cap"},
     "kernel_cache": {"callback": lambda *given: os.environ.get(KERNEL_CACHE) if given[-1] is None else given[-1]},
     "vae_tile": {"metavar": "PIXELS"},
+    "adapters": {"flag": "--lora", "metavar": LORA, "multiple": True, "show_default": False},
+    "adapter_cap_mb": {"flag": "--adapter-cap"},
 }
 """What a field of the records cannot say of its option."""
 
@@ -65,9 +68,12 @@ def record_options(record: type[Struct], options: dict[str, Decorator], into: st
     return decorate
 
 
-def picture_options(**helps: str) -> Decorator:
-    """All of a picture's options but the prompt, as `picture`; helps: by field, where other words fit better."""
-    fields = [name for name in PictureOptions.__struct_fields__ if name not in ("prompt", "width", "height")]
+def picture_options(*without: str, **helps: str) -> Decorator:
+    """All of a picture's options but the prompt and `without`, as `picture`; helps: by field, where other words fit
+    better.
+    """
+    left_out = {"prompt", "width", "height", *without}
+    fields = [name for name in PictureOptions.__struct_fields__ if name not in left_out]
     options = {name: option_of(PictureOptions, name, helps.get(name)) for name in fields}
     return record_options(PictureOptions, {**options, "size": size}, "picture")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     default=Path("picture.png"),
     help="PNG; several pictures get -0, -1, ... before the suffix",
 )
-@picture_options()
+@picture_options("lora")
 @click.option("--region", type=FILE, help="also write the picture with its region marked")
 @session_options(
-    "device", "threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity"
+    *("device", "threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity"),
+    "adapters",
 )
 @json_option("print files, schedule and times for scripts")
 def run(
@@ -56,14 +58,17 @@ def run(
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
     console = PlainConsole(stderr=True, highlight=False)
-    with Session(open_bundle(bundle), session) as opened, _progress(console) as progress:
+    with warnings.catch_warnings(record=True) as caught, ExitStack() as kept:
+        warnings.simplefilter("always")
+        opened, progress = (
+            kept.enter_context(Session(open_bundle(bundle), session)),
+            kept.enter_context(_progress(console)),
+        )
         asked = structs.replace(picture, prompt=list(prompt))
         request = asked.completed(opened.manifest, callback=_step_shower(progress))
         if region and not request.schedule.has_region:
             raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result = opened.run(request)
+        result = opened.run(request)
     cuts = [str(w.message) for w in caught]
     for cut in cuts:
         console.print(f"warning: {cut}", soft_wrap=True, markup=False)
@@ -105,5 +110,6 @@ def _summary(result: Any, files: list[str], cuts: list[str]) -> dict[str, Any]:
         "seconds": result.seconds,
         "loop_seconds": result.loop_seconds,
         "segments": segments,
+        "adapters": list(result.adapters),
         "warnings": cuts,
     }
