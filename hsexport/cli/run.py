@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +57,12 @@ def run(
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
     console = PlainConsole(stderr=True, highlight=False)
-    with warnings.catch_warnings(record=True) as caught, ExitStack() as kept:
-        warnings.simplefilter("always")
-        opened, progress = (
-            kept.enter_context(Session(open_bundle(bundle), session)),
-            kept.enter_context(_progress(console)),
-        )
+    found = open_bundle(bundle)
+    with (
+        warnings.catch_warnings(record=True, action="always") as caught,
+        Session(found, session) as opened,
+        _progress(console) as progress,
+    ):
         asked = structs.replace(picture, prompt=list(prompt))
         request = asked.completed(opened.manifest, callback=_step_shower(progress))
         if region and not request.schedule.has_region:

@@ -195,8 +195,8 @@ CLICK_ABSENT = {
     },
     "batch": {"width", "height", "prompt", *SessionOptions.__struct_fields__} - {"device", "threads", "adapter_folder"},
 }
-"""Both sides are one `--size`; one run has one set of adapters, as files; a batch's prompts are a file, and its sessions
-the replicas'."""
+"""Both sides are one `--size`; one run has one set of adapters, as files; a batch's prompts are a file, and its
+sessions the replicas'."""
 CLICK_DIFFERS = {
     ("run", "prompt"): {"required": True, "multiple": True},
     ("run", "vae_tile"): {"metavar": "PIXELS"},

@@ -15,31 +15,11 @@ PUBLIC = {
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
 SESSION = {
-    "adapter_names",
-    "bundle",
-    "check_adapters",
-    "close",
-    "cuts",
-    "device_name",
-    "encode",
-    "generate",
-    "manifest",
-    "open",
-    "run",
-    "warm_up",
-    "with_adapters",
+    *("adapter_names", "bundle", "check_adapters", "close", "cuts", "device_name", "encode", "generate", "manifest"),
+    *("open", "run", "warm_up", "with_adapters"),
 }
 RESULT = {
-    "adapters",
-    "grid",
-    "image",
-    "images",
-    "latents",
-    "loop_seconds",
-    "region",
-    "schedule",
-    "seconds",
-    "seeds",
+    *("adapters", "grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "seeds"),
     "segments",
 }
 

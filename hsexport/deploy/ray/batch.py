@@ -127,6 +127,7 @@ def _outcomes(
     gpus = gpus_of_each(manifest, options.gpus_per_replica)
     together = most_together(manifest, options.max_batch)
     threads = threads_of_each(options.replicas, options.threads)
+    folder = str(Path(options.adapter_folder).resolve()) if options.adapter_folder else None
     with _ray(options.replicas):
         found, wanted = ray.cluster_resources().get("GPU", 0), gpus * options.replicas
         if found < wanted:  # Ray would wait for them for ever
@@ -136,7 +137,7 @@ def _outcomes(
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             Executor,
-            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads),
+            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads, folder),
             batch_size=together,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=options.replicas, max_tasks_in_flight_per_actor=2),
