@@ -24,7 +24,7 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         super().__init__(library)
 
     def check_options(self, options: RtxOptions) -> None:
-        """fp16 and bf16 for architectures it knows; it has no fp32 attention kernels. Refitting needs a GPU to build."""
+        """fp16 and bf16 for architectures it knows; it has no fp32 attention kernels. `refit` needs a GPU at build."""
         super().check_options(options)
         if options.refit and (why := why_no_gpu()):
             told = f"{self.title} builds engines that take other weights on a machine with a GPU only, and {why}"
