@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import numpy as np
+
 from hsengines.device import Device, Tensors
 from hsengines.errors import BackendUnavailable, ShapeError
 from hsengines.spec import EngineSpec, TensorSpec
@@ -16,6 +18,9 @@ from hsengines.traits import named, traits_of
 if TYPE_CHECKING:
     from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 
+Weights = Mapping[str, np.ndarray]
+"""Numbers by the names of a graph's initialisers, C-contiguous."""
+NO_WEIGHTS: Weights = {}
 Options = TypeVar("Options", bound="BuildOptions")
 """A backend's own record of what its builder can be told."""
 
@@ -135,8 +140,12 @@ class Backend(ABC, Generic[Options]):
         """The device called `name`, one of `devices`, or the default's where that is empty."""
 
     @abstractmethod
-    def load(self, engine: Path, spec: EngineSpec, device: Device) -> Engine:
-        """Loads a built engine. Raises EngineLoadError."""
+    def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> Engine:
+        """Loads a built engine, with other numbers in place of some of its weights. Raises EngineLoadError.
+
+        `replaced`: by the names that the graph's initialisers have, in their types and shapes; an engine that holds its
+        weights is given every one that its graph has, or none.
+        """
 
 
 def get_backend(name: str, cache: str | Path | None = None) -> Backend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -56,6 +56,15 @@ class BuildOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def leaves_weights(self) -> bool:
         """Whether engines lie without their weights, which stay in a file beside them."""
         return False
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether engines that hold their weights, and have them in a file beside them too, take others on loading."""
+        return False
+
+    def of_fixed_weights(self) -> Self:
+        """The same for a network whose weights nobody will replace."""
+        return self
 
 
 @dataclass(frozen=True)

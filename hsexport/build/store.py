@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from hsengines.errors import HSError
 from hsengines.files import replace_file, workplace
+from hsruntime.adapters import headers, lora
 from hsruntime.bundle.reader import sha256_of
 
 KEY_SCHEMA = 2
@@ -81,10 +82,12 @@ def _short(value: str | None, skipped: int) -> str:
 def source_digest(stage: str) -> str:
     """sha256 over the source of a stage in `SHAPING`: editing it must not leave stale products behind."""
     here = Path(__file__).parents[1]
-    files = sorted({file for pattern in SHAPING[stage] for file in here.glob(pattern)})
+    files = {str(file.relative_to(here)): file for pattern in SHAPING[stage] for file in here.glob(pattern)}
+    if "checkpoints/weights/*.py" in SHAPING[stage]:  # what they read and add LoRAs with lies in the runtime
+        files |= {module.__name__: Path(str(module.__file__)) for module in (headers, lora)}
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(here)}\0".encode() + file.read_bytes())
+    for name in sorted(files):
+        digest.update(f"{name}\0".encode() + files[name].read_bytes())
     return digest.hexdigest()
 
 

@@ -6,12 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hsexport.checkpoints.documents import PairError, read_document
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher, fetched
-
-Role = Literal["large", "small"]
+from hsruntime.adapters.lora import Role
 
 DEMO = Path(__file__).parent.parent / "demo"  # ships inside the package
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

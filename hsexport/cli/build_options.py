@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
@@ -28,19 +27,13 @@ WEIGHTS = list(dict.fromkeys(kind for name in backend_names() for kind in traits
 
 def adapter_from_text(text: str) -> AdapterRequest:
     """`FILE`, `FILE:0.8` or `small=FILE:0.8`. Raises click.BadParameter, which is a usage error."""
-    role, mark, rest = text.partition("=")
-    if not mark or role not in ("large", "small"):
-        role, rest = "large", text
-    file, colon, scale = rest.rpartition(":")
-    if not colon or Path(rest).expanduser().is_file():
-        file, scale = rest, "1"
+    from hsruntime.adapters.asked import file_from_text
+    from hsruntime.request import RequestError
+
     try:
-        value = float(scale)
-    except ValueError:
-        value = math.nan
-    if not file or not math.isfinite(value):
-        raise click.BadParameter(f"'{text}' is not a LoRA with its scale; write FILE, FILE:0.8 or small=FILE:0.8")
-    return AdapterRequest("small" if role == "small" else "large", Path(file), value)
+        return file_from_text(text)
+    except RequestError as err:
+        raise click.BadParameter(str(err)) from err
 
 
 def outer_from_text(text: str) -> tuple[int, int]:

@@ -13,8 +13,10 @@ from hsengines.backend import get_backend
 from hsengines.cores import usable_cores
 from hsengines.errors import BackendUnavailable
 from hsengines.spec import FLOATS
+from hsengines.traits import traits_of
 from hsexport.cli.command import bundle_argument, command, json_option
 from hsexport.report import tables_console
+from hsruntime.adapters.merging import roles_of
 from hsruntime.bundle.manifest import EngineRecord, Manifest, manifest_bytes
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.facts import Transformer, size_text
@@ -70,7 +72,18 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
     )
     console.print(f"default  {m.facts.defaults.schedule}: {schedule}, guidance {m.facts.defaults.guidance_scale:g}")
     console.print(f"         {predicted:.2f} times as fast as large alone, by counting operations")
+    console.print(f"adapters {_adapters(bundle)}")
     console.print(f"built    by {', '.join(f'{k} {v}' for k, v in m.tools.items())} on {m.device}")
+
+
+def _adapters(bundle: Bundle) -> str:
+    """Whether LoRAs can be merged into it when it is opened."""
+    roles = roles_of(bundle)
+    if roles:
+        return f"LoRAs at run time for {' and '.join(roles)}"
+    return "no LoRAs at run time" + (
+        ": built without --refit" if traits_of(bundle.manifest.backend).resident_weights else ""
+    )
 
 
 def _devices(manifest: Manifest) -> str:

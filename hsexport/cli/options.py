@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from hsexport.cli.command import KINDS, one_of, option_from, with_options
 from hsruntime.options import PictureOptions, SessionOptions, schemas_of
+from hsruntime.picture.original import PICTURE_FILES
 from hsruntime.schedule.presets import PRESETS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -29,6 +30,7 @@ def size_from_text(text: str) -> tuple[int, int]:
 presets = one_of(lambda: PRESETS)
 KERNEL_CACHE = "HSEXPORT_RUNTIME_CACHE"
 """Names the folder where no option does; set but empty, nothing is kept. click itself takes empty for unset."""
+LORA = "[small=]FILE[:SCALE]"
 
 
 class PictureFile(click.Path):
@@ -52,7 +54,9 @@ AS_FLAGS: dict[str, dict[str, Any]] = {
     "memory_cap_mb": {"flag": "--memory-cap"},
     "kernel_cache": {"callback": lambda *given: os.environ.get(KERNEL_CACHE) if given[-1] is None else given[-1]},
     "vae_tile": {"metavar": "PIXELS"},
-    **{field: {"type": PictureFile(exists=True, dir_okay=False)} for field in ("image", "mask", "region_mask")},
+    **{field: {"type": PictureFile(exists=True, dir_okay=False)} for field in PICTURE_FILES},
+    "adapters": {"flag": "--lora", "metavar": LORA, "multiple": True, "show_default": False},
+    "adapter_cap_mb": {"flag": "--adapter-cap"},
 }
 """What a field of the records cannot say of its option."""
 
@@ -85,9 +89,12 @@ def record_options(record: type[Struct], options: dict[str, Decorator], into: st
     return decorate
 
 
-def picture_options(**helps: str) -> Decorator:
-    """All of a picture's options but the prompt, as `picture`; helps: by field, where other words fit better."""
-    fields = [name for name in PictureOptions.__struct_fields__ if name not in ("prompt", "width", "height")]
+def picture_options(*without: str, **helps: str) -> Decorator:
+    """All of a picture's options but the prompt and `without`, as `picture`; helps: by field, where other words fit
+    better.
+    """
+    left_out = {"prompt", "width", "height", *without}
+    fields = [name for name in PictureOptions.__struct_fields__ if name not in left_out]
     options = {name: option_of(PictureOptions, name, helps.get(name)) for name in fields}
     return record_options(PictureOptions, {**options, "size": size}, "picture")
 

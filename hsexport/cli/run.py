@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     default=Path("picture.png"),
     help="PNG; several pictures get -0, -1, ... before the suffix",
 )
-@picture_options()
+@picture_options("lora")
 @click.option("--region", type=FILE, help="also write the picture with its region marked")
 @session_options(
-    "device", "threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity"
+    *("device", "threads", "graphs", "memory_cap_mb", "vae_tile", "text_on_demand", "kernel_cache", "identity"),
+    "adapters",
 )
 @json_option("print files, schedule and times for scripts")
 def run(
@@ -56,14 +57,17 @@ def run(
     if region and region.resolve() == out.resolve():
         raise HSError(f"--out and --region are both {out}", "name two files")
     console = PlainConsole(stderr=True, highlight=False)
-    with Session(open_bundle(bundle), session) as opened, _progress(console) as progress:
+    found = open_bundle(bundle)
+    with (
+        warnings.catch_warnings(record=True, action="always") as caught,
+        Session(found, session) as opened,
+        _progress(console) as progress,
+    ):
         asked = structs.replace(picture, prompt=list(prompt))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            request = asked.completed(opened.manifest, callback=_step_shower(progress))
-            if region and not request.schedule.has_region:
-                raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
-            result = opened.run(request)
+        request = asked.completed(opened.manifest, callback=_step_shower(progress))
+        if region and not request.schedule.has_region:
+            raise HSError("--region: this schedule chooses no region", "use one with a hybrid segment")
+        result = opened.run(request)
     told = [str(w.message) for w in caught]
     for warning in told:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False)
@@ -105,5 +109,6 @@ def _summary(result: Any, files: list[str], told: list[str]) -> dict[str, Any]:
         "seconds": result.seconds,
         "loop_seconds": result.loop_seconds,
         "segments": segments,
+        "adapters": list(result.adapters),
         "warnings": told,
     }

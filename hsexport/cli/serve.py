@@ -34,7 +34,10 @@ OPTIONS = {
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 to be reached from elsewhere")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes any free one")
 @record_options(ServerOptions, OPTIONS, "options")
-@session_options("device", "threads", "graphs", "memory_cap_mb", "vae_tile", "kernel_cache", "identity")
+@session_options(
+    *("device", "threads", "graphs", "memory_cap_mb", "vae_tile", "kernel_cache", "identity"),
+    *("adapters", "adapter_folder", "adapters_kept", "adapter_cap_mb"),
+)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="what is told"
 )

@@ -18,6 +18,7 @@ OPTIONS = {name: option_of(TritonOptions, name) for name in TritonOptions.__stru
 OPTIONS["progress"] = click.option(
     "--progress", "--decoupled", is_flag=True, help=schemas_of(TritonOptions)["progress"]["description"]
 )
+OPTIONS["adapter_folder"] = option_of(TritonOptions, "adapter_folder", metavar="PATH")
 OPTIONS["execution_env"] = option_of(TritonOptions, "execution_env", metavar="PATH")
 
 

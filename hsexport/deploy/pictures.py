@@ -43,6 +43,7 @@ def save_pictures(result: Result, request: Request, out: Path, region: Path | No
                 "negative_prompt": request.negative_prompts[i][0],
                 "schedule": result.schedule,
                 "guidance_scale": f"{request.guidance_scale:g}",
+                **({"adapters": ", ".join(result.adapters)} if result.adapters else {}),
             }
         )
         pictures = {out: picture}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,28 @@ def _lazy(tensor: ir.ExternalTensor, folder: Path) -> ir.LazyTensor:
     return ir.LazyTensor(read, tensor.dtype, ir.Shape(shape), name=tensor.name)
 
 
-def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: OnBytes | None = None) -> None:
+def save_graph(
+    model: ir.Model,
+    path: Path,
+    *,
+    refer: bool = False,
+    beside: Collection[str] = (),
+    on_bytes: OnBytes | None = None,
+) -> dict[str, int]:
     """Writes `path`, and beside it `<name>.data` if the graph has weights; `path` must not be what it was loaded from.
 
     Weights that a pass has changed are computed here, one after the other, so memory holds the largest of them.
     `refer`: weights that the checkpoint has in the very same bytes are not written; its files are linked beside the
     graph, `<name>.0.safetensors` and so on, where the file system allows it. Neither may be edited afterwards.
-    Raises PassError if a weight cannot be written (a value beyond fp16); what was written by then is to be thrown away.
-    The graph in memory stays as it is.
+    `beside`: weights that do not lie in the graph's own file, however small. Returns where in the data file each weight
+    begins. Raises PassError if a weight cannot be written (a value beyond fp16); what was written by then is to be
+    thrown away. The graph in memory stays as it is.
     """
     before = {value: value.const_value for value in model.graph.initializers.values()}
     try:
         if refer:
             _refer(model, path)
-        _externalise(model, path, on_bytes)
+        offsets = _externalise(model, path, beside, on_bytes)
         ir.save(model, path)
     except Exception as err:
         raise_own(err)
@@ -66,6 +75,7 @@ def save_graph(model: ir.Model, path: Path, *, refer: bool = False, on_bytes: On
     finally:
         for value, tensor in before.items():
             value.const_value = tensor
+    return offsets
 
 
 def _refer(model: ir.Model, path: Path) -> None:
@@ -94,14 +104,14 @@ def _linked(source: Path, target: Path) -> Path | None:
     return target
 
 
-def _externalise(model: ir.Model, path: Path, on_bytes: OnBytes | None) -> None:
-    """Writes the data file and leaves references to it."""
+def _externalise(model: ir.Model, path: Path, beside: Collection[str], on_bytes: OnBytes | None) -> dict[str, int]:
+    """Writes the data file and leaves references to it; where each begins there, by name."""
     found = ((value, value.const_value) for value in model.graph.initializers.values())
     # An external tensor is a placeholder, or in a file that was just linked.
     ours = {v: t for v, t in found if t is not None and not isinstance(t, ir.ExternalTensor)}
-    away = {value: tensor for value, tensor in ours.items() if tensor.nbytes > INLINE_BYTES}
+    away = {v: t for v, t in ours.items() if t.nbytes > INLINE_BYTES or (v.name in beside and t.nbytes)}
     if not away:
-        return
+        return {}
     total, done = sum(tensor.nbytes for tensor in away.values()), 0
 
     def told(tensor: ir.TensorProtocol, _: object) -> None:
@@ -114,3 +124,4 @@ def _externalise(model: ir.Model, path: Path, on_bytes: OnBytes | None) -> None:
     written = ir.external_data.convert_tensors_to_external([*away.values()], path.parent, data, callback=told)
     for value, tensor in zip(away, written, strict=True):
         value.const_value = tensor
+    return {value.name or "": tensor.offset or 0 for value, tensor in zip(away, written, strict=True)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from hsexport.checkpoints.weights import Weight, Weights
+from hsexport.checkpoints.weights import Origin, Weight, Weights
 
 CHECKPOINT = "checkpoint"
 """What a placeholder gives as its file: an exported graph is not whole without the network's Weights."""
@@ -33,6 +34,17 @@ class CheckpointTensor(ir.LazyTensor):
     def _read(self) -> ir.TensorProtocol:
         array: np.ndarray = self.weight.read().astype(self.dtype.numpy(), copy=False)
         return ir.Tensor(np.ascontiguousarray(array), dtype=self.dtype, name=self.name)
+
+
+class DerivedTensor(ir.LazyTensor):
+    """What `read` makes of another tensor whenever it is looked at: its numbers in another type, or a matrix turned."""
+
+    def __init__(
+        self, of: ir.TensorProtocol, read: Callable[[], ir.TensorProtocol], dtype: ir.DataType, *, turned: bool = False
+    ) -> None:
+        shape = of.shape.numpy()
+        super().__init__(read, dtype, ir.Shape(shape[::-1] if turned else shape), name=of.name)
+        self.of, self.turned = of, turned
 
 
 STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
@@ -73,6 +85,32 @@ def attach_weights(model: ir.Model, weights: Weights | None) -> None:
     weights.check_fits({name: _extents(value) for name, value in holes.items()})
     for name, value in holes.items():
         value.const_value = CheckpointTensor(weights[name], name)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An initialiser that is a whole tensor of the checkpoint: which one, and the order in which its axes lie."""
+
+    origin: Origin
+    axes: tuple[int, ...]
+
+
+def trace_weights(model: ir.Model, weights: Weights | None) -> dict[str, Traced]:
+    """The initialisers that are tensors of a network's checkpoint, by name, as passes left them."""
+    if weights is None:
+        return {}
+    names = {weights[name]: name for name in weights.origins}
+    found = {}
+    for value in model.graph.initializers.values():
+        tensor, turned = value.const_value, False
+        while isinstance(tensor, DerivedTensor):
+            turned, tensor = turned != tensor.turned, tensor.of
+        if isinstance(tensor, CheckpointTensor) and tensor.weight in names:
+            origin = weights.origins[names[tensor.weight]]
+            # A matrix's rows are the first axis, whatever its columns are made of.
+            axes = (*origin.axes[1:], origin.axes[0]) if turned else origin.axes
+            found[value.name or ""] = Traced(origin, axes)
+    return found
 
 
 def _extents(value: ir.Value) -> tuple[int, ...]:

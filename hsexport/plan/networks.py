@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from hsengines.spec import FLOATS, numpy_dtype
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Weight, Weights
-from hsexport.checkpoints.weights.weights import DTYPES
 from hsexport.networks.network import Network
+from hsruntime.adapters.headers import DTYPES
 
 STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 """A precision as safetensors calls it."""

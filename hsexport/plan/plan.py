@@ -77,7 +77,7 @@ def plan_of(
     weights = {network.name: resident_weights(network, request) for network in networks}
     plans = tuple(network_plan(net, weights[net.name], net.precision_in(precision)) for net in networks)
     schedule = schedule_for(facts)
-    stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights)
+    stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights or options.takes_weights)
     if request.stop_after:
         stages = stages[: 1 + [stage.name for stage in stages].index(request.stop_after)]
     held = {plan.name: 0 if options.streams_weights else plan.bundle_bytes for plan in plans}

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from PIL.Image import Image, Resampling
 
+from hsruntime.adapters.asked import names_from
 from hsruntime.bundle.manifest import ENCODER, Manifest
 from hsruntime.facts import Size
 from hsruntime.loop.program import MARKED
@@ -66,6 +67,9 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     steps: Annotated[Steps | None, Meta(description="steps of a preset")] = None
     guidance_scale: Annotated[float | None, Meta(description="1 or less switches guidance off")] = None
+    lora: Annotated[
+        str | Sequence[str] | None, Meta(description="adapters of the adapter folder by name: style:0.8,ink; '': none")
+    ] = None
     width: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
     height: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
     image: Annotated[bytes | None, Meta(description="a picture to begin from: the bytes of a PNG, JPEG or WebP")] = None
@@ -116,6 +120,7 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             embeddings=embeddings,
             original=original,
             marked=self._marked(manifest, schedule, size, original),
+            adapters=names_from(self.lora),
         )
 
     def _image(self, manifest: Manifest) -> Image | None:
@@ -171,6 +176,9 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     so that the first picture never holds both. Later prompts need room for one encoder beside the other engines.
     Conditioning networks, a third of some transformers, are opened likewise, for prompts or noise levels other than
     the last call's, and closed before the first step.
+
+    adapters: files, each as [small=]FILE[:SCALE]; they count for every picture that asks for none by itself. A set of
+    adapters opens the engines that it changes once more, with its own weights; what it does not change is shared.
     The bundle must stay where it is while the session is open; EngineLoadError may come from `generate`.
     """
 
@@ -195,6 +203,16 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = None
     shapes_kept: Annotated[Side, Meta(description="for how many shapes and step counts loops stay bound")] = 4
     identity: Annotated[str, Meta(description="open only the bundle of this identity, as inspect shows it")] = ""
+    adapters: Annotated[
+        str | Sequence[str], Meta(description="merge a LoRA into large, or into small; repeat it for more")
+    ] = ()
+    adapter_folder: Annotated[
+        str | None, Meta(description="folder of LoRAs that pictures may ask for by their files' names")
+    ] = None
+    adapters_kept: Annotated[Side, Meta(description="for how many sets of adapters engines stay open")] = 2
+    adapter_cap_mb: Annotated[
+        float | None, Meta(description="MiB of weights that these engines may take; sets used longest ago give way")
+    ] = None
 
     def checked(self) -> Self:
         """Itself. Raises RequestError for a number that stands for nothing."""
@@ -204,6 +222,10 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise RequestError(f"shapes_kept {self.shapes_kept} keeps none", "keep 1 or more")
         if self.memory_cap_mb is not None and not 0 <= self.memory_cap_mb < math.inf:  # false for nan as well
             raise RequestError(f"memory_cap_mb {self.memory_cap_mb} is no amount of memory", "give MiB above 0")
+        if self.adapters_kept < 1:
+            raise RequestError(f"adapters_kept {self.adapters_kept} keeps none", "keep 1 or more")
+        if self.adapter_cap_mb is not None and not 0 <= self.adapter_cap_mb < math.inf:
+            raise RequestError(f"adapter_cap_mb {self.adapter_cap_mb} is no amount of memory", "give MiB above 0")
         return self
 
 

@@ -21,6 +21,7 @@ from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 from hsruntime.text.tokenize import PromptRow
 
 if TYPE_CHECKING:
+    from hsruntime.adapters.asked import Asked
     from hsruntime.picture.original import Original
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -63,6 +64,7 @@ class Request:
     embeddings: TextEmbeddings | None = None  # in place of prompts, of which there are none then
     original: Original | None = None  # what the pictures begin from, beside `latents`, which are the noise
     marked: np.ndarray | None = None  # (h, w) bool, the region's tokens where the caller marked them
+    adapters: Asked | None = None  # None: those that the session was opened with
 
     @property
     def pictures(self) -> int:
@@ -107,6 +109,8 @@ class Result:
     segments: tuple[SegmentTime, ...]
     seconds: float
     """From the call to the pictures: text, loop and decoding."""
+    adapters: tuple[str, ...] = ()
+    """Those that were at work, such as "style:0.8"."""
 
     @property
     def image(self) -> np.ndarray:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock, get_ident
 from time import perf_counter
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from hsengines.backend import Backend, Engine, get_backend
+from hsengines.backend import NO_WEIGHTS, Backend, Engine, Weights, get_backend
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
+from hsruntime.adapters.asked import Asked, Folder, files_from
+from hsruntime.adapters.sets import AdapterSet, AdapterSets
 from hsruntime.bundle.manifest import ENCODER
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.loop.buffers import LoopShape
 from hsruntime.loop.denoise import denoise
-from hsruntime.loop.executors import Executors
+from hsruntime.loop.executors import Executors, Own
 from hsruntime.loop.flow import noise_levels, tokens_from_latents
 from hsruntime.loop.loop import CONDITIONING, Loop
 from hsruntime.loop.solvers import solver_coefficients
 from hsruntime.options import PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
 from hsruntime.picture.encode import encoded
-from hsruntime.picture.original import Original, PictureFile, file_bytes
+from hsruntime.picture.original import PICTURE_FILES, Original, PictureFile, file_bytes
 from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (
@@ -49,26 +53,35 @@ class Session:
         """As `open`, of a bundle that is open."""
         options = (options or SessionOptions()).checked()
         bundle.check_identity(options.identity)
+        self._adapters, folder = files_from(options.adapters), Folder(options.adapter_folder)
         self._lock, self._caller = Lock(), 0
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._tokenizers = tokenizers_of(bundle)
         self._tile = tile_side(self.manifest, options.vae_tile)
-        cap_mb = options.memory_cap_mb
-        self._cap_bytes = None if cap_mb is None else int(cap_mb * 2**20)
+        self._cap_bytes = _bytes_of(options.memory_cap_mb)
         self._shapes_kept = options.shapes_kept
         self._backend = backend or get_backend(self.manifest.backend, options.kernel_cache)
         self._device = self._backend.device(options.threads, graphs=options.graphs, name=options.device)
         self._device.two_streams = options.two_streams and traits_of(self._backend.name).streams
         self._engines: dict[str, Engine] = {}
+        self._sets = AdapterSets(
+            bundle,
+            folder,
+            self._load,
+            most_kept=options.adapters_kept,
+            cap_bytes=_bytes_of(options.adapter_cap_mb),
+            on_drop=self._let_go,
+        )
         self._executors: Executors | None = None
         self._on_demand: TextOnDemand | None = None
         self._closed = False
         try:
+            adapted = self._sets.of(self._adapters)
             if options.text_on_demand:
                 self._on_demand = TextOnDemand(self.manifest, self._tokenizers, self._device, self._load)
             else:
-                self._open_executors()
+                self._open_executors(adapted)
         except BaseException:
             self.close()
             raise
@@ -89,6 +102,10 @@ class Session:
         kernel_cache: str | None = None,
         shapes_kept: int = 4,
         identity: str = "",
+        adapters: str | Sequence[str] = (),
+        adapter_folder: str | None = None,
+        adapters_kept: int = 2,
+        adapter_cap_mb: float | None = None,
     ) -> Session:
         """Opens a bundle; SessionOptions says what each option means.
 
@@ -106,6 +123,10 @@ class Session:
             kernel_cache=kernel_cache,
             shapes_kept=shapes_kept,
             identity=identity,
+            adapters=adapters,
+            adapter_folder=adapter_folder,
+            adapters_kept=adapters_kept,
+            adapter_cap_mb=adapter_cap_mb,
         )
         return cls(open_bundle(Path(path), hashes=options.hashes), options)
 
@@ -132,6 +153,7 @@ class Session:
         if self._executors:
             self._executors.close()
             self._executors = None
+        self._sets.close()
         while self._engines:
             self._engines.popitem()[1].close()
         self._device.close()
@@ -156,6 +178,7 @@ class Session:
         mask: PictureFile | None = None,
         mask_blur: float | None = None,
         region_mask: PictureFile | None = None,
+        lora: str | Sequence[str] | None = None,
         callback: Callback | None = None,
     ) -> Result:
         """Makes one picture per prompt; what is None comes from the bundle.
@@ -174,6 +197,7 @@ class Session:
         steps that is run, by default 0.6; those before it fall away, as `result.schedule` tells. mask: likewise a
         picture, white where the image is drawn anew; elsewhere it keeps its pixels. mask_blur: pixels, the width of the
         edge inside the mask. region_mask: white where large refines, in place of the schedule's own choice.
+        lora: names in the adapter folder, such as "style:0.8", in place of the session's own adapters; "" for none.
         callback: called with a Progress after each step; an exception it raises ends the call.
 
         Raises RequestError, ShapeError or ScheduleError; warns with PromptCutWarning.
@@ -194,8 +218,24 @@ class Session:
             mask=file_bytes("mask", mask),
             mask_blur=mask_blur,
             region_mask=file_bytes("region_mask", region_mask),
+            lora=lora,
         )
         return self.run(asked.completed(self.manifest, embeddings=embeddings, latents=latents, callback=callback))
+
+    def with_adapters(self, *adapters: str) -> AdaptedSession:
+        """The session with LoRAs, each FILE, FILE:0.8 or small=FILE:0.8, in place of those that it was opened with.
+
+        Their engines are opened by its first picture, kept by this session, and closed with it. Raises RequestError.
+        """
+        return AdaptedSession(self, files_from(adapters))
+
+    def adapter_names(self) -> list[str]:
+        """What pictures may ask for as `lora`: the files of the adapter folder, without their ending."""
+        return self._sets.folder.names()
+
+    def check_adapters(self, request: Request) -> None:
+        """Raises RequestError for an adapter that is not in the folder, before anything is drawn. From any thread."""
+        self._sets.folder.check(request.adapters)
 
     def cuts(self, prompts: Sequence[str | PromptRow]) -> list[str]:
         """What the text encoders do not see of these prompts, a line for each cut; `generate` warns of the same.
@@ -241,7 +281,8 @@ class Session:
         """
         request = request or PictureOptions(prompt="").completed(self.manifest)
         with self._turn():
-            executor = self._open_executors().of(self._loop_shape(request))
+            adapted = self._adapted(request)
+            executor = self._open_executors(adapted).of(self._loop_shape(request), self._own(adapted))
             executor.loop.ready(request.schedule, keeps=request.keeps)
             self._device.synchronize()
 
@@ -261,8 +302,9 @@ class Session:
         if not given and self._on_demand:
             # Before the first picture's other engines and its loop take memory.
             given = self._on_demand.encoded(request.all_prompts)
-        executors = self._open_executors()
-        executor = executors.of(shape)
+        adapted = self._adapted(request)
+        executors, own = self._open_executors(adapted), self._own(adapted)
+        executor = executors.of(shape, own)
         try:
             executor.loop.ready(request.schedule, keeps=request.keeps)
             if given:
@@ -276,7 +318,7 @@ class Session:
             if request.original:
                 images = request.original.pasted(images)
         except HSError:
-            executors.drop(shape)
+            executors.drop(shape, own)
             raise
         return Result(
             images=images,
@@ -287,6 +329,7 @@ class Session:
             schedule=schedule,
             segments=tuple(times),
             seconds=perf_counter() - start,
+            adapters=adapted.told,
         )
 
     @contextmanager
@@ -301,15 +344,32 @@ class Session:
             finally:
                 self._caller = 0
 
-    def _open_executors(self) -> Executors:
-        """Opens every engine that stays open, the first time. Raises EngineLoadError."""
+    def _adapted(self, request: Request) -> AdapterSet:
+        """The set of adapters that a request is for. Raises RequestError, PairError."""
+        return self._sets.of(self._adapters if request.adapters is None else request.adapters)
+
+    def _own(self, adapted: AdapterSet) -> Own:
+        load = (lambda name: self._load(name, adapted.weights(name))) if self._on_demand else None
+        return Own(adapted.key, adapted.engines, load)
+
+    def _let_go(self, adapted: AdapterSet) -> None:
+        if self._executors:
+            self._executors.drop_all(adapted.key)
+
+    def _open_executors(self, adapted: AdapterSet | None = None) -> Executors:
+        """Opens every engine that stays open and is not yet, with the set's in place of the bundle's own.
+
+        Raises EngineLoadError.
+        """
         if self._closed:
             raise HSError("the session is closed", "open it again")
+        adapted = adapted or self._sets.of(self._adapters)
+        elsewhere = frozenset({ENCODER, *(self._on_demand.engines.union(CONDITIONING) if self._on_demand else ())})
+        for name in self.manifest.engines:
+            if name not in elsewhere and name not in self._engines and name not in adapted.merging:
+                self._engines[name] = self._load(name)
+        self._sets.opened(adapted, elsewhere)
         if self._executors is None:
-            elsewhere = {ENCODER, *(self._on_demand.engines.union(CONDITIONING) if self._on_demand else ())}
-            for name in self.manifest.engines:
-                if name not in elsewhere and name not in self._engines:
-                    self._engines[name] = self._load(name)
             self._executors = Executors(
                 self.manifest,
                 None if self._on_demand else self._bound_text,
@@ -322,9 +382,10 @@ class Session:
             )
         return self._executors
 
-    def _load(self, name: str) -> Engine:
+    def _load(self, name: str, replaced: Weights = NO_WEIGHTS) -> Engine:
         record = self.manifest.engines[name]
-        return self._backend.load(self.bundle.file(record.file), record.spec, self._device)
+        placed = self.bundle.file(record.file), record.spec, self._device
+        return self._backend.load(*placed, replaced) if replaced else self._backend.load(*placed)
 
     def _bound_text(self, into: Conditioning) -> BoundText:
         return BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
@@ -363,3 +424,29 @@ class Session:
             guided=request.guided,
             marked=request.marked,
         )
+
+
+def _bytes_of(mib: float | None) -> int | None:
+    return None if mib is None else int(mib * 2**20)
+
+
+class AdaptedSession:
+    """A session with adapters of its own, over the engines of another one, which must stay open."""
+
+    def __init__(self, session: Session, adapters: Asked) -> None:
+        self._session, self._adapters = session, adapters
+
+    def generate(self, prompt: str | Sequence[str] | None = None, **asked: Any) -> Result:
+        """Makes pictures; takes what `Session.generate` takes, but `lora`."""
+        beside = {name: asked.pop(name) for name in ("embeddings", "latents", "callback") if name in asked}
+        asked |= {name: file_bytes(name, asked[name]) for name in PICTURE_FILES if name in asked}
+        return self.run(PictureOptions(prompt=prompt, **asked).completed(self._session.manifest, **beside))
+
+    def run(self, request: Request) -> Result:
+        """As `Session.run`, with these adapters."""
+        return self._session.run(replace(request, adapters=self._adapters))
+
+    def warm_up(self, request: Request | None = None) -> None:
+        """As `Session.warm_up`, with these adapters."""
+        request = request or PictureOptions(prompt="").completed(self._session.manifest)
+        self._session.warm_up(replace(request, adapters=self._adapters))

@@ -21,6 +21,7 @@ from hsexport.deploy.triton import config
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import OF_EACH, PictureOptions, SessionOptions, schemas_of
+from hsruntime.picture.original import PICTURE_FILES, PictureFile
 
 ROOT = Path(__file__).parents[2]
 RECORDS = [PictureOptions, SessionOptions]
@@ -115,6 +116,8 @@ def test_session_takes_the_options_as_keywords(method, record, beside):
     parameters, types, wanted = inspect.signature(method).parameters, get_type_hints(method), get_type_hints(record)
     defaults = dict(zip(record.__struct_fields__, record.__struct_defaults__, strict=True))
     assert {name: p.default for name, p in parameters.items() if name in defaults} == defaults
+    # Pictures are a file's bytes everywhere else; Python callers may have them in their hands.
+    wanted |= {name: PictureFile | None for name in PICTURE_FILES if name in wanted}
     assert {name: types[name] for name in defaults} == wanted
     assert set(parameters) - {"self"} == set(defaults) | beside
 
@@ -153,8 +156,9 @@ C_DIFFERS: dict[str, Any] = {"seed": ctypes.c_uint64}
 """Seeds need all their bits."""
 C_BESIDE = {"embeddings", "embedding_count", "latents", "on_step", "user"}
 """What `generate` takes beside options."""
-C_ABSENT = {"shapes_kept", "kernel_cache"}
-"""No program has come up that draws more shapes in turn than a session keeps by itself, or keeps kernels elsewhere."""
+C_ABSENT = {"shapes_kept", "kernel_cache", "adapters_kept"}
+"""No program has come up that draws more shapes or sets of adapters in turn than a session keeps by itself, or keeps
+kernels elsewhere."""
 
 
 def test_c_request_has_each_option_of_a_picture():
@@ -188,13 +192,18 @@ def test_c_hands_on_each_option_by_its_name(file, record):
 
 
 CLICK_ABSENT = {
-    "run": {"width", "height", "hashes", "two_streams", "shapes_kept"},
-    "batch": {"width", "height", "prompt", *SessionOptions.__struct_fields__} - {"device", "threads"},
+    "run": {
+        *("width", "height", "hashes", "two_streams", "shapes_kept"),
+        *("lora", "adapter_folder", "adapters_kept", "adapter_cap_mb"),
+    },
+    "batch": {"width", "height", "prompt", *SessionOptions.__struct_fields__} - {"device", "threads", "adapter_folder"},
 }
-"""Both sides are one `--size`; a batch's prompts are a file, and its sessions the replicas'."""
+"""Both sides are one `--size`; one run has one set of adapters, as files; a batch's prompts are a file, and its
+sessions the replicas'."""
 CLICK_DIFFERS = {
     ("run", "prompt"): {"required": True, "multiple": True},
     ("run", "vae_tile"): {"metavar": "PIXELS"},
+    ("run", "adapters"): {"multiple": True},
     ("batch", "seed"): {"help": "picture i uses seed + i, unless its line has a seed"},
     ("batch", "negative_prompt"): {"help": "for lines that have none"},
     ("batch", "threads"): {"help": "CPU threads of each replica; 0 shares the cores out"},
@@ -213,6 +222,7 @@ def test_click_has_each_option(command):
     for name in set(schemas) & set(params):
         schema, differs, param = schemas[name], CLICK_DIFFERS.get((command, name), {}), params[name]
         assert param.type.name.removesuffix(" range") == CLICK_TYPES[schema["type"]]
-        assert param.required == param.multiple == differs.get("required", False)
+        assert param.required == differs.get("required", False)
+        assert param.multiple == differs.get("multiple", False)
         assert param.help == differs.get("help", param.help if "required" in differs else schema["description"])
-        assert param.required or param.default == schema["default"]
+        assert param.required or param.default == (tuple(schema["default"]) if param.multiple else schema["default"])

@@ -14,8 +14,14 @@ PUBLIC = {
     "hsexport": ["__version__"],
 }
 TYPING_ONLY = {"annotations", "TYPE_CHECKING", "Any"}
-SESSION = {"bundle", "close", "cuts", "device_name", "encode", "generate", "manifest", "open", "run", "warm_up"}
-RESULT = {"grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "seeds", "segments"}
+SESSION = {
+    *("adapter_names", "bundle", "check_adapters", "close", "cuts", "device_name", "encode", "generate", "manifest"),
+    *("open", "run", "warm_up", "with_adapters"),
+}
+RESULT = {
+    *("adapters", "grid", "image", "images", "latents", "loop_seconds", "region", "schedule", "seconds", "seeds"),
+    "segments",
+}
 
 
 def unannounced_names(module: ModuleType) -> set[str]:

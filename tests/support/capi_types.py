@@ -59,6 +59,9 @@ class OpenOptions(c.Structure):
         ("vae_tile", c.c_int32),
         ("identity", c.c_char_p),
         ("device", c.c_char_p),
+        ("adapters", c.c_char_p),
+        ("adapter_folder", c.c_char_p),
+        ("adapter_cap_mb", c.c_double),
     )
 
 
@@ -93,6 +96,7 @@ class Request(c.Structure):
         ("prompt_2_count", c.c_size_t),
         ("prompt_3s", c.POINTER(c.c_char_p)),
         ("prompt_3_count", c.c_size_t),
+        ("lora", c.c_char_p),
     )
 
 

@@ -11,6 +11,7 @@ import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
+import onnx
 import onnxruntime as ort
 import pytest
 import tensorrt_rtx as real
@@ -26,7 +27,10 @@ RTX_ALONE = {"Runtime": ("get_engine_validity",), "ICudaEngine": ("create_runtim
 
 
 class SimulatedTensorRT:
-    """The module. `refuse` names calls that return False or None once; `violations` what was destroyed out of order."""
+    """The module. `refuse` names calls that return False or None once; `violations` what was destroyed out of order.
+
+    `joins`: whether building joins all weights, so that none can be refitted without the others.
+    """
 
     def __init__(self, cudart, version=real.__version__, classic=False):
         self.cudart = cudart
@@ -34,6 +38,7 @@ class SimulatedTensorRT:
         self.refuse = set()
         self.violations = []
         self.live = {"contexts": 0, "engines": 0}
+        self.joins = False
         self.__version__ = version
         for kind in (*BUILDER_CLASSES, Runtime, Engine, Context, Config, Cache, Refitter, OnnxRefitter, Inspector):
             setattr(self, kind.real.__name__, made_for(self, kind))
@@ -108,6 +113,7 @@ class Engine(Simulated):
         self._facts, self._logger = facts, logger
         self._state = SimpleNamespace(alive=True, contexts=0)
         self._session = None
+        self._graph = graph
         if not facts["stripped"]:
             self._compile(graph)
         self.library.live["engines"] += 1
@@ -126,7 +132,7 @@ class Engine(Simulated):
 
     @property
     def refittable(self):
-        return self._facts["stripped"]
+        return self._facts["refittable"]
 
     @property
     def streamable_weights_size(self):
@@ -325,13 +331,37 @@ class Refitter(Simulated):
     real = real.Refitter
 
     def __init__(self, engine, logger):
-        self._engine, self._logger, self._graph = engine, logger, None
+        self._engine, self._logger, self._graph, self._set = engine, logger, engine._graph, {}
+
+    def get_all_weights(self):
+        return [tensor.name for tensor in onnx.load_from_string(self._graph).graph.initializer]
+
+    def get_missing_weights(self):
+        """As where the builder joined everything: all are missing once one is set."""
+        return sorted(set(self.get_all_weights()) - self._set.keys()) if self._set and self.library.joins else []
+
+    def set_named_weights(self, name, weights):
+        assert isinstance(weights, real.Weights)
+        if self.library.told("set_named_weights", name):
+            return False
+        self._set[name] = weights
+        return name in self.get_all_weights()
+
+    def _with_weights(self):
+        model = onnx.load_from_string(self._graph)
+        for tensor in model.graph.initializer:
+            if tensor.name in self._set:
+                # Read now and no earlier, as the library does.
+                weights = self._set[tensor.name]
+                assert weights.size * weights.dtype.itemsize == len(tensor.raw_data)
+                tensor.raw_data = weights.numpy().tobytes()
+        return model.SerializeToString()
 
     def refit_cuda_engine(self):
         if self.library.told("refit_cuda_engine"):
             self._logger.log(real.ILogger.ERROR, "Error Code 4: Internal Error (weights are missing)")
             return False
-        self._engine._compile(self._graph)
+        self._engine._compile(self._with_weights())
         return True
 
 

@@ -81,6 +81,7 @@ def plan_of(library, network, config):
         "tensors": network._tensors,
         "profiles": [profile._shapes for profile in config._profiles],
         "stripped": stripped,
+        "refittable": stripped or "REFIT" in config._flags,
         "streaming": "WEIGHT_STREAMING" in config._flags,
         "flags": sorted(config._flags),
         "inspected": [inspected(layer) for layer in network._layers],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hsengines.backend import Backend, Binding, Engine, check_binding
+from hsengines.backend import NO_WEIGHTS, Backend, Binding, Engine, Weights, check_binding
 from hsengines.build import BuildOptions, BuildProgress, EngineFiles
 from hsengines.device import Device, HostDevice, Tensors
 from hsengines.spec import EngineSpec
@@ -38,9 +38,9 @@ class NullBackend(Backend[BuildOptions]):
         del name, threads, graphs
         return HostDevice()
 
-    def load(self, engine: Path, spec: EngineSpec, device: Device) -> NullEngine:
+    def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> NullEngine:
         """An engine that appends to `log`."""
-        del engine, device
+        del engine, device, replaced
         return NullEngine(spec, self.log)
 
 

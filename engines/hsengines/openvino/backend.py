@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from hsengines.backend import Binding, Engine, check_binding
+from hsengines.backend import NO_WEIGHTS, Binding, Engine, Weights, check_binding
 from hsengines.build import BuildOptions
 from hsengines.cores import checked_threads, usable_cores
 from hsengines.device import Device, HostDevice, Tensor, Tensors
@@ -54,16 +54,18 @@ class OpenVinoBackend(GraphBackend):
         self._threads = checked_threads(threads) or usable_cores()
         return HostDevice(name or CPU)
 
-    def load(self, engine: Path, spec: EngineSpec, device: Device) -> OpenVinoEngine:
+    def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> OpenVinoEngine:
         """Compiles an ONNX file for `device` and checks its inputs and outputs against `spec`.
 
         What it compiled is kept in the backend's cache and taken from there as long as file, device and version are the
-        same. Raises EngineLoadError, BackendUnavailable for a device that does not compute in the graph's type.
+        same; what has other weights is not kept, or each of them would be. Raises EngineLoadError, BackendUnavailable
+        for a device that does not compute in the graph's type.
         """
         model = self._read(engine, spec)
+        _replace_constants(model, replaced)
         try:
             self._check_precision(model, spec.name, device.name)
-            return OpenVinoEngine(spec, self._compiled(model, device.name))
+            return OpenVinoEngine(spec, self._compiled(model, device.name, kept=not replaced))
         except RuntimeError as err:
             told = f"OpenVINO cannot compile '{spec.name}' for {device.name}: {_told(err)}"
             raise EngineLoadError(told, "name another --device, or build for another backend") from err
@@ -79,15 +81,15 @@ class OpenVinoBackend(GraphBackend):
     def _capabilities(self, device: str) -> list[str]:
         return list(self._core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
 
-    def _compiled(self, model: ov.Model, device: str) -> ov.CompiledModel:
+    def _compiled(self, model: ov.Model, device: str, *, kept: bool) -> ov.CompiledModel:
         # Types as the graph has them: left to itself it computes fp32 in bf16 where the CPU can.
         settings: dict[str, Any] = {"EXECUTION_MODE_HINT": "ACCURACY", "NUM_STREAMS": 1}
         if THREADS in self._core.get_property(device, "SUPPORTED_PROPERTIES"):
             settings[THREADS] = self._threads
-        if self.cache:
-            kept = {"CACHE_DIR": str(self.cache / "openvino")}
+        if self.cache and kept:
+            folder = {"CACHE_DIR": str(self.cache / "openvino")}
             with suppress(RuntimeError, ValueError):  # a folder that cannot be written, a full disk
-                return self._core.compile_model(model, device, settings | kept)
+                return self._core.compile_model(model, device, settings | folder)
         return self._core.compile_model(model, device, settings)
 
     def _read(self, engine: Path, spec: EngineSpec) -> ov.Model:
@@ -103,6 +105,22 @@ class OpenVinoBackend(GraphBackend):
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options
         self._read(engine, spec)
+
+
+def _replace_constants(model: ov.Model, replaced: Weights) -> None:
+    """Puts other numbers in place of constants, which are called as the graph's initialisers are."""
+    if not replaced:
+        return
+    found = {node.get_friendly_name(): node for node in model.get_ops() if node.get_type_name() == "Constant"}
+    for name, array in replaced.items():
+        if name not in found:
+            raise EngineLoadError(
+                f"the graph has no weight '{name}', which was to be replaced", "build the bundle again"
+            )
+        # Copied: the model may outlive the array.
+        constant = ov.op.Constant(_viewed(array), shared_memory=False)
+        for reader in found[name].output(0).get_target_inputs():
+            reader.replace_source_output(constant.output(0))
 
 
 def _computes_in_bf16(model: ov.Model) -> bool:
@@ -171,7 +189,10 @@ class OpenVinoBinding(Binding):
 
 def _shared(tensor: Tensor) -> ov.Tensor:
     """OpenVINO's view of the same memory."""
-    array = tensor.array  # type: ignore[attr-defined]  # of a HostDevice, all are HostTensors
-    if tensor.dtype.name == "bfloat16":  # which OpenVINO's bindings know by number alone
+    return _viewed(tensor.array)  # type: ignore[attr-defined]  # of a HostDevice, all are HostTensors
+
+
+def _viewed(array: np.ndarray) -> ov.Tensor:
+    if array.dtype.name == "bfloat16":  # which OpenVINO's bindings know by number alone
         return ov.Tensor(array.view(np.uint16), ov.Shape(array.shape), NARROW)
     return ov.Tensor(array, shared_memory=True)

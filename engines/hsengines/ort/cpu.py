@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hsengines.backend import NO_WEIGHTS, Weights
 from hsengines.build import BuildOptions
 from hsengines.cores import checked_threads
 from hsengines.device import Device, HostDevice
@@ -18,6 +19,7 @@ from hsengines.ort.session import (
     OrtEngine,
     open_session,
     open_unchecked,
+    replace_weights,
     session_options,
 )
 from hsengines.spec import EngineSpec
@@ -58,10 +60,12 @@ class OrtCpuBackend(OrtBackend):
         self._threads = checked_threads(threads)
         return HostDevice()
 
-    def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtEngine:
+    def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> OrtEngine:
         """Loads an ONNX file and checks its inputs and outputs against `spec`."""
         del device
-        return OrtEngine(spec, open_session(engine, spec, session_options(self._threads), PROVIDERS))
+        options = session_options(self._threads)
+        replace_weights(options, replaced)
+        return OrtEngine(spec, open_session(engine, spec, options, PROVIDERS))
 
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from hsengines.backend import NO_WEIGHTS, Weights
 from hsengines.build import BuildOptions
 from hsengines.cuda.device import open_device, why_no_cuda
 from hsengines.cuda.replay import WITHOUT
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineLoadError
 from hsengines.ort.cuda_engine import OrtCudaDevice, OrtCudaEngine
-from hsengines.ort.session import OrtBackend, Provider, open_session, session_options
+from hsengines.ort.session import OrtBackend, Provider, open_session, replace_weights, session_options
 from hsengines.spec import EngineSpec
 
 INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -62,19 +63,22 @@ class OrtCudaBackend(OrtBackend):
         assert isinstance(device, OrtCudaDevice)
         return device
 
-    def load(self, engine: Path, spec: EngineSpec, device: Device) -> OrtCudaEngine:
+    def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> OrtCudaEngine:
         """Loads an ONNX file onto the GPU, whole: a node that would run on the CPU is an error, with its name."""
         assert isinstance(device, OrtCudaDevice)
         if why := why_no_libraries():
             raise BackendUnavailable(why, INSTALL_LIBRARIES)
-        session = self._session(engine, spec, device)
+        session = self._session(engine, spec, device, replaced)
         if session.get_providers()[0] != self.provider:
             raise BackendUnavailable(f"ONNX Runtime could not start its {self.provider}", INSTALL_LIBRARIES)
         refuse_strays(engine.name, placement(session), self.provider)
         return OrtCudaEngine(spec, session, device, self.placement)
 
-    def _session(self, engine: Path, spec: EngineSpec, device: OrtCudaDevice) -> ort.InferenceSession:
+    def _session(
+        self, engine: Path, spec: EngineSpec, device: OrtCudaDevice, replaced: Weights
+    ) -> ort.InferenceSession:
         options = _recorded_options()
+        replace_weights(options, replaced)
         try:
             return open_session(engine, spec, options, [self._provider(device, graphs=device.graphs)])
         except EngineLoadError as err:

@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
-from hsengines.backend import Binding, Engine, check_binding
+from hsengines.backend import Binding, Engine, Weights, check_binding
 from hsengines.cores import usable_cores
 from hsengines.device import Tensor, Tensors
 from hsengines.errors import DeviceError, DeviceMemoryError, EngineLoadError, HSError, first_line
@@ -162,6 +163,22 @@ def _share_arena() -> None:
     """
     info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(info, ort.OrtArenaCfg({}))
+
+
+def replace_weights(options: ort.SessionOptions, replaced: Weights) -> None:
+    """Has sessions that are opened with `options` take these numbers for those in the graph's own file of weights.
+
+    ONNX Runtime puts them in before it optimises, so that what it folds or packs of them follows; it copies them.
+    """
+    if replaced:
+        values = [_value_of(array) for array in replaced.values()]
+        options.add_external_initializers(list(replaced), values)
+
+
+def _value_of(array: np.ndarray) -> ort.OrtValue:
+    if array.dtype.name == "bfloat16":  # which its bindings know by number alone
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), ONNX_BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def session_options(threads: int = 0) -> ort.SessionOptions:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hsengines.backend import Backend
+from hsengines.backend import NO_WEIGHTS, Backend, Weights
 from hsengines.build import BuildProgress, EngineFiles, Layer
 from hsengines.device import Device
 from hsengines.errors import BackendUnavailable, EngineBuildError, EngineLoadError
@@ -19,7 +19,7 @@ from hsengines.trt.inspection import network_layers, signature_of_network
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
-from hsengines.trt.run.loading import keep_graph, open_plan, put_weights_back, set_up_streaming
+from hsengines.trt.run.loading import keep_graph, keep_weights, open_plan, refit, set_up_streaming, weights_beside
 
 Own = TypeVar("Own", bound=RtxOptions)
 
@@ -65,7 +65,7 @@ class TrtBackend(Backend[Own]):
             with plan.open("wb") as file:
                 file.write(memory)
             self._keep(config)
-        layers, weights = self._layers_of(plan), keep_graph(onnx, plan) if options.leaves_weights else ()
+        layers, weights = self._layers_of(plan), _weights_kept(onnx, plan, options)
         told = layers or network_layers(network)
         return EngineFiles(plan, weights, told, "engine" if layers else "network", log.text())
 
@@ -82,7 +82,7 @@ class TrtBackend(Backend[Own]):
             raise BackendUnavailable(why_no_gpu(), traits_of(self.name).install) from err
         return open_device(graphs)
 
-    def load(self, engine: Path, spec: EngineSpec, device: Device) -> TrtEngine:
+    def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> TrtEngine:
         """Opens a plan on the GPU and checks its tensors against `spec`. Raises EngineLoadError."""
         from hsengines.cuda.device import CudaDevice
 
@@ -91,8 +91,10 @@ class TrtBackend(Backend[Own]):
                 f"engine '{spec.name}' runs on a GPU, not on {device.name}", f"open the device of backend '{self.name}'"
             )
         runtime, opened = open_plan(self.library, self.title, engine, spec, device)
-        if opened.refittable:
-            put_weights_back(self.library, engine, opened)
+        if replaced and not opened.refittable:
+            raise EngineLoadError(f"engine '{spec.name}' takes no other weights", "build the bundle with --refit")
+        if replaced or (opened.refittable and not weights_beside(engine).is_file()):
+            refit(self.library, engine, opened, replaced)
         set_up_streaming(spec.name, opened, graphs=device.graphs)
         return TrtEngine(self.library, spec, device, self._contexts(engine, runtime, opened))
 
@@ -122,6 +124,8 @@ class TrtBackend(Backend[Own]):
             config.set_memory_pool_limit(self.library.MemoryPoolType.WORKSPACE, options.workspace_mb * 2**20)
         if options.weight_streaming:
             config.set_flag(self.library.BuilderFlag.WEIGHT_STREAMING)
+        if options.refit:
+            config.set_flag(self.library.BuilderFlag.REFIT)
 
     def _keep(self, config: Any) -> None:
         """Called after a build that succeeded, for what is to be kept of it."""
@@ -135,6 +139,13 @@ class TrtBackend(Backend[Own]):
         """The maker of the engine's contexts."""
         del plan
         return Contexts(self.library, runtime, engine)
+
+
+def _weights_kept(onnx: Path, plan: Path, options: RtxOptions) -> tuple[Path, ...]:
+    """Files with the plan's weights beside it: the graph's own, or what is changed and refitted alone."""
+    if options.leaves_weights:
+        return keep_graph(onnx, plan)
+    return keep_weights(onnx, plan) if options.refit else ()
 
 
 def _add_profiles(builder: Any, config: Any, spec: EngineSpec) -> None:

@@ -78,7 +78,8 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
             config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)
         if options.stripped:
             config.set_flag(flags.STRIP_PLAN)
-            config.set_flag(flags.REFIT_IDENTICAL)
+            if not options.refit:
+                config.set_flag(flags.REFIT_IDENTICAL)
         if self.cache is not None:
             config.set_flag(flags.EDITABLE_TIMING_CACHE)
             kept = read_if_there(self.cache / TIMING)

@@ -33,6 +33,9 @@ _NAMES = {
     "BOOL": "bool",
 }
 
+TRT_NAMES = {name: theirs for theirs, name in _NAMES.items()}
+"""numpy's names of element types, and TensorRT's."""
+
 # "Half", "FP16" or, from older releases, "Row major linear FP16 format".
 _PRINTED = {"FP32": "float32", "FP16": "float16", "BFLOAT16": "bfloat16", **_NAMES}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from hsengines.build import BuildOptions
 
@@ -25,6 +26,8 @@ class RtxOptions(BuildOptions, frozen=True, kw_only=True):
         int | None, Meta(description="scratch memory in MiB", extra_json_schema={"flag": "--workspace"})
     ] = None
     aux_streams: Annotated[int, Meta(description="streams an engine may use beside its own")] = 0
+    refit: Annotated[bool, Meta(description="transformers whose weights LoRAs may change at run time")] = False
+    """Their weights lie in the bundle twice, and what is folded from weights is not."""
 
     reasons: ClassVar[dict[str, str]] = {
         "fp32": "it has no attention kernels for fp32",
@@ -39,12 +42,22 @@ class RtxOptions(BuildOptions, frozen=True, kw_only=True):
         return self.weight_streaming
 
     @property
+    def takes_weights(self) -> bool:
+        """If it was asked for."""
+        return self.refit
+
+    def of_fixed_weights(self) -> Self:
+        """Without refitting, which keeps the builder from folding."""
+        return replace(self, refit=False)
+
+    @property
     def limits(self) -> dict[str, str]:
-        """What memory and streams engines may take, as facts of the build key."""
+        """What memory and streams engines may take, and whether they take weights, as facts of the build key."""
         return {
             "weight streaming": str(self.weight_streaming),
             "workspace": "none" if self.workspace_mb is None else f"{self.workspace_mb} MiB",
             "auxiliary streams": str(self.aux_streams),
+            **({"refit": "True"} if self.refit else {}),
         }
 
 

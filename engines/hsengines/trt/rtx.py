@@ -9,7 +9,7 @@ from typing import Any
 import tensorrt_rtx
 
 from hsengines.errors import EngineBuildError
-from hsengines.trt.base import TrtBackend
+from hsengines.trt.base import TrtBackend, why_no_gpu
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import CompilingContexts, Contexts, kernels_path
 
@@ -24,8 +24,11 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         super().__init__(library)
 
     def check_options(self, options: RtxOptions) -> None:
-        """fp16 and bf16 for architectures it knows; it has no fp32 attention kernels."""
+        """fp16 and bf16 for architectures it knows; it has no fp32 attention kernels. `refit` needs a GPU at build."""
         super().check_options(options)
+        if options.refit and (why := why_no_gpu()):
+            told = f"{self.title} builds engines that take other weights on a machine with a GPU only, and {why}"
+            raise EngineBuildError(told, "build there, or leave --refit out and fuse adapters with --lora")
         known = self._known_architectures()
         if unknown := sorted(set(options.architectures) - set(known)):
             listed = ", ".join(map(str, known))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from hsengines.build import NODE_SEPARATOR, EngineFiles
+from hsengines.build import NODE_SEPARATOR, BuildOptions, EngineFiles
 from hsengines.errors import EngineBuildError
 from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey
@@ -55,7 +55,13 @@ def _key(product: Product, run: Run) -> BuildKey:
         "profiles": msgspec.json.encode(product.spec.profiles, order="sorted").decode(),
         "builder": backend.version(),
     }
-    return BuildKey(f"engine-{backend.name}", product.name, facts | backend.key_facts(run.request.options))
+    return BuildKey(f"engine-{backend.name}", product.name, facts | backend.key_facts(options_for(product, run)))
+
+
+def options_for(product: Product, run: Run) -> BuildOptions:
+    """What the builder is told of this network: of one without a transformer's weights, that they are fixed."""
+    weights, options = product.network.weights, run.request.options
+    return options if weights and weights.origins else options.of_fixed_weights()
 
 
 def _built(product: Product, run: Run, folder: Path) -> Built:
@@ -66,7 +72,7 @@ def _built(product: Product, run: Run, folder: Path) -> Built:
         run.reporter.advance(product.name, phase, done, total)
 
     try:
-        files = run.backend.build(product.graph, product.spec, run.request.options, out, told)
+        files = run.backend.build(product.graph, product.spec, options_for(product, run), out, told)
         checked = audit(product, files)
     except EngineBuildError as err:
         raise _with_log(err, product, run) from err

@@ -15,11 +15,15 @@ from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey, source_digest
 from hsexport.networks.network import Fp32Rule
 from hsexport.progress import bytes_told
+from hsruntime.adapters.changeable import Initialiser
 from hsruntime.bundle.manifest import Fp32Block
 from hsruntime.bundle.reader import sha256_of
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from hsexport.onnx.lint.rules import Finding
+    from hsexport.onnx.weights import Traced
 
 
 class GraphReport(msgspec.Struct, frozen=True):
@@ -27,6 +31,8 @@ class GraphReport(msgspec.Struct, frozen=True):
 
     fp32_blocks: list[Fp32Block]
     warnings: list[str]
+    initialisers: list[Initialiser]
+    """The checkpoint's tensors where they lie in the graph's data file, for adapters at run time."""
 
 
 class GraphError(HSError):
@@ -67,6 +73,7 @@ def _key(product: Product, run: Run, rules: Sequence[Fp32Rule]) -> BuildKey:
     }
     if weights:
         facts |= {"weights": weights.digest, "weight format": run.request.options.weights}
+        facts |= {"refers": str(_refers(run))}
     return BuildKey("graph", product.name, facts)
 
 
@@ -75,16 +82,36 @@ def _optimised(product: Product, run: Run, rules: Sequence[Fp32Rule], folder: Pa
     from hsexport.onnx.graph_files import load_graph, save_graph
     from hsexport.onnx.lint.rules import lint
     from hsexport.onnx.passes.prepare import prepare
-    from hsexport.onnx.weights import attach_weights
+    from hsexport.onnx.weights import attach_weights, trace_weights
 
     network, backend, model = product.network, run.request.backend, load_graph(product.onnx)
     warnings = _warnings(product.name, lint(model, backend, product.precision))
     attach_weights(model, network.weights)
     cast = prepare(model, backend, product.precision, network.narrow_tensors, rules)
-    # Where engines hold their weights, the graph is gone after the build, and needs no copy of its own.
-    refer, on_bytes = traits_of(backend).resident_weights, bytes_told(run.reporter, product.name, "written")
-    save_graph(model, folder / product.onnx.name, refer=refer, on_bytes=on_bytes)
-    return GraphReport([block for block in cast.held if block.nodes] if cast else [], warnings)
+    traced, on_bytes = trace_weights(model, network.weights), bytes_told(run.reporter, product.name, "written")
+    file = folder / product.onnx.name
+    offsets = save_graph(model, file, refer=_refers(run), beside=traced, on_bytes=on_bytes)
+    placed = [_initialiser(model, name, traced[name], offsets[name]) for name in traced if name in offsets]
+    return GraphReport([block for block in cast.held if block.nodes] if cast else [], warnings, placed)
+
+
+def _refers(run: Run) -> bool:
+    """Whether the graph's file needs no copy of weights: where engines hold theirs, it is gone after the build."""
+    leaves = run.request.options.leaves_weights or run.request.options.takes_weights
+    return traits_of(run.request.backend).resident_weights and not leaves
+
+
+def _initialiser(model: ir.Model, name: str, traced: Traced, offset: int) -> Initialiser:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return Initialiser(
+        name=name,
+        weight=traced.origin.name,
+        dtype=tensor.dtype.numpy().name,
+        shape=tuple(tensor.shape.numpy()),
+        axes=traced.axes,
+        offset=offset,
+    )
 
 
 def _warnings(network: str, findings: Sequence[Finding]) -> list[str]:

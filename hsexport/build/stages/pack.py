@@ -8,16 +8,24 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
+from hsengines.traits import traits_of
 from hsexport import __version__
-from hsexport.build.stages.compile import Built, engine_files
+from hsexport.build.stages.compile import Built, engine_files, options_for
 from hsexport.build.stages.export import TOOLS
 from hsexport.build.stages.optimise import GraphReport
 from hsexport.build.stages.stage import Product, Run
 from hsexport.checkpoints.tokenizers import load_tokenizer
 from hsexport.families.recipe import Recipe
+from hsruntime.adapters.changeable import ENGINES_OF, Changeable, EngineWeights, Rows, path_of
+from hsruntime.adapters.lora import Role
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
 from hsruntime.bundle.writer import write_bundle
+
+WEIGHT = ".weight"
+"""How names end of what a module multiplies with."""
 
 
 def pack(products: Sequence[Product], run: Run, recipe: Recipe) -> Bundle:
@@ -29,6 +37,8 @@ def pack(products: Sequence[Product], run: Run, recipe: Recipe) -> Bundle:
     for slot in recipe.facts.slots:
         tokenizer = load_tokenizer(recipe.pair.family.tokenizer(recipe.pair, slot))
         files[slot.tokenizer] = tokenizer.backend_tokenizer.to_str().encode()
+    for role, record in _changeable(products, run, recipe).items():
+        files[path_of(role)] = msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1)
     run.reporter.stage("pack", len(files))
     run.reporter.begin(str(run.request.out))
     manifest = _manifest(products, run, recipe)
@@ -43,6 +53,32 @@ def _golden(product: Product) -> str:
     return f"goldens/{product.name}.npz"
 
 
+def _changeable(products: Sequence[Product], run: Run, recipe: Recipe) -> dict[Role, Changeable]:
+    """What adapters may change of each member at run time; nothing where engines hold their weights for good."""
+    if traits_of(run.request.backend).resident_weights and not run.request.options.takes_weights:
+        return {}
+    found = {}
+    for member in recipe.pair.members:
+        places = member.family.places(member.config).items()
+        rows = {n: Rows(module=p.source.removesuffix(WEIGHT), parts=p.parts, order=p.order) for n, p in places}
+        ours = (product for product in products if product.name in ENGINES_OF[member.role])
+        engines = {product.name: weights for product in ours if (weights := _weights_of(product))}
+        if engines:
+            found[member.role] = Changeable(
+                shapes={name: header.shape for name, header in member.tensors.items() if name.endswith(WEIGHT)},
+                rows={name: place for name, place in rows.items() if name.endswith(WEIGHT)},
+                engines=engines,
+            )
+    return found
+
+
+def _weights_of(product: Product) -> EngineWeights | None:
+    """The initialisers, in the file beside the engine that holds them as the graph's own does."""
+    initialisers = product.record("graph", GraphReport).initialisers
+    files = [path for path in engine_files(product)[1:] if path.suffix in (".data", ".weights")]
+    return EngineWeights(file=_in_bundle(files[0]), initialisers=initialisers) if files and initialisers else None
+
+
 def _engine(product: Product, run: Run) -> EngineRecord:
     engine, *weights = map(_in_bundle, engine_files(product))
     return EngineRecord(
@@ -53,7 +89,7 @@ def _engine(product: Product, run: Run) -> EngineRecord:
         precision=product.precision,
         weight_format=run.request.options.weights,
         fp32_blocks=product.record("graph", GraphReport).fp32_blocks,
-        options=run.backend.key_facts(run.request.options),
+        options=run.backend.key_facts(options_for(product, run)),
         audit=product.record("engine", Built).audit,
         golden=_golden(product),
         parity=product.record("parity", ParityRecord),

@@ -1,5 +1,5 @@
 """Where a network's numbers come from: a checkpoint's tensors, read one at a time and only when somebody looks."""
 
-from hsexport.checkpoints.weights.weights import Weight, Weights, changed, stored
+from hsexport.checkpoints.weights.weights import Origin, Weight, Weights, changed, stored
 
-__all__ = ["Weight", "Weights", "changed", "stored"]
+__all__ = ["Origin", "Weight", "Weights", "changed", "stored"]

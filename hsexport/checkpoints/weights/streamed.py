@@ -9,8 +9,9 @@ import torch
 from accelerate.hooks import attach_align_device_hook
 from torch import nn
 
-from hsexport.checkpoints.weights.weights import DTYPES, Weights
+from hsexport.checkpoints.weights.weights import Weights
 from hsexport.progress import OnBytes
+from hsruntime.adapters.headers import DTYPES
 
 BF16 = DTYPES["BF16"]
 

@@ -5,23 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from hsexport.checkpoints.documents import AGAIN, PairError, in_few_words
-from hsexport.checkpoints.shards import TensorHeader, digest_of, read_bytes
+from hsexport.checkpoints.shards import TensorHeader, digest_of
 from hsexport.progress import OnBytes
-
-DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-"""The element types of safetensors that weights may have."""
+from hsruntime.adapters.headers import numbers_of
 
 
 @dataclass(frozen=True)
@@ -41,16 +33,7 @@ def stored(header: TensorHeader) -> Weight:
 
     Reading raises PairError for a type that no network has (quantised checkpoints).
     """
-
-    def read() -> np.ndarray:
-        if header.dtype not in DTYPES:
-            raise PairError(
-                f"{header.file}: tensor {header.name} is {header.dtype}, expected one of {', '.join(DTYPES)}",
-                "quantised checkpoints are not read; give the original",
-            )
-        return read_bytes(header).view(DTYPES[header.dtype]).reshape(header.shape)
-
-    return Weight(header.shape, read, header if len(header.pieces) == 1 else None)
+    return Weight(header.shape, partial(numbers_of, header), header if len(header.pieces) == 1 else None)
 
 
 def changed(of: Weight, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> Weight:
@@ -59,16 +42,32 @@ def changed(of: Weight, shape: tuple[int, ...], change: Callable[[np.ndarray], n
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A checkpoint's tensor, whole, behind a weight: its `axes` in this order, one run of numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @classmethod
+    def as_it_lies(cls, name: str, weight: Weight) -> Origin:
+        """Of a weight that is the tensor itself."""
+        return cls(name, weight.shape, tuple(range(len(weight.shape))))
+
+
+@dataclass(frozen=True)
 class Weights(Mapping[str, Weight]):
     """Tensors by name; `sources` are the checkpoint's tensors that decide them, `folder` is what messages name.
 
-    `extra` says what else decides them: a crop, the digests of adapters.
+    `extra` says what else decides them: a crop, the digests of adapters. `origins`: which tensor of the checkpoint,
+    before any adapter, a weight is, for adapters that come when the network runs; of a transformer's networks.
     """
 
     folder: Path
     tensors: Mapping[str, Weight]
     sources: Mapping[str, TensorHeader]
     extra: tuple[str, ...] = field(default=())
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Weight:
         return self.tensors[name]

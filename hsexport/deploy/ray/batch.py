@@ -20,6 +20,7 @@ from hsengines.errors import BackendUnavailable, HSError
 from hsexport.deploy.ray.executor import Executor, Ledger, Task, gpus_of_each, threads_of_each
 from hsexport.deploy.ray.prompt_file import Line, read_prompts
 from hsexport.progress import Reporter
+from hsruntime.adapters.asked import Folder
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
@@ -41,6 +42,9 @@ class BatchOptions(Struct, frozen=True, kw_only=True):
     ] = None
     device: Annotated[str, Meta(description=schemas_of(SessionOptions)["device"]["description"])] = ""
     threads: Annotated[Count, Meta(description="CPU threads of each replica; 0 shares the cores out")] = 0
+    adapter_folder: Annotated[
+        str | None, Meta(description=schemas_of(SessionOptions)["adapter_folder"]["description"])
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def run_batch(
     whole job: the bundle, the file, the options, the machine, or another job in `out`.
     """
     manifest = open_bundle(path).manifest
-    _check(manifest, asked, options.device)
+    _check(manifest, asked, options)
     tasks = tasks_of(read_prompts(prompts), asked, manifest)
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out)
@@ -94,13 +98,13 @@ def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest) -
     return tasks
 
 
-def _check(manifest: Manifest, asked: PictureOptions, device: str) -> None:
+def _check(manifest: Manifest, asked: PictureOptions, options: BatchOptions) -> None:
     """What would fail every picture fails once, before anything starts."""
-    structs.replace(asked, prompt="").completed(manifest)
+    Folder(options.adapter_folder).check(structs.replace(asked, prompt="").completed(manifest).adapters)
     backend = get_backend(manifest.backend)
     if why := backend.why_not_here():
         raise BackendUnavailable(f"backend '{manifest.backend}' does not run here: {why}", "run the job elsewhere")
-    backend.check_device(device)
+    backend.check_device(options.device)
 
 
 @contextmanager
@@ -123,6 +127,7 @@ def _outcomes(
     gpus = gpus_of_each(manifest, options.gpus_per_replica)
     together = most_together(manifest, options.max_batch)
     threads = threads_of_each(options.replicas, options.threads)
+    folder = str(Path(options.adapter_folder).resolve()) if options.adapter_folder else None
     with _ray(options.replicas):
         found, wanted = ray.cluster_resources().get("GPU", 0), gpus * options.replicas
         if found < wanted:  # Ray would wait for them for ever
@@ -132,7 +137,7 @@ def _outcomes(
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             Executor,
-            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads),
+            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads, folder),
             batch_size=together,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=options.replicas, max_tasks_in_flight_per_actor=2),

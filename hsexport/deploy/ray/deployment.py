@@ -34,6 +34,8 @@ class DeploymentOptions(BaseModel):
     """Of each replica, such as CPU or GPU.0; empty for the backend's first."""
     threads: int = Field(0, ge=0)
     """CPU threads of each replica; 0 shares the cores of its machine out."""
+    adapter_folder: str | None = None
+    """Of LoRAs that requests may ask for by their files' names; at the same path on every machine."""
     api_key: str | None = Field(None, min_length=1)
     allowed_hosts: str = ""
     """Names that callers know the service by, with commas between; "*" for any. Addresses and loopback need none."""
@@ -73,5 +75,6 @@ def app(options: DeploymentOptions) -> Any:
 def _replica_app(options: DeploymentOptions) -> FastAPI:
     hosts = tuple(name.strip() for name in options.allowed_hosts.split(",") if name.strip())
     shared = options.model_dump(include=set(ServerOptions.__struct_fields__))
-    session = SessionOptions(device=options.device, threads=threads_of_each(options.replicas, options.threads))
+    threads = threads_of_each(options.replicas, options.threads)
+    session = SessionOptions(device=options.device, threads=threads, adapter_folder=options.adapter_folder)
     return make_app(Service(options.bundle, ServerOptions(hosts=hosts, **shared), session))

@@ -129,9 +129,11 @@ class Ledger:
 class Executor:
     """Lives in a Ray actor; draws each task once and writes it down before it tells."""
 
-    def __init__(self, bundle: str, out: str, device: str, threads: int) -> None:
+    def __init__(self, bundle: str, out: str, device: str, threads: int, adapter_folder: str | None = None) -> None:
         # The job has checked the files' hashes.
-        self._session = Session.open(Path(bundle), device=device, threads=threads, hashes=False)
+        self._session = Session.open(
+            Path(bundle), device=device, threads=threads, hashes=False, adapter_folder=adapter_folder
+        )
         self._ledger = Ledger(Path(out))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str | int]]:

@@ -16,6 +16,7 @@ DIFFERS: dict[str, dict[str, Any]] = {
     "prompt": {"default": ..., "maxLength": LONGEST_PROMPT},
     **{name: {"maxLength": LONGEST_PROMPT} for name in ("prompt_2", "prompt_3", "negative_prompt")},
     "schedule": {"maxLength": 2000},
+    "lora": {"maxLength": 1000},
     "seed": {
         "default": None,
         "description": "none: drawn, and told in the answer",
@@ -105,6 +106,7 @@ class Provenance(BaseModel):
     segments: list[SegmentTime]
     waited_seconds: float
     batch: Annotated[int, Field(description="pictures that were drawn together")]
+    adapters: Annotated[list[str], Field(description="that were at work")]
     warnings: list[str]
 
 
@@ -147,6 +149,7 @@ class BundleFacts(BaseModel):
     steps: int
     guidance_scale: float
     presets: list[str]
+    adapters: Annotated[list[str], Field(description="what lora may name")]
 
 
 class Health(BaseModel):

@@ -209,6 +209,7 @@ def _facts(service: Service) -> BundleFacts:
         steps=manifest.facts.defaults.steps,
         guidance_scale=manifest.facts.defaults.guidance_scale,
         presets=sorted(PRESETS),
+        adapters=service.session.adapter_names(),
     )
 
 

@@ -85,6 +85,7 @@ def _answer(
             segments=list(last.result.segments),
             waited_seconds=last.waited,
             batch=last.together,
+            adapters=list(last.result.adapters),
             warnings=session.cuts([texts, asked.negative_prompt or ""]),
         ),
     )

@@ -86,8 +86,10 @@ class Service:
 
         Raises RequestError, ShapeError or ScheduleError for what the bundle cannot draw; QueueFullError; StoppingError.
         """
-        manifest, deadline = self.session.manifest, monotonic() + self.options.timeout
-        jobs = [Job(order, manifest, order.completed(manifest), deadline) for order in orders]
+        session, deadline = self.session, monotonic() + self.options.timeout
+        jobs = [Job(order, session.manifest, order.completed(session.manifest), deadline) for order in orders]
+        for job in jobs:
+            session.check_adapters(job.request)
         self.waiting.add(jobs)
         return jobs
 

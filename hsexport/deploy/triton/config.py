@@ -58,6 +58,9 @@ class TritonOptions(Struct, frozen=True, kw_only=True):
     instances: Annotated[int, Meta(ge=1, description="sessions side by side, each with its own engines")] = 1
     device: Annotated[str, Meta(description="what to run on, such as CPU or GPU.0, as the server lists them")] = ""
     threads: Annotated[Count, Meta(description="CPU threads of each instance, 0 for all")] = 0
+    adapter_folder: Annotated[
+        str, Meta(description="folder on the server of LoRAs that requests may ask for by their files' names")
+    ] = ""
     progress: Annotated[bool, Meta(description="answer after every step, too; clients must stream")] = False
     execution_env: Annotated[
         str, Meta(description="Python environment with hsexport in it, packed or plain, on the server")
@@ -71,6 +74,8 @@ def config_text(name: str, manifest: Manifest, options: TritonOptions) -> str:
     parameters = {"bundle": BUNDLE_FOLDER, "threads": str(options.threads)}
     if options.device:
         parameters["device"] = options.device
+    if options.adapter_folder:
+        parameters["adapter_folder"] = options.adapter_folder
     if options.execution_env:
         parameters["EXECUTION_ENV_PATH"] = options.execution_env
     return _CONFIG.substitute(

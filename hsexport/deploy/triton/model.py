@@ -48,7 +48,10 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         version = Path(args["model_repository"], args["model_version"])
         device, threads = parameters.get("device", ""), int(parameters["threads"])
-        self._session = Session.open(version / parameters["bundle"], device=device, threads=threads)
+        folder = parameters.get("adapter_folder")
+        self._session = Session.open(
+            version / parameters["bundle"], device=device, threads=threads, adapter_folder=folder
+        )
         self._tells_progress = pb_utils.using_decoupled_model_transaction_policy(config)
         manifest = self._session.manifest
         for rows in sorted({1, manifest.facts.sizes.max_batch}):
@@ -68,7 +71,9 @@ class TritonPythonModel:
         """The request as an order; None if it was answered with an error already."""
         sender = asked.get_response_sender()
         try:
-            return Order(asked, sender, request_of(self._session.manifest, asked))
+            request = request_of(self._session.manifest, asked)
+            self._session.check_adapters(request)
+            return Order(asked, sender, request)
         except HSError as err:
             refuse(sender, str(err), "INVALID_ARG")
             return None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hsexport.checkpoints.shards import read_headers
-from hsexport.checkpoints.weights import Weight, Weights, changed, stored
+from hsexport.checkpoints.weights import Origin, Weight, Weights, changed, stored
 from hsexport.checkpoints.weights.adapter import Adapter, fused
 from hsexport.families.agreement import WRITER
 from hsexport.families.pair import Member
@@ -41,9 +41,13 @@ def transformer_weights(
     }
     whole: dict[str, Weight] = fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
     tensors, digests = {name: whole[name] for name in sources}, tuple(adapter.digest for adapter in adapters)
+    origins = {name: Origin.as_it_lies(name, weight) for name, weight in tensors.items()}
     if conditions:
-        return Weights(member.directory.transformer, tensors, sources, digests)
+        return Weights(member.directory.transformer, tensors, sources, digests, origins)
     by_token, table = tensors.pop(PATCH_WEIGHT), tensors.pop(TABLE)
+    origins["patch_weight"] = Origin(PATCH_WEIGHT, by_token.shape, BY_TOKEN)
+    origins["patch_bias"] = origins.pop(PATCH_BIAS)
+    del origins[PATCH_WEIGHT], origins[TABLE]
     width, channels, *patch = by_token.shape
     tensors["patch_weight"] = changed(by_token, (width, channels * patch[0] * patch[1]), token_weight)
     tensors["patch_bias"] = tensors.pop(PATCH_BIAS)
@@ -51,7 +55,10 @@ def transformer_weights(
     tensors["position_table"] = changed(table, shape, lambda whole: centre_rows(whole, kept))
     # A wide and a tall crop of one table have one shape; only this tells them apart.
     crop = f"{kept.rows}x{kept.columns} of {kept.table_size}"
-    return Weights(member.directory.transformer, tensors, sources, (crop, *digests))
+    return Weights(member.directory.transformer, tensors, sources, (crop, *digests), origins)
+
+
+BY_TOKEN = (0, 2, 3, 1)
 
 
 def token_weight(weight: np.ndarray) -> np.ndarray:
@@ -59,7 +66,7 @@ def token_weight(weight: np.ndarray) -> np.ndarray:
 
     diffusers reads a patch as (C, p, q) but writes it as (p, q, C); everything here uses the latter.
     """
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1))
+    return np.ascontiguousarray(weight.transpose(BY_TOKEN).reshape(weight.shape[0], -1))
 
 
 def centre_rows(table: np.ndarray, kept: Positions) -> np.ndarray:

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from hsexport.onnx.passes.graph_pass import PassError
-from hsexport.onnx.weights import CheckpointTensor
+from hsexport.onnx.weights import CheckpointTensor, DerivedTensor
 
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 """A precision that is narrower than fp32, as users name it, to its element type."""
@@ -35,7 +35,7 @@ def narrowed(tensor: ir.TensorProtocol, name: str, dtype: ir.DataType) -> ir.Laz
     def convert() -> ir.TensorProtocol:
         return ir.Tensor(_narrow_array(tensor.numpy(), name, dtype), dtype=dtype, name=name)
 
-    return ir.LazyTensor(convert, dtype, ir.Shape(tensor.shape.numpy()), name=name)
+    return DerivedTensor(tensor, convert, dtype)
 
 
 def widened(tensor: ir.TensorProtocol, name: str) -> ir.LazyTensor:

@@ -12,6 +12,7 @@ from onnxscript.rewriter import pattern, rewrite
 
 from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
+from hsexport.onnx.weights import DerivedTensor
 
 HEADS_FIRST = [0, 2, 1, 3]
 SMALL = 16
@@ -125,14 +126,13 @@ def _turn_weights(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _turned(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+def _turned(tensor: ir.TensorProtocol) -> DerivedTensor:
     """A matrix transposed whenever it is read."""
 
     def read() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), name=tensor.name)
 
-    rows, columns = tensor.shape.numpy()
-    return ir.LazyTensor(read, tensor.dtype, ir.Shape((columns, rows)), name=tensor.name)
+    return DerivedTensor(tensor, read, tensor.dtype, turned=True)
 
 
 def _name_nodes(graph: ir.Graph, known: Collection[str | None]) -> None:

@@ -65,6 +65,9 @@ typedef struct hsr_open_options {
     int32_t vae_tile; /* pixels; 0: pictures are decoded whole */
     const char *identity; /* NULL: any bundle; else of the only one that is opened, as `hsexport inspect` shows it */
     const char *device;   /* NULL: the backend's first; else one of those that `hsexport inspect` lists */
+    const char *adapters; /* LoRAs for every picture, "style.safetensors:0.8", several with commas between; NULL: none */
+    const char *adapter_folder; /* of LoRAs that a request's lora may name; NULL: none */
+    double adapter_cap_mb; /* MiB of weights that engines with adapters may take */
 } hsr_open_options;
 
 typedef struct hsr_progress {
@@ -109,6 +112,7 @@ typedef struct hsr_request {
     size_t prompt_2_count;        /* 0, 1 for all, or one for each prompt */
     const char *const *prompt_3s;
     size_t prompt_3_count;
+    const char *lora; /* adapters of adapter_folder by name, "style:0.8,ink"; NULL: those of hsr_open_options */
 } hsr_request;
 
 /* Tensors lie on the CPU and are not copied. To keep one, set its field to NULL and call its deleter when done, from any

@@ -77,6 +77,7 @@ Ref arguments_of(hsr_session &session, const hsr_request &request) {
     asked.with("seed", seeds(request.seeds, request.seed_count))
         .with("schedule", bytes(request.schedule))
         .with("steps", number(request.steps))
+        .with("lora", bytes(request.lora))
         .with("width", number(request.width))
         .with("height", number(request.height));
     Ref self = object_of(session), pairs = asked.pairs();

@@ -39,7 +39,10 @@ Ref open_arguments(const char *path, const hsr_open_options &options) {
         .with("text_on_demand", on(HSR_OPEN_TEXT_ON_DEMAND))
         .with("memory_cap_mb", real(options.memory_cap_mb))
         .with("vae_tile", number(options.vae_tile))
-        .with("identity", bytes(options.identity));
+        .with("identity", bytes(options.identity))
+        .with("adapters", bytes(options.adapters))
+        .with("adapter_folder", bytes(options.adapter_folder))
+        .with("adapter_cap_mb", real(options.adapter_cap_mb));
     Ref where = bytes(path), pairs = asked.pairs();
     return tuple({where.release(), pairs.release()});
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -70,6 +71,18 @@ class Executor:
         self._decoder.close()
 
 
+@dataclass(frozen=True)
+class Own:
+    """Engines in place of the bundle's; `load`, in place of the others', opens conditioning networks."""
+
+    key: Hashable
+    engines: Mapping[str, Engine]
+    load: Load | None = None
+
+
+PLAIN = Own((), {})
+
+
 class Executors:
     """The executors of the shapes used last: at most `most_kept`, and within a cap on the device's memory."""
 
@@ -94,36 +107,42 @@ class Executors:
         self._engines = engines
         self._device = device
         self._cap_bytes = cap_bytes
-        self._kept: dict[LoopShape, Executor] = {}
+        self._kept: dict[tuple[Hashable, LoopShape], Executor] = {}
 
-    def of(self, shape: LoopShape) -> Executor:
+    def of(self, shape: LoopShape, own: Own = PLAIN) -> Executor:
         """The executor of this shape, newly bound or as an earlier call left it. Raises DeviceMemoryError."""
-        if shape in self._kept:
-            self._kept[shape] = self._kept.pop(shape)  # youngest last
-            return self._kept[shape]
+        key = own.key, shape
+        if key in self._kept:
+            self._kept[key] = self._kept.pop(key)  # youngest last
+            return self._kept[key]
         needed_bytes = loop_bytes(self._manifest.facts, self._manifest.specs, shape)
         self._make_room(needed_bytes)
-        while shape not in self._kept:
+        while key not in self._kept:
             try:
-                bound = (self._manifest, self._bind_text, self._engines, self._device, shape)
-                made = Executor(*bound, self._tile, self._load)
-                self._kept[shape] = made
+                bound = (self._manifest, self._bind_text, {**self._engines, **own.engines}, self._device, shape)
+                made = Executor(*bound, self._tile, own.load or self._load)
+                self._kept[key] = made
             except DeviceMemoryError as err:
                 # Older ones give way where the device has no room beside them.
                 if not self._kept:
                     raise _told(err, self._manifest, shape, needed_bytes) from err
                 self._drop_oldest()
-        return self._kept[shape]
+        return self._kept[key]
 
     def close(self) -> None:
         """Frees all of them."""
         while self._kept:
             self._drop_oldest()
 
-    def drop(self, shape: LoopShape) -> None:
+    def drop(self, shape: LoopShape, own: Own = PLAIN) -> None:
         """Frees one that may not be whole."""
-        if shape in self._kept:
-            self._kept.pop(shape).close()
+        if (own.key, shape) in self._kept:
+            self._kept.pop((own.key, shape)).close()
+
+    def drop_all(self, key: Hashable) -> None:
+        """Frees those of engines that are about to be closed."""
+        for kept in [each for each in self._kept if each[0] == key]:
+            self._kept.pop(kept).close()
 
     def _make_room(self, needed_bytes: int) -> None:
         while self._kept and (len(self._kept) >= self._most_kept or self._too_much(needed_bytes)):

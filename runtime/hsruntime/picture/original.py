@@ -22,6 +22,9 @@ HALF = 128
 """From which brightness on a mask marks."""
 MOST_BLUR = 1000.0
 
+PICTURE_FILES = ("image", "mask", "region_mask")
+"""A picture's options that are files."""
+
 PictureFile = bytes | str | Path | np.ndarray | Image.Image
 """As Python callers give one: a file's bytes or its path, (H, W), (H, W, 3) or (H, W, 4) uint8, or Pillow's."""
 

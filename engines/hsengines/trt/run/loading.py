@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hsengines.backend import Weights
 from hsengines.errors import DeviceMemoryError, EngineLoadError, HSError
-from hsengines.files import link_graph
+from hsengines.files import link_graph, link_or_copy
 from hsengines.spec import EngineSpec
 from hsengines.trt.build.log import Log, last_error, listening, logger_of
 from hsengines.trt.build.refusals import in_short, is_out_of_memory
-from hsengines.trt.inspection import signature_of_engine
+from hsengines.trt.inspection import TRT_NAMES, signature_of_engine
 
 if TYPE_CHECKING:
     from hsengines.cuda.device import CudaDevice
@@ -110,18 +111,53 @@ def keep_graph(onnx: Path, plan: Path) -> tuple[Path, ...]:
     return tuple(link_graph(onnx, plan.parent))
 
 
-def put_weights_back(library: Any, plan: Path, engine: Any) -> None:
-    """Refits a stripped engine from the graph beside its plan. Raises EngineLoadError."""
+def weights_beside(plan: Path) -> Path:
+    """The weights of a plan that takes others: the graph's own file of them, without the graph."""
+    return plan.with_suffix(".weights")
+
+
+def keep_weights(onnx: Path, plan: Path) -> tuple[Path, ...]:
+    """Links the graph's file of weights beside `plan`; neither may be edited afterwards."""
+    return (link_or_copy(onnx.with_name(f"{onnx.name}.data"), weights_beside(plan)),)
+
+
+def refit(library: Any, plan: Path, engine: Any, replaced: Weights) -> None:
+    """Gives an engine the weights of the graph beside its plan, where one is, and then `replaced`.
+
+    Raises EngineLoadError.
+    """
     graph = graph_beside(plan)
-    if not graph.is_file():
+    if not graph.is_file() and not replaced:
         raise EngineLoadError(f"{plan.name} has no weights of its own, and {graph.name} is not beside it")
     logger = logger_of(library)
     refitter = library.Refitter(engine, logger)
     with listening(library):
-        parsed = library.OnnxParserRefitter(refitter, logger).refit_from_file(str(graph))
-        if not parsed or not refitter.refit_cuda_engine():
+        told = graph.name
+        taken = not graph.is_file() or library.OnnxParserRefitter(refitter, logger).refit_from_file(str(graph))
+        if taken and replaced:
+            told = "an adapter"
+            _set_weights(library, plan, refitter, replaced)
+        if not taken or not refitter.refit_cuda_engine():
             said = in_short(last_error(library)) or "it gives no reason"
-            raise EngineLoadError(f"{plan.name} cannot take its weights from {graph.name}: {said}", AGAIN)
+            raise EngineLoadError(f"{plan.name} cannot take its weights from {told}: {said}", AGAIN)
+
+
+def _set_weights(library: Any, plan: Path, refitter: Any, replaced: Weights) -> None:
+    """Names weights; the arrays must stay until the engine was refitted.
+
+    What the builder dropped is not there to be named; what it joined with others is missing unless all are named.
+    """
+    known = set(refitter.get_all_weights())
+    for name, array in replaced.items():
+        if name not in known:
+            continue
+        dtype = getattr(library.DataType, TRT_NAMES[array.dtype.name])
+        # By address: the binding takes no bfloat16 of numpy's.
+        if not refitter.set_named_weights(name, library.Weights(dtype, array.ctypes.data, array.size)):
+            said = in_short(last_error(library)) or "it gives no reason"
+            raise EngineLoadError(f"{plan.name} does not take weight '{name}': {said}", AGAIN)
+    if missing := refitter.get_missing_weights():
+        raise EngineLoadError(f"{plan.name} cannot be refitted without weight '{missing[0]}'", AGAIN)
 
 
 def set_up_streaming(name: str, engine: Any, *, graphs: bool) -> None:
