@@ -15,7 +15,7 @@ from hsexport.measure.pictures import png_of, psnr
 from hsexport.measure.prompts import prompts_for
 from hsexport.measure.turns import column, in_turns, median_of, play, speedups
 from hsruntime import Session
-from hsruntime.picture.picture import contact_sheet, region_overlay
+from hsruntime.picture.picture import contact_sheet
 from hsruntime.request import Result
 
 AREAS = (0.1, 0.3, 0.6)
@@ -47,7 +47,7 @@ def block(report: Measured) -> str:
     columns = (
         "mask: {area:.0%} | schedule: {name}, `{schedule}` | picture ms: {ms:.0f}"
         " | over the whole's time: {over_whole[value]:.2f} ({over_whole[low]:.2f} to {over_whole[high]:.2f})"
-        " | loop over the whole's: {loop_over_whole[value]:.2f} | PSNR inside the mask, dB: {psnr:.1f}"
+        " | loop over the whole's: {loop_over_whole:.2f} | PSNR inside the mask, dB: {psnr:.1f}"
     )
     return table(columns, report["rows"]) + measured_on(
         report, f"{report['prompts']} prompts in turns, strength {report['strength']:g}"
@@ -113,6 +113,3 @@ def _rows(
 def _shown(area: float, played: list[dict[str, Result]]) -> Iterator[tuple[str, list[np.ndarray]]]:
     yield f"whole, {area:.0%}", [each[WHOLE].image for each in played[:SHOWN]]
     yield f"edit, {area:.0%}", [each["edit"].image for each in played[:SHOWN]]
-    if area == AREAS[-1]:
-        results = [each["edit"] for each in played[:SHOWN]]
-        yield "its region", [region_overlay(r.image, r.region[0], r.grid) for r in results if r.region is not None]
