@@ -130,6 +130,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_made_up_backend_is_a_folder_and_one_row(tmp_path, tiny_pair_dirs, tiny_cache):
     """Command line, options, plan, lint, passes, keys, verification by cast-back, manifest: none knows it."""
     (tmp_path / "made_up.py").write_text(MADE_UP)

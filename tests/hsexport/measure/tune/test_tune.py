@@ -95,6 +95,7 @@ def test_levers_make_up_the_measured_speedup(tuned):
     assert prod(lever.factor for lever in tuned.levers) == pytest.approx(tuned.winner.score.speedup)
 
 
+@pytest.mark.slow
 def test_budget_is_a_speedup_over_what_large_takes_here(own_bundle):
     with Session.open(own_bundle) as session:
         session.generate("abc 0", schedule="large:28")
@@ -105,6 +106,7 @@ def test_budget_is_a_speedup_over_what_large_takes_here(own_bundle):
         tune(request(own_bundle, WithinBudget(1e6), write=False), Reporter())
 
 
+@pytest.mark.slow
 def test_dry_run_leaves_the_bundle_alone(own_bundle):
     before = (own_bundle / "manifest.json").read_bytes()
     outcome = tune(request(own_bundle, AtLeastAsFast(1.5), write=False), Reporter())
@@ -118,6 +120,7 @@ def test_second_run_measures_nothing_and_finds_the_same(tuned_bundle, tuned):
     assert again.winner.counted == tuned.winner.counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["probe", "finals"])
 def test_interrupted_search_goes_on_where_it_was(own_bundle, stage):
     wanted = request(own_bundle, AtLeastAsFast(1.5))
@@ -131,6 +134,7 @@ def test_interrupted_search_goes_on_where_it_was(own_bundle, stage):
     assert kept > 0 and outcome.measured == whole - kept
 
 
+@pytest.mark.slow
 def test_greatest_speed_within_a_distance(own_bundle):
     outcome = tune(request(own_bundle, AtLeastAsClose(25.0)), Reporter())
     finalists = outcome.found.rows[: outcome.found.finalists]
@@ -138,6 +142,7 @@ def test_greatest_speed_within_a_distance(own_bundle):
     assert outcome.winner.score.speedup == max(row.score.speedup for row in finalists)
 
 
+@pytest.mark.slow
 def test_distance_that_nothing_keeps_is_told_with_the_nearest(own_bundle):
     before = (own_bundle / "manifest.json").read_bytes()
     with pytest.raises(TuneError, match=r"the nearest has PSNR \d+\.\d+ dB"):
