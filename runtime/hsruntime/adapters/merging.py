@@ -31,8 +31,10 @@ def read_changeable(bundle: Bundle, role: Role) -> Changeable:
         traits, backend = traits_of(bundle.manifest.backend), bundle.manifest.backend
         if role not in bundle.manifest.facts.members:
             raise RequestError(f"an adapter is for {role}, which the bundle does not have", "leave it out")
-        hint = "build it with --refit" if traits.resident_weights else "build it again"
-        raise RequestError(f"the bundle takes no adapters for {role}: its {backend} engines hold their weights", hint)
+        told = f"the bundle takes no adapters for {role}"
+        if traits.resident_weights:
+            raise RequestError(f"{told}: its {backend} engines hold their weights", "build it with --refit")
+        raise RequestError(f"{told}: it does not say where their weights lie", "build it again")
     try:
         found = msgspec.json.decode(bundle.file(path_of(role)).read_bytes(), type=Changeable)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
