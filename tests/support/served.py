@@ -34,7 +34,8 @@ class Served:
         """A form; `files` beside the image: (name, bytes)."""
         pictures = [] if image is None else [("image", image)]
         parts = [(name, (f"{name}.png", data)) for name, data in [*pictures, *files]]
-        parts += [(name, (None, str(value))) for name, value in {"prompt": prompt, **fields}.items()]
+        for name, value in {"prompt": prompt, **fields}.items():
+            parts.append((name, (None, value if isinstance(value, bytes) else str(value))))
         return self.client.post(EDITS, files=parts)
 
     def metric(self, name):

@@ -25,6 +25,15 @@ class _InMemory(MultiPartParser):
 
     spool_max_size = 2**40
 
+    def on_part_end(self) -> None:
+        """Starlette's own reads what is not UTF-8 as Latin-1."""
+        if self._current_part.file is None:
+            try:
+                self._current_part.data.decode()
+            except UnicodeDecodeError as err:
+                raise MultiPartException(f"{self._current_part.field_name} is not text: {err}") from err
+        super().on_part_end()
+
 
 async def edits_request(request: Request) -> EditsRequest:
     """The form of a request. Raises HTTPException or RequestValidationError for what is none, or has other fields."""
