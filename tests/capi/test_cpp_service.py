@@ -30,6 +30,20 @@ def test_pictures_are_python_s_byte_for_byte(service, tiny_bundle, tmp_path):
             np.testing.assert_array_equal(found, session.generate("red", seed=4 + number).image)
 
 
+def test_pictures_begin_from_a_file(service, tiny_bundle, tmp_path):
+    picture = np.random.default_rng(3).integers(0, 256, (16, 16, 3), np.uint8)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[3:9, 5:14] = 255
+    for name, pixels in (("cat", picture), ("mask", mask)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    files = ("--image", tmp_path / "cat.png", "--mask", tmp_path / "mask.png", "--strength", "0.7")
+    run(service, tiny_bundle, "--out", tmp_path, "--pictures", "1", "--prompt", "red", *files)
+    found = np.asarray(Image.open(tmp_path / "picture-0.png"))
+    with Session.open(tiny_bundle, hashes=False) as session:
+        expected = session.generate("red", image=picture, mask=mask, strength=0.7).image
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_pkg_config_and_embed_compile_it_too(library, tiny_bundle, tmp_path):
     asked = ("pkg-config", "--cflags", "--libs", "hsruntime", "libpng")
     flags = run(*asked, PKG_CONFIG_PATH=library.pkg_config_dir).stdout.split()

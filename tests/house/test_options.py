@@ -128,7 +128,7 @@ def test_openapi_says_what_the_record_says():
             continue
         found, told = properties[name], schema | api.DIFFERS.get(name, {})
         kind = found.get("anyOf", [found])[0]
-        limits = {word: told.get(word) for word in ("type", "minimum", "maximum", "maxLength")}
+        limits = {word: told.get(word) for word in ("type", "minimum", "maximum", "maxLength", "contentEncoding")}
         assert {word: kind.get(word) for word in limits} == limits
         assert found["description"] == told["description"]
         assert found.get("default", ...) == told["default"]
@@ -161,7 +161,7 @@ def test_c_request_has_each_option_of_a_picture():
     """tests/capi holds capi_types to the header by the compiler."""
     wanted = {}
     for name, schema in schemas_of(PictureOptions).items():
-        kind = C_DIFFERS.get(name, C_TYPES[schema["type"]])
+        kind = C_DIFFERS.get(name, capi_types.File if "contentEncoding" in schema else C_TYPES[schema["type"]])
         wanted |= (
             {f"{name}s": ctypes.POINTER(kind), f"{name}_count": ctypes.c_size_t} if name in OF_EACH else {name: kind}
         )
