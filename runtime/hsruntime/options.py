@@ -139,6 +139,8 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         wanted = checked_schedule(manifest, self.schedule, self.steps, marked=marked or self.mask is not None)
         if marked:
             wanted = marked_by_hand(wanted)
+        if wanted.start and not begins:
+            raise RequestError(f"start={wanted.start} begins from a picture, and there is none", "give an image")
         if begins and not (strength is None and wanted.start):
             return started(wanted, DEFAULT_STRENGTH if strength is None else strength)
         return wanted

@@ -7,7 +7,7 @@ import pytest
 from hsengines.null.backend import NullBackend
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.loop.loop import Loop
-from hsruntime.loop.program import BUFFERS, PROGRAM, SIGNALS, buffers_of, listed, markdown, pattern_of
+from hsruntime.loop.program import BUFFERS, MARKED, PROGRAM, SIGNALS, buffers_of, listed, markdown, pattern_of
 from hsruntime.loop.region import CONTROLS
 from hsruntime.options import PictureOptions
 from hsruntime.session import Session
@@ -62,7 +62,7 @@ def test_every_sequence_fits_the_engines(tiny_bundle, guidance, text):
 
 
 def test_a_signal_is_scored_by_rows_or_by_the_host():
-    assert {signal for signal, rows in SIGNALS.items() if not rows} == set(CONTROLS)
+    assert {signal for signal, rows in SIGNALS.items() if not rows} == {*CONTROLS, MARKED}
     assert {f"score {signal}" for signal, rows in SIGNALS.items() if rows} <= set(PROGRAM)
 
 

@@ -8,6 +8,10 @@ from hsruntime.loop.region import (
     active_count,
     cache_index,
     center_scores,
+    grown,
+    marked_count,
+    marked_scores,
+    marked_tokens,
     merge_index,
     random_scores,
     region_from_scores,
@@ -145,3 +149,34 @@ def test_a_cache_index_may_start_behind_the_first_rows():
     everything = np.random.default_rng(0).random((4, 5, 2))
     index = cache_index(np.array([[1, 4]], np.int32), 1, 5, first=2)
     np.testing.assert_array_equal(everything.reshape(-1, 2)[index], everything[2:3][:, [1, 4]])
+
+
+masks = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any)
+
+
+@given(masks, st.integers(1, 3))
+def test_a_token_is_marked_by_any_of_its_pixels(tokens, side):
+    pixels = tokens.repeat(side, 0).repeat(side, 1)
+    assert np.array_equal(marked_tokens(pixels, tokens.shape), tokens)
+    corner = np.zeros_like(pixels)
+    corner[::side, ::side] = tokens
+    assert np.array_equal(marked_tokens(corner, tokens.shape), tokens)
+
+
+@given(masks)
+def test_a_marked_region_holds_what_is_marked_and_what_lies_next_to_it(tokens):
+    scores, count = marked_scores(tokens), marked_count(tokens)
+    region = region_from_scores(scores[None], count).mask.reshape(tokens.shape)
+    assert region[tokens].all()
+    assert tokens.sum() <= count <= tokens.size
+    assert count - tokens.sum() < max(1, tokens.size // 64)
+    near, far = scores.reshape(tokens.shape)[region], scores.reshape(tokens.shape)[~region]
+    assert not far.size or near.min() >= far.max()
+
+
+@given(masks)
+def test_grown_marks_reach_every_neighbour(tokens):
+    found = grown(tokens)
+    for i, j in np.ndindex(tokens.shape):
+        around = tokens[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
+        assert found[i, j] == around.any()

@@ -23,10 +23,11 @@ def test_references_come_first_and_no_schedule_runs_twice(facts):
 
 
 def test_default_choice_holds_every_preset_and_the_controls(facts):
-    contenders, _ = contenders_for(facts, [])
+    contenders, left_out = contenders_for(facts, [])
+    assert [told.split()[0] for told in left_out] == ["edit"], "it wants a mask"
     ran = {str(c.schedule) for c in contenders}
     assert len(ran) == len(contenders)
-    assert {str(preset(28)) for preset in PRESETS.values()} <= ran
+    assert {str(preset(28)) for name, preset in PRESETS.items() if name != "edit"} <= ran
     assert {f"large:{n}" for n in (8, 10, 12, 14, 16, 20, 24, 28, 100)} <= ran
     assert {c.kind for c in contenders} >= {"large", "small", "mixture", "random", "center"}
     by_kind = {c.kind: c.schedule for c in contenders}
