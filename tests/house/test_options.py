@@ -21,6 +21,7 @@ from hsexport.deploy.triton import config
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import OF_EACH, PictureOptions, SessionOptions, schemas_of
+from hsruntime.picture.original import PictureFile
 
 ROOT = Path(__file__).parents[2]
 RECORDS = [PictureOptions, SessionOptions]
@@ -115,7 +116,8 @@ def test_session_takes_the_options_as_keywords(method, record, beside):
     parameters, types, wanted = inspect.signature(method).parameters, get_type_hints(method), get_type_hints(record)
     defaults = dict(zip(record.__struct_fields__, record.__struct_defaults__, strict=True))
     assert {name: p.default for name, p in parameters.items() if name in defaults} == defaults
-    assert {name: types[name] for name in defaults} == wanted
+    files = {name for name, schema in schemas_of(record).items() if "contentEncoding" in schema}
+    assert {name: types[name] for name in defaults} == wanted | dict.fromkeys(files, PictureFile | None)
     assert set(parameters) - {"self"} == set(defaults) | beside
 
 
@@ -212,7 +214,8 @@ def test_click_has_each_option(command):
     assert "size" in params
     for name in set(schemas) & set(params):
         schema, differs, param = schemas[name], CLICK_DIFFERS.get((command, name), {}), params[name]
-        assert param.type.name.removesuffix(" range") == CLICK_TYPES[schema["type"]]
+        kind = "file" if "contentEncoding" in schema else CLICK_TYPES[schema["type"]]
+        assert param.type.name.removesuffix(" range") == kind
         assert param.required == param.multiple == differs.get("required", False)
         assert param.help == differs.get("help", param.help if "required" in differs else schema["description"])
         assert param.required or param.default == schema["default"]

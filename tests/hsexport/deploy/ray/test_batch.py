@@ -91,7 +91,7 @@ def test_lines_name_pictures_that_are_read_when_they_are_drawn(tiny_bundle, tmp_
     assert statuses == {0: "done", 1: "done", 2: "failed", 3: "failed", 4: "failed"}
     faults = "\n".join(sorted(filter(None, told["error"])))
     assert "line 3: the image 'none.png' cannot be read: No such file" in faults
-    assert "line 4: the image is no picture" in faults and "line 5: the image 'a\0b' cannot be read" in faults
+    assert "line 4: the image is no picture" in faults and "line 5: the image 'a\\x00b' cannot be read" in faults
     found = [np.asarray(Image.open(out / f"{task.name}.png")) for task in tasks[:2]]
     with Session.open(tiny_bundle) as session:
         asked = {"schedule": SCHEDULE, "strength": 0.7}
