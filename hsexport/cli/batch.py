@@ -23,7 +23,7 @@ OPTIONS = {name: option_of(BatchOptions, name) for name in BatchOptions.__struct
     "--prompts",
     type=FILE,
     required=True,
-    help=".txt: a prompt a line; .jsonl, .csv: prompt and, if wanted, prompt_2, prompt_3, negative_prompt and seed",
+    help=".txt: a prompt a line; .jsonl, .csv: prompt and, if wanted, other prompts, seed, and files of pictures",
 )
 @click.option("--out", type=FILE, required=True, help="a directory; what it holds of this very job is kept")
 @record_options(BatchOptions, OPTIONS, "options")

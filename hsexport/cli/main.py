@@ -45,6 +45,7 @@ EXTRAS = {
     **dict.fromkeys(("platformdirs", "safetensors", "huggingface_hub", "polygraphy"), "build"),
     **dict.fromkeys(("skimage", "flip_evaluator", "matplotlib", "jinja2", "markupsafe"), "bench"),
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "starlette", "pydantic"), "serve"),
+    "python_multipart": "serve",
     "ray": "ray",
 }
 """Modules that the bare install does not bring, and the extra that does."""

@@ -18,6 +18,7 @@ from hsruntime.bundle.manifest import BundleError
 from hsruntime.request import Progress, RequestError
 from hsruntime.schedule.schedule import ScheduleError
 from hsruntime.session import Session
+from hsruntime.telling import warnings_kept
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 
 OK, CANCELLED, OTHER, INTERNAL = 0, 8, 9, 10
@@ -106,20 +107,22 @@ def generate(
     latents: Borrowed | None,
     tell: Callable[[int, int, bytes], bool] | None,
 ) -> tuple[Any, ...]:
-    """Pictures, latents and region as DLPack capsules, schedule, seconds, seconds of the loop, grid.
+    """Pictures, latents and region as DLPack capsules, schedule, seconds, seconds of the loop, grid, warnings.
 
     `tell` answers whether to go on.
     """
-    result = session.generate(
-        **_named(given),
-        embeddings=_embeddings(embeddings),
-        latents=None if latents is None else _array(latents),
-        callback=_callback(tell) if tell else None,
-    )
+    with warnings_kept() as told:
+        result = session.generate(
+            **_named(given),
+            embeddings=_embeddings(embeddings),
+            latents=None if latents is None else _array(latents),
+            callback=_callback(tell) if tell else None,
+        )
     region = None if result.region is None else _capsule(result.region.view(np.uint8))
     schedule_as_run = str(result.schedule).encode()
     pictures, last = _capsule(result.images), _capsule(result.latents)
-    return pictures, last, region, schedule_as_run, result.seconds, result.loop_seconds, *result.grid
+    warnings = "\n".join(told).encode("utf-8", "replace")
+    return pictures, last, region, schedule_as_run, result.seconds, result.loop_seconds, *result.grid, warnings
 
 
 @_answering
@@ -162,7 +165,9 @@ def _named(given: Options) -> dict[str, Any]:
 
 
 def _python(subject: str, raw: Any) -> Any:
-    """Bytes as text, several as a list, a list of one as the one that it is."""
+    """Bytes as text, a file's as bytes, several as a list, a list of one as the one that it is."""
+    if isinstance(raw, memoryview):
+        return bytes(raw)
     if isinstance(raw, tuple):
         return _python(subject, raw[0]) if len(raw) == 1 else [_python(subject, one) for one in raw]
     try:

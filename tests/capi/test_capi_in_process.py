@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes as c
 import gc
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import capi_types as t
 import numpy as np
 import pytest
+from PIL import Image
 
 from hsruntime import Session
 
@@ -141,6 +143,36 @@ def test_other_text_encoders_read_their_own_prompts(lib, handle, session):
     assert (found != session.generate("red", schedule="small:2").images).any()
 
 
+def test_pictures_begin_from_others(lib, handle, session):
+    picture = np.random.default_rng(3).integers(0, 256, (16, 16, 3), np.uint8)
+    marked = np.zeros((16, 16), np.uint8)
+    marked[3:9, 5:14] = 255
+    files = {"image": png(picture), "mask": png(marked), "region_mask": png(marked.T.copy())}
+    given = {name: t.file_of(data) for name, data in files.items()}
+    asked = t.request_for(b"red", b"green", schedule=SCHEDULE, strength=0.7, mask_blur=2.0, **given)
+    result = generated(lib, handle, asked)
+    assert result.contents.warnings == b""
+    (images,) = arrays(lib, result, "images")
+    asked = {"schedule": SCHEDULE.decode(), "strength": 0.7, "mask_blur": 2.0}
+    np.testing.assert_array_equal(images, session.generate(["red", "green"], **files, **asked).images)
+    np.testing.assert_array_equal(images[1][marked == 0], picture[marked == 0])
+
+
+def test_what_was_not_taken_as_it_was_given_is_told(lib, handle):
+    files = {"image": png(np.zeros((16, 16, 3), np.uint8)), "mask": png(np.full((8, 32), 255, np.uint8))}
+    given = {name: t.file_of(data) for name, data in files.items()}
+    result = generated(lib, handle, t.request_for(b"red " * 100, schedule=b"small:1", **given))
+    told = result.contents.warnings.decode().splitlines()
+    lib.hsr_result_free(result)
+    assert "stretched over it" in told[0] and "marks the whole picture" in told[1] and "does not see" in told[2]
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_threads_of_one_session_queue_and_get_their_own_pictures(lib, handle, session):
     def picture(seed):
         return arrays(lib, generated(lib, handle, t.request_for(b"red", seeds=(seed,), schedule=b"small:2")), "images")[
@@ -204,13 +236,18 @@ def test_prompt_without_end_is_refused_at_once(lib, handle):
         ({"width": 17}, t.REQUEST, "width 17 is not a multiple of"),
         ({"schedule": b"nonsense"}, t.REQUEST, "nonsense"),
         ({"schedule": b"\xff"}, t.REQUEST, "a schedule is not UTF-8"),
-        ({"struct_size": 3}, t.ARGUMENT, "hsr_request's struct_size is 3, expected 160"),
+        ({"struct_size": 3}, t.ARGUMENT, "hsr_request's struct_size is 3, expected 224"),
         ({"prompt_count": 0}, t.REQUEST, "neither a prompt nor embeddings"),
         ({"prompt_count": 2**40}, t.ARGUMENT, "prompts's count is 1099511627776, more than"),
         ({"seed_count": 2**60}, t.ARGUMENT, "seeds's count is"),
         ({"embedding_count": 2**60}, t.ARGUMENT, "embeddings"),
         ({"guidance_scale": float("nan")}, t.REQUEST, "not a finite number"),
         ({"guidance_scale": 1e30}, t.REQUEST, "lies outside"),
+        ({"image": t.file_of(b"hello")}, t.REQUEST, "the image is no picture that can be read"),
+        ({"image": t.File(None, 7)}, t.ARGUMENT, "image has 7 bytes, and its data is NULL"),
+        ({"mask": t.File(b"", 0)}, t.ARGUMENT, "mask has 0 bytes"),
+        ({"region_mask": t.File(b"x", 2**63)}, t.ARGUMENT, "region_mask has 9223372036854775808 bytes"),
+        ({"strength": 0.5}, t.REQUEST, "there is a strength, and no picture"),
     ],
 )
 def test_bad_request_is_a_status_and_a_line(lib, handle, fields, status, words):

@@ -30,6 +30,28 @@ def test_pictures_are_python_s_byte_for_byte(service, tiny_bundle, tmp_path):
             np.testing.assert_array_equal(found, session.generate("red", seed=4 + number).image)
 
 
+PICTURE = np.random.default_rng(3).integers(0, 256, (16, 16, 3), np.uint8)
+MASK = np.zeros((16, 16), np.uint8)
+MASK[3:9, 5:14] = 255
+
+
+def beginning(folder: Path) -> list[str | Path]:
+    """What a picture begins from, as the example's options."""
+    folder.mkdir()
+    for name, pixels in (("image", PICTURE), ("mask", MASK)):
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return ["--image", folder / "image.png", "--mask", folder / "mask.png", "--strength", "0.7"]
+
+
+def test_pictures_begin_from_a_file(service, tiny_bundle, tmp_path):
+    files = beginning(tmp_path / "from")
+    run(service, tiny_bundle, "--out", tmp_path, "--pictures", "1", "--prompt", "red", *files)
+    found = np.asarray(Image.open(tmp_path / "picture-0.png"))
+    with Session.open(tiny_bundle, hashes=False) as session:
+        expected = session.generate("red", image=PICTURE, mask=MASK, strength=0.7).image
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_pkg_config_and_embed_compile_it_too(library, tiny_bundle, tmp_path):
     asked = ("pkg-config", "--cflags", "--libs", "hsruntime", "libpng")
     flags = run(*asked, PKG_CONFIG_PATH=library.pkg_config_dir).stdout.split()
@@ -105,6 +127,7 @@ def asan_service(library, tmp_path_factory) -> Path:
 def test_address_sanitizer_finds_nothing(asan_service, tiny_bundle, tmp_path):
     done = run(
         asan_service, tiny_bundle, "--out", tmp_path, "--threads", "4", "--pictures", "12",
+        *beginning(tmp_path / "from"),
         ASAN_OPTIONS="detect_leaks=1:fast_unwind_on_malloc=0",
         LSAN_OPTIONS=f"suppressions={EXAMPLE / 'leaks.supp'}:print_suppressions=0",
         PYTHONMALLOC="malloc",
@@ -118,7 +141,7 @@ def test_address_sanitizer_finds_nothing(asan_service, tiny_bundle, tmp_path):
 def test_valgrind_finds_nothing(service, tiny_bundle, tmp_path):
     done = run(
         "valgrind", "--error-exitcode=9", f"--suppressions={EXAMPLE / 'valgrind.supp'}", service, tiny_bundle,
-        "--out", tmp_path, "--threads", "2", "--pictures", "2", "--cpu-threads", "1",
+        "--out", tmp_path, "--threads", "2", "--pictures", "2", "--cpu-threads", "1", *beginning(tmp_path / "from"),
         seconds=1800, PYTHONMALLOC="malloc",
     )  # fmt: skip
     assert "2 pictures" in done.stdout

@@ -21,7 +21,7 @@ from hsexport.deploy.triton import config
 from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import OF_EACH, PictureOptions, SessionOptions, schemas_of
-from hsruntime.picture.original import PICTURE_FILES, PictureFile
+from hsruntime.picture.original import PictureFile
 
 ROOT = Path(__file__).parents[2]
 RECORDS = [PictureOptions, SessionOptions]
@@ -117,8 +117,8 @@ def test_session_takes_the_options_as_keywords(method, record, beside):
     defaults = dict(zip(record.__struct_fields__, record.__struct_defaults__, strict=True))
     assert {name: p.default for name, p in parameters.items() if name in defaults} == defaults
     # Pictures are a file's bytes everywhere else; Python callers may have them in their hands.
-    wanted |= {name: PictureFile | None for name in PICTURE_FILES if name in wanted}
-    assert {name: types[name] for name in defaults} == wanted
+    files = {name for name, schema in schemas_of(record).items() if "contentEncoding" in schema}
+    assert {name: types[name] for name in defaults} == wanted | dict.fromkeys(files, PictureFile | None)
     assert set(parameters) - {"self"} == set(defaults) | beside
 
 
@@ -131,7 +131,7 @@ def test_openapi_says_what_the_record_says():
             continue
         found, told = properties[name], schema | api.DIFFERS.get(name, {})
         kind = found.get("anyOf", [found])[0]
-        limits = {word: told.get(word) for word in ("type", "minimum", "maximum", "maxLength")}
+        limits = {word: told.get(word) for word in ("type", "minimum", "maximum", "maxLength", "contentEncoding")}
         assert {word: kind.get(word) for word in limits} == limits
         assert found["description"] == told["description"]
         assert found.get("default", ...) == told["default"]
@@ -165,7 +165,7 @@ def test_c_request_has_each_option_of_a_picture():
     """tests/capi holds capi_types to the header by the compiler."""
     wanted = {}
     for name, schema in schemas_of(PictureOptions).items():
-        kind = C_DIFFERS.get(name, C_TYPES[schema["type"]])
+        kind = C_DIFFERS.get(name, capi_types.File if "contentEncoding" in schema else C_TYPES[schema["type"]])
         wanted |= (
             {f"{name}s": ctypes.POINTER(kind), f"{name}_count": ctypes.c_size_t} if name in OF_EACH else {name: kind}
         )
@@ -221,7 +221,8 @@ def test_click_has_each_option(command):
     assert "size" in params
     for name in set(schemas) & set(params):
         schema, differs, param = schemas[name], CLICK_DIFFERS.get((command, name), {}), params[name]
-        assert param.type.name.removesuffix(" range") == CLICK_TYPES[schema["type"]]
+        kind = "file" if "contentEncoding" in schema else CLICK_TYPES[schema["type"]]
+        assert param.type.name.removesuffix(" range") == kind
         assert param.required == differs.get("required", False)
         assert param.multiple == differs.get("multiple", False)
         assert param.help == differs.get("help", param.help if "required" in differs else schema["description"])

@@ -71,6 +71,12 @@ class Embedding(c.Structure):
     _fields_ = (("name", c.c_char_p), ("tensor", c.POINTER(Tensor)))
 
 
+class File(c.Structure):
+    """hsr_file."""
+
+    _fields_ = (("data", c.c_char_p), ("size", c.c_size_t))
+
+
 class Request(c.Structure):
     """hsr_request."""
 
@@ -97,6 +103,11 @@ class Request(c.Structure):
         ("prompt_3s", c.POINTER(c.c_char_p)),
         ("prompt_3_count", c.c_size_t),
         ("lora", c.c_char_p),
+        ("image", File),
+        ("mask", File),
+        ("region_mask", File),
+        ("strength", c.c_double),
+        ("mask_blur", c.c_double),
     )
 
 
@@ -113,6 +124,7 @@ class Result(c.Structure):
         ("loop_seconds", c.c_double),
         ("grid_height", c.c_int32),
         ("grid_width", c.c_int32),
+        ("warnings", c.c_char_p),
     )
 
 
@@ -132,6 +144,7 @@ STRUCTS = {
     "hsr_progress": Progress,
     "hsr_open_options": OpenOptions,
     "hsr_embedding": Embedding,
+    "hsr_file": File,
     "hsr_request": Request,
     "hsr_result": Result,
     "hsr_named_tensor": NamedTensor,
@@ -156,6 +169,11 @@ def request_for(*prompts: bytes, seeds: tuple[int, ...] = (0,), **fields: object
     words = (c.c_char_p * len(prompts))(*prompts) if prompts else None
     numbers = (c.c_uint64 * len(seeds))(*seeds)
     return Request(c.sizeof(Request), words, len(prompts), seeds=numbers, seed_count=len(seeds), **fields)
+
+
+def file_of(data: bytes) -> File:
+    """A file's bytes; ctypes keeps them alive."""
+    return File(data, len(data))
 
 
 def tensor_of(array: np.ndarray) -> Tensor:

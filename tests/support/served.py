@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 GENERATIONS = "/v1/images/generations"
+EDITS = "/v1/images/edits"
 
 
 class Served:
@@ -28,6 +29,14 @@ class Served:
 
     def ask(self, prompt="red", **fields):
         return self.client.post(GENERATIONS, json={"prompt": prompt, **fields})
+
+    def edit(self, image, prompt="red", *, files=(), **fields):
+        """A form; `files` beside the image: (name, bytes)."""
+        pictures = [] if image is None else [("image", image)]
+        parts = [(name, (f"{name}.png", data)) for name, data in [*pictures, *files]]
+        for name, value in {"prompt": prompt, **fields}.items():
+            parts.append((name, (None, value if isinstance(value, bytes) else str(value))))
+        return self.client.post(EDITS, files=parts)
 
     def metric(self, name):
         """The value of one sample; 0 if it was never counted."""
@@ -74,3 +83,10 @@ def pictures_of(answer):
 
 def array_of(text):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def file_of(picture, form="PNG", **settings):
+    """The bytes of a file: of an array, or of Pillow's picture."""
+    file = io.BytesIO()
+    (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(file, form, **settings)
+    return file.getvalue()

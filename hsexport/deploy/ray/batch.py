@@ -8,24 +8,29 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 from msgspec import Meta, Struct, structs
+from PIL import Image
 
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
-from hsexport.deploy.ray.executor import Executor, Ledger, Task, gpus_of_each, threads_of_each
-from hsexport.deploy.ray.prompt_file import Line, read_prompts
+from hsexport.deploy.ray.executor import Executor, Ledger, Pictures, Source, Task, gpus_of_each, threads_of_each
+from hsexport.deploy.ray.prompt_file import PICTURES, Line, read_prompts
 from hsexport.progress import Reporter
 from hsruntime.adapters.asked import Folder
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.facts import Size
 from hsruntime.options import Count, PictureOptions, SessionOptions, Side, schemas_of
 from hsruntime.request import seed_list
+from hsruntime.telling import warnings_kept
 
 _MOST_BLOCKS = 2000  # Ray Data's own cost per block shows beyond some thousand
 _OBJECT_STORE_BYTES = 128 * 2**20  # prompts go through it, pictures do not
@@ -65,8 +70,9 @@ def run_batch(
     whole job: the bundle, the file, the options, the machine, or another job in `out`.
     """
     manifest = open_bundle(path).manifest
-    _check(manifest, asked, options)
-    tasks = tasks_of(read_prompts(prompts), asked, manifest)
+    lines = read_prompts(prompts)
+    _check(manifest, asked, lines, options)
+    tasks = tasks_of(lines, asked, manifest, prompts.parent)
     out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(out)
     with _alone_in(out):
@@ -75,7 +81,7 @@ def run_batch(
         reporter.stage("batch", len(missing))
         counts, failed = {"done": 0, "kept": len(tasks) - len(missing)}, []
         reporter.begin("a picture")
-        for status, error in _outcomes(path, out, missing, manifest, options):
+        for status, error in _outcomes(path, out, missing, manifest, options, pictures_of(asked)):
             reporter.end("a picture", error)
             reporter.begin("a picture")
             if status == "failed":
@@ -85,26 +91,46 @@ def run_batch(
     return Summary(**counts, failed=tuple(failed))
 
 
-def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest) -> list[Task]:
-    """A task for each line, those that cannot be drawn included.
+def pictures_of(asked: PictureOptions) -> dict[str, bytes]:
+    """Files that all of a job's pictures share, by the option."""
+    return {name: data for name in PICTURES if (data := getattr(asked, name)) is not None}
 
-    Line i has the seed asked for + i; its prompt and, if it names them, negative prompt and seed are its own.
+
+def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest, folder: Path) -> list[Task]:
+    """A task for each line, those that cannot be drawn included; `folder` is where the files lie that lines name.
+
+    Line i has the seed asked for + i; its prompt and, if it names them, other prompts, seed and pictures are its own.
     """
-    tasks = []
+    tasks, folder = [], folder.resolve()
+    shared = {name: sha256(data).hexdigest() for name, data in pictures_of(asked).items()}
+    asked = structs.replace(asked, **dict.fromkeys(PICTURES))
     for line, seed in zip(lines, seed_list(asked.seed, len(lines)), strict=True):
         row = structs.asdict(line.row) if line.row else {"prompt": line.text}
-        own = {"seed": seed} | {name: value for name, value in row.items() if value is not None}
-        tasks.append(Task(line.index, line.number, structs.replace(asked, **own), manifest.identity, line.fault))
+        own: dict[str, Any] = {"seed": seed} | {name: value for name, value in row.items() if value is not None}
+        sources = {name: Source.of(own.pop(name), folder) for name in PICTURES if name in own}
+        wanted = structs.replace(asked, **own)
+        tasks.append(Task(line.index, line.number, wanted, manifest.identity, line.fault, sources, shared))
     return tasks
 
 
-def _check(manifest: Manifest, asked: PictureOptions, options: BatchOptions) -> None:
+def _check(manifest: Manifest, asked: PictureOptions, lines: Sequence[Line], options: BatchOptions) -> None:
     """What would fail every picture fails once, before anything starts."""
-    Folder(options.adapter_folder).check(structs.replace(asked, prompt="").completed(manifest).adapters)
+    named = {name for line in lines if line.row for name in PICTURES if getattr(line.row, name)}
+    stand_ins = dict.fromkeys(named - set(pictures_of(asked)), _white(manifest.facts.sizes.default))
+    with warnings_kept():
+        request = structs.replace(asked, prompt="", **stand_ins).completed(manifest)
+    Folder(options.adapter_folder).check(request.adapters)
     backend = get_backend(manifest.backend)
     if why := backend.why_not_here():
         raise BackendUnavailable(f"backend '{manifest.backend}' does not run here: {why}", "run the job elsewhere")
     backend.check_device(options.device)
+
+
+def _white(size: Size) -> bytes:
+    """In place of pictures that lines name, which are read when those are drawn."""
+    file = BytesIO()
+    Image.new("L", size, "white").save(file, "PNG")
+    return file.getvalue()
 
 
 @contextmanager
@@ -117,7 +143,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 
 
 def _outcomes(
-    path: Path, out: Path, tasks: list[Task], manifest: Manifest, options: BatchOptions
+    path: Path, out: Path, tasks: list[Task], manifest: Manifest, options: BatchOptions, shared: Pictures
 ) -> Iterator[tuple[str, str]]:
     """Status and error of each task, as they end."""
     if not tasks:
@@ -137,7 +163,7 @@ def _outcomes(
         blocks = min(-(-len(items) // together), _MOST_BLOCKS)
         drawn = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             Executor,
-            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads, folder),
+            fn_constructor_args=(str(path.resolve()), str(out.resolve()), options.device, threads, shared, folder),
             batch_size=together,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=options.replicas, max_tasks_in_flight_per_actor=2),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import OF_EACH, PictureOptions
 from hsruntime.picture.picture import save_png
 from hsruntime.request import Request
+from hsruntime.telling import warnings_kept
+
+log = logging.getLogger("hsexport.deploy.ray")
 
 Outcome = tuple[int, str, str]
 """A task's index, "kept", "done" or "failed", and why."""
@@ -41,21 +45,57 @@ def threads_of_each(replicas: int, asked: int) -> int:
     return asked or max(1, usable_cores() // replicas)
 
 
+Pictures = Mapping[str, bytes]
+"""Files' bytes, by the option."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A picture's file that a line names."""
+
+    named: str
+    path: str
+    stamp: tuple[int, int] | None
+    """Its size and the time of its last change, which stand for its bytes; None where it cannot be seen."""
+
+    @classmethod
+    def of(cls, named: str, folder: Path) -> Source:
+        """`named` from the folder on."""
+        path = folder / named
+        with suppress(OSError, ValueError):
+            found = path.stat()
+            return cls(named, str(path), (found.st_size, found.st_mtime_ns))
+        return cls(named, str(path), None)
+
+    def read(self, option: str) -> bytes:
+        """Raises HSError."""
+        try:
+            return Path(self.path).read_bytes()
+        except (OSError, ValueError) as err:
+            told = err.strerror if isinstance(err, OSError) else str(err)
+            raise HSError(f"the {option} '{self.named}' cannot be read: {told}") from err
+
+
 class Task(msgspec.Struct, frozen=True):
     """One picture to draw; `bundle` is its manifest's digest."""
 
     index: int
     line: int
     asked: PictureOptions
+    """Without files of pictures: those that all tasks share are the executor's."""
     bundle: str
     fault: str = ""
     """Why it cannot be drawn; what is asked for has then the line as it stands for a prompt."""
+    sources: dict[str, Source] = {}
+    """Files of its own, by the option."""
+    shared: dict[str, str] = {}
+    """What tells the files that all tasks share from others, by the option."""
 
     @classmethod
     def from_json(cls, text: str) -> Task:
         """The reverse of `json`. Nothing is checked here: what the bundle cannot draw must fail as one picture."""
         fields = json.loads(text)
-        return cls(**{**fields, "asked": PictureOptions(**fields["asked"])})
+        sources = msgspec.convert(fields["sources"], dict[str, Source])
+        return cls(**{**fields, "asked": PictureOptions(**fields["asked"]), "sources": sources})
 
     @property
     def json(self) -> str:
@@ -65,20 +105,27 @@ class Task(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Of its files: equal for equal pictures at one place of the file, and for those only."""
-        *asked, width, height = msgspec.structs.astuple(self.asked)
-        named = json.dumps([*asked, [width, height], self.bundle, self.fault])
+        files = {name: [source.named, source.stamp] for name, source in self.sources.items()}
+        asked = {name: value for name, value in msgspec.to_builtins(self.asked).items() if value is not None}
+        named = json.dumps([asked, self.shared | files, self.bundle, self.fault], sort_keys=True)
         return f"{self.index:06d}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
-    def completed(self, manifest: Manifest) -> Request:
-        """Checked against the bundle. Raises HSError."""
+    def completed(self, manifest: Manifest, shared: Pictures) -> Request:
+        """Checked against the bundle; its own pictures are read. Raises HSError."""
         if self.fault:
             raise HSError(self.fault)
-        return self.asked.completed(manifest)
+        own = {name: source.read(name) for name, source in self.sources.items()}
+        with warnings_kept() as told:
+            request = msgspec.structs.replace(self.asked, **{**shared, **own}).completed(manifest)
+        for warning in told:
+            log.warning("line %d: %s", self.line, warning)
+        return request
 
     @property
     def told(self) -> dict[str, object]:
         """What tells the picture from the job's others."""
-        return {name: getattr(self.asked, name) for name in OF_EACH}
+        files = {name: source.named for name, source in self.sources.items()}
+        return {name: getattr(self.asked, name) for name in OF_EACH} | files
 
 
 class Record(msgspec.Struct):
@@ -129,12 +176,21 @@ class Ledger:
 class Executor:
     """Lives in a Ray actor; draws each task once and writes it down before it tells."""
 
-    def __init__(self, bundle: str, out: str, device: str, threads: int, adapter_folder: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: str,
+        out: str,
+        device: str,
+        threads: int,
+        shared: Pictures,
+        adapter_folder: str | None = None,
+    ) -> None:
         # The job has checked the files' hashes.
         self._session = Session.open(
             Path(bundle), device=device, threads=threads, hashes=False, adapter_folder=adapter_folder
         )
         self._ledger = Ledger(Path(out))
+        self._shared = shared
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str | int]]:
         """Column "task" in; columns "index", "status" and "error" out."""
@@ -153,7 +209,7 @@ class Executor:
                 yield task.index, "kept", ""
                 continue
             try:
-                orders.append((task, task.completed(self._session.manifest)))
+                orders.append((task, task.completed(self._session.manifest, self._shared)))
             except HSError as err:
                 yield self._failed(task, err)
         for batch in batches(orders, lambda order: order[1], len(orders)):

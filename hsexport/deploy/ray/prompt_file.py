@@ -21,7 +21,9 @@ LINE_END = re.compile(r"\r\n|\n|\r")
 
 _KINDS: dict[str, Any] = {"string": str, "integer": int}
 _SCHEMAS = schemas_of(PictureOptions)
-_OTHERS = [(name, _KINDS[_SCHEMAS[name]["type"]] | None, None) for name in OF_EACH if name != "prompt"]
+PICTURES = tuple(name for name, schema in _SCHEMAS.items() if "contentEncoding" in schema)
+"""Options that are files; a line names one from where the prompt file lies."""
+_OTHERS = [(name, _KINDS[_SCHEMAS[name]["type"]] | None, None) for name in (*OF_EACH, *PICTURES) if name != "prompt"]
 Row: Any = msgspec.defstruct("Row", [("prompt", str), *_OTHERS], frozen=True, forbid_unknown_fields=True)
 """What a line may say: options that pictures need not share; what is None comes from the job's."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import binascii
 import secrets
+from base64 import b64decode
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from msgspec import structs
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, create_model, model_validator
 
+from hsexport.deploy.serve.masks import mask_from_openai
 from hsruntime.options import PictureOptions, schemas_of
 from hsruntime.request import SegmentTime
 
@@ -27,12 +31,34 @@ DIFFERS: dict[str, dict[str, Any]] = {
 ABSENT = ("width", "height")
 """Options that are asked for by another name: OpenAI has `size`."""
 _TYPES = {"string": str, "integer": int, "number": float, "boolean": bool}
+SCHEMAS = schemas_of(PictureOptions)
+PICTURES = tuple(name for name, schema in SCHEMAS.items() if schema.get("contentEncoding"))
+"""Options that are files: base64 in JSON, parts of their own in a form."""
+
+
+def _file_from_base64(given: Any) -> bytes:
+    """A form's part has its bytes already."""
+    if isinstance(given, bytes):
+        return given
+    if not isinstance(given, str):
+        raise ValueError("expected a file in base64")
+    try:
+        return b64decode(given, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise ValueError(f"no base64: {err}") from err
+
+
+_File = Annotated[
+    bytes,
+    PlainValidator(_file_from_base64),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
 
 
 def _fields() -> dict[str, Any]:
     """Pydantic's, of the options that are asked for by their own names."""
     found = {}
-    for name, schema in schemas_of(PictureOptions).items():
+    for name, schema in SCHEMAS.items():
         if name in ABSENT:
             continue
         told = schema | DIFFERS.get(name, {})
@@ -41,7 +67,7 @@ def _fields() -> dict[str, Any]:
             "le": told.get("maximum"),
             "max_length": told.get("maxLength"),
         }
-        kind: Any = _TYPES[told["type"]]
+        kind: Any = _File if name in PICTURES else _TYPES[told["type"]]
         kind = kind | None if told["default"] is None else kind
         found[name] = (Annotated[kind, Field(description=told["description"], **limits)], told["default"])
     return found
@@ -89,6 +115,31 @@ class ImagesRequest(_Options):
         first = secrets.randbelow(2**31) if shared.pop("seed") is None else self.seed
         width, height = (None, None) if self.size == "auto" else map(int, self.size.split("x"))
         return [PictureOptions(**shared, seed=first + i, width=width, height=height) for i in range(self.n)]
+
+
+class EditsRequest(ImagesRequest):
+    """The same as a form, with a picture to begin from."""
+
+    image: Annotated[_File, Field(description=SCHEMAS["image"]["description"])]
+    mask: Annotated[
+        _File | None, Field(description=f"{SCHEMAS['mask']['description']}; or, as OpenAI has it, transparent there")
+    ] = None
+    input_fidelity: Annotated[Literal["low"], Field(description="no other is offered; see strength")] = "low"
+
+    def pictures(self) -> list[PictureOptions]:
+        """With OpenAI's mask as ours; a picture is unpacked for that."""
+        orders = super().pictures()
+        mask = None if self.mask is None else mask_from_openai(self.mask)
+        return [structs.replace(order, mask=mask) for order in orders]
+
+
+def form_schema() -> dict[str, Any]:
+    """JSON schema of `EditsRequest` as a form, where files are parts."""
+    schema = EditsRequest.model_json_schema()
+    for name in PICTURES:
+        told = schema["properties"][name]["description"]
+        schema["properties"][name] = {"type": "string", "format": "binary", "description": told}
+    return schema
 
 
 class Picture(BaseModel):

@@ -28,15 +28,20 @@ from hsexport.deploy.serve.api import (
     ImagesResponse,
     Model,
     Models,
+    form_schema,
 )
-from hsexport.deploy.serve.images import answered
-from hsexport.deploy.serve.limits import body_limits, heads_answered, origins_checked, request_limit
+from hsexport.deploy.serve.forms import edits_request
+from hsexport.deploy.serve.images import Desk, answered
+from hsexport.deploy.serve.limits import Body, body_limits, heads_answered, origins_checked, request_limit
 from hsexport.deploy.serve.metrics import measured
+from hsexport.deploy.serve.options import ServerOptions
 from hsexport.deploy.serve.service import Service
+from hsexport.deploy.serve.waiting import QueueFullError
 from hsruntime.facts import size_text
 from hsruntime.schedule.presets import PRESETS
 
 GENERATIONS = "/v1/images/generations"
+EDITS = "/v1/images/edits"
 INLINE = {"script-src": r"<script>(.*?)</script>", "style-src": r"<style>(.*?)</style>"}
 STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:2px 1em 2px 0}"
 FAULTS = {
@@ -46,7 +51,7 @@ FAULTS = {
     404: "there is no such thing here",
     408: "the body did not come in time",
     413: "the body is too large",
-    415: "the body is not JSON",
+    415: "the body is of another kind",
     429: "the queue is full",
     500: "an error inside the server",
     503: "the server is shutting down",
@@ -66,8 +71,9 @@ def make_app(service: Service) -> FastAPI:
     options = service.options
     app = FastAPI(title="hsexport", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(body_limits, most_bytes=1024 * options.max_body_kb, seconds=options.body_timeout)
-    app.add_middleware(measured, metrics=service.metrics, path=GENERATIONS)
+    text, form = _bodies(options)
+    app.add_middleware(body_limits, others=text, by_path={EDITS: form}, seconds=options.body_timeout)
+    app.add_middleware(measured, metrics=service.metrics, paths=(GENERATIONS, EDITS))
     app.add_middleware(request_limit, most=options.max_connections)
     app.add_middleware(heads_answered)
     if options.origins:
@@ -78,6 +84,14 @@ def make_app(service: Service) -> FastAPI:
     _add_api(app, service)
     _add_page(app)
     return app
+
+
+def _bodies(options: ServerOptions) -> tuple[Body, Body]:
+    """JSON and forms with pictures."""
+    elsewhere = f"shorten the prompt; pictures go to {EDITS} as files, or the server takes a larger --max-body-kb"
+    text = Body("application/json", 1024 * options.max_body_kb, elsewhere)
+    smaller = "send smaller pictures, or the server takes a larger --max-upload-kb"
+    return text, Body("multipart/form-data", 1024 * options.max_upload_kb, smaller)
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -113,11 +127,23 @@ def _add_api(app: FastAPI, service: Service) -> None:
             raise HTTPException(401, told, {"www-authenticate": "Bearer"})
 
     keyed = [Depends(check_key)]
+    desk, uploads = Desk(service), asyncio.Semaphore(service.options.queue)
 
     @app.post(GENERATIONS, dependencies=keyed, responses=_faults(*FAULTS))
     async def generate(asked: ImagesRequest, request: Request) -> ImagesResponse:
         """Draws pictures."""
-        return await answered(service, asked, request)
+        return await answered(service, await desk.ordered(asked), request)
+
+    form = {"content": {"multipart/form-data": {"schema": form_schema()}}, "required": True}
+
+    @app.post(EDITS, dependencies=keyed, responses=_faults(*FAULTS), openapi_extra={"requestBody": form})
+    async def edit(request: Request) -> ImagesResponse:
+        """Draws pictures that begin from one; a form, whose files are a picture, a mask, a region mask."""
+        if uploads.locked():
+            raise QueueFullError(f"{service.options.queue} requests with pictures are being read", "try later")
+        async with uploads:
+            ordered = await desk.ordered(await edits_request(request))
+        return await answered(service, ordered, request)
 
     @app.get("/v1/models", dependencies=keyed, responses=_faults(401))
     async def models() -> Models:
@@ -180,10 +206,14 @@ def _reference(openapi: dict[str, Any]) -> str:
     for path, methods in openapi["paths"].items():
         for method, route in methods.items():
             parts.append(f"<h3>{method.upper()} {escape(path)}</h3><p>{escape(route.get('description', ''))}</p>")
-            parts += [
-                _fields(schemas[name]) for name in re.findall(r"schemas/(\w+)", str(route.get("requestBody", "")))
-            ]
+            parts += [_fields(schema) for schema in _bodies_of(route, schemas)]
     return "".join([*parts, "<p>All of it for programs: <a href=openapi.json>openapi.json</a></p></html>"])
+
+
+def _bodies_of(route: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a route takes: a schema that has a name, or one that stands there."""
+    found = [content["schema"] for content in route.get("requestBody", {}).get("content", {}).values()]
+    return [schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema for schema in found]
 
 
 def _fields(schema: dict[str, Any]) -> str:

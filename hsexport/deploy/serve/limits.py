@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -86,10 +87,20 @@ def heads_answered(app: ASGIApp) -> ASGIApp:
     return answered
 
 
-def body_limits(app: ASGIApp, most_bytes: int, seconds: float) -> ASGIApp:
+@dataclass(frozen=True)
+class Body:
+    """What the body of a POST may be."""
+
+    kind: str
+    most_bytes: int
+    hint: str
+    """For one that is larger."""
+
+
+def body_limits(app: ASGIApp, others: Body, by_path: Mapping[str, Body], seconds: float) -> ASGIApp:
     """Around an application that reads whole bodies; `seconds` are from the first byte asked for to the body's end."""
 
-    def watched(receive: Receive) -> Receive:
+    def watched(receive: Receive, allowed: Body) -> Receive:
         seen, whole, until = 0, False, asyncio.get_running_loop().time() + seconds
 
         async def next_part() -> Message:
@@ -103,8 +114,8 @@ def body_limits(app: ASGIApp, most_bytes: int, seconds: float) -> ASGIApp:
                 raise HTTPException(408, f"the body did not come within {seconds:g} s") from None
             seen += len(message.get("body", b""))
             whole = not message.get("more_body", False)
-            if seen > most_bytes:
-                raise HTTPException(413, f"the body is larger than {most_bytes} bytes; shorten the prompt")
+            if seen > allowed.most_bytes:
+                raise HTTPException(413, f"the body is larger than {allowed.most_bytes} bytes; {allowed.hint}")
             return message
 
         return next_part
@@ -113,11 +124,13 @@ def body_limits(app: ASGIApp, most_bytes: int, seconds: float) -> ASGIApp:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":
-            told = f"the body is {kind.decode('latin-1') or 'of no stated type'}, expected application/json"
+        allowed = by_path.get(scope["path"], others)
+        given = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+        kind = given.split(";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != allowed.kind:
+            told = f"the body is {kind or 'of no stated type'}, expected {allowed.kind}"
             await error_response(415, told)(scope, receive, send)
             return
-        await app(scope, watched(receive), send)
+        await app(scope, watched(receive, allowed), send)
 
     return limited

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from time import perf_counter
 
@@ -49,11 +49,11 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def measured(app: ASGIApp, metrics: Metrics, path: str) -> ASGIApp:
-    """ASGI middleware that counts and times the requests of one path; one without any answer counts as 500."""
+def measured(app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> ASGIApp:
+    """ASGI middleware that counts and times the requests of these paths; one without any answer counts as 500."""
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != path:
+        if scope["type"] != "http" or scope["path"] not in paths:
             await app(scope, receive, send)
             return
         begun, status = perf_counter(), 500

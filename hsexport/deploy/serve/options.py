@@ -25,6 +25,7 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     gather_ms: Annotated[Pause, Meta(description="how long a batch that is not full waits")] = 5
     timeout: Annotated[Seconds, Meta(description="seconds after which a picture is given up with 504")] = 120
     max_body_kb: Annotated[Count, Meta(description="largest request, KiB")] = 256
+    max_upload_kb: Annotated[Count, Meta(description="largest request with pictures as files, KiB")] = 16_384
     header_timeout: Annotated[Seconds, Meta(description="seconds in which each request's headers must come")] = 10
     body_timeout: Annotated[Seconds, Meta(description="seconds in which a request's body must come")] = 10
     max_connections: Annotated[Count, Meta(description="beyond them the longest silent gives way")] = 256

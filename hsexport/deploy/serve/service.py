@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -20,8 +20,8 @@ from hsruntime.batching import merged, most_together, parted
 from hsruntime.bundle.manifest import BundleError, Manifest
 from hsruntime.bundle.reader import Bundle, open_bundle, read_manifest
 from hsruntime.options import PictureOptions, SessionOptions
-from hsruntime.request import Progress
-from hsruntime.text.tokenize import PromptCutWarning
+from hsruntime.request import Progress, Request, checked_latents
+from hsruntime.telling import warnings_kept
 
 log = logging.getLogger("hsexport.deploy.serve")
 
@@ -82,14 +82,16 @@ class Service:
         return self.alive and not self.waiting.stopping
 
     def submit(self, orders: Sequence[PictureOptions]) -> list[Job]:
-        """Checks all orders and puts all or none into the queue.
+        """Checks orders that differ in their seeds alone, and puts all or none into the queue.
 
         Raises RequestError, ShapeError or ScheduleError for what the bundle cannot draw; QueueFullError; StoppingError.
         """
         session, deadline = self.session, monotonic() + self.options.timeout
-        jobs = [Job(order, session.manifest, order.completed(session.manifest), deadline) for order in orders]
-        for job in jobs:
-            session.check_adapters(job.request)
+        requests = _completed(orders, session.manifest)
+        for request in requests:
+            session.check_adapters(request)
+        pairs = zip(orders, requests, strict=True)
+        jobs = [Job(order, session.manifest, request, deadline) for order, request in pairs]
         self.waiting.add(jobs)
         return jobs
 
@@ -161,8 +163,7 @@ class Service:
 
         try:
             requests = [job.request for job in jobs]
-            with warnings.catch_warnings():  # the answer names what was cut
-                warnings.simplefilter("ignore", PromptCutWarning)
+            with warnings_kept():  # the answer names what was cut
                 result = self.session.run(merged(requests, after_step))
         except Exception as err:  # whatever it is, those who wait must hear of it, and the next batch is drawn
             for job in jobs:
@@ -172,3 +173,14 @@ class Service:
             self.metrics.observe(waits, result)
             for job, mine, waited in zip(jobs, parted(result, requests), waits, strict=True):
                 job.future.set_result(Drawn(mine, waited, len(jobs)))
+
+
+def _completed(orders: Sequence[PictureOptions], manifest: Manifest) -> list[Request]:
+    """Each order's request; what they share is checked, and a picture unpacked, once."""
+    first = orders[0].completed(manifest)
+    requests = [first]
+    for order in orders[1:]:
+        assert isinstance(order.seed, int)
+        latents = checked_latents(manifest, None, first.size, (order.seed,))
+        requests.append(replace(first, seeds=(order.seed,), latents=latents))
+    return requests

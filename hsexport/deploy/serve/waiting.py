@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from hsruntime.batching import kind_of
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.options import PictureOptions
 from hsruntime.request import Request, Result
+from hsruntime.telling import warnings_kept
 
 
 class QueueFullError(HSError):
@@ -42,7 +43,8 @@ class Drawn:
 class Job:
     """A picture on its way; `future` is answered exactly once."""
 
-    asked: PictureOptions
+    asked: PictureOptions | None
+    """None once it is begun: files of pictures need not be held any longer."""
     manifest: Manifest
     request: Request
     """What is asked, completed for that bundle."""
@@ -51,6 +53,18 @@ class Job:
     queued: float = field(default_factory=monotonic)
     abandoned: bool = False
     """Nobody waits any more: it is not begun, and ends early if all of its batch are."""
+    kind: Hashable = field(init=False)
+    """Of those that may be drawn together; kept, for it takes a digest of each picture."""
+
+    def __post_init__(self) -> None:
+        self.kind = kind_of(self.request)
+
+    def complete(self, manifest: Manifest) -> None:
+        """Anew, for another bundle. Raises what `PictureOptions.completed` raises."""
+        assert self.asked is not None
+        with warnings_kept():  # the caller was told when it was asked
+            self.request, self.manifest = self.asked.completed(manifest), manifest
+        self.kind = kind_of(self.request)
 
     @property
     def unwanted(self) -> bool:
@@ -142,6 +156,8 @@ class Waiting:
             company = self._company()
             batch = company[: max((size for size in self._sizes if size <= len(company)), default=0)]
             self._jobs = [job for job in self._jobs if job not in batch]
+            for job in batch:
+                job.asked = None
             return batch
 
     def _check_again(self, manifest: Manifest) -> None:
@@ -149,7 +165,7 @@ class Waiting:
             if job.manifest is manifest:
                 continue
             try:
-                job.request, job.manifest = job.asked.completed(manifest), manifest
+                job.complete(manifest)
             except HSError as err:  # the old bundle could, the new one cannot
                 job.abandoned = True
                 job.future.set_exception(err)
@@ -159,7 +175,7 @@ class Waiting:
         until = monotonic() + self._gather_seconds
         while not self.stopping and (left := until - monotonic()) > 0:
             company = self._company()
-            if not company or len(company) >= self._sizes[-1] or kind_of(company[0].request) is None:
+            if not company or len(company) >= self._sizes[-1] or company[0].kind is None:
                 return
             self._changed.wait(left)
 
@@ -168,10 +184,9 @@ class Waiting:
         if not self._jobs:
             return []
         first, *others = self._jobs
-        kind = kind_of(first.request)
-        if kind is None:
+        if first.kind is None:
             return [first]
-        return [first, *(job for job in others if kind_of(job.request) == kind)][: self._sizes[-1]]
+        return [first, *(job for job in others if job.kind == first.kind)][: self._sizes[-1]]
 
     def _forget_unwanted(self) -> None:
         unwanted = [job for job in self._jobs if job.unwanted]

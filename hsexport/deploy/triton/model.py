@@ -16,9 +16,13 @@ import triton_python_backend_utils as pb_utils
 from hsengines.errors import HSError
 from hsruntime.batching import batches, merged, parted
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.options import OF_EACH, PictureOptions
+from hsruntime.options import OF_EACH, PictureOptions, schemas_of
 from hsruntime.request import Progress, Request, RequestError, Result
 from hsruntime.session import Session
+from hsruntime.telling import warnings_kept
+
+FILES = {name for name, schema in schemas_of(PictureOptions).items() if "contentEncoding" in schema}
+"""Options that are the bytes of a file, and no text."""
 
 
 class AllCancelled(Exception):
@@ -111,19 +115,25 @@ class TritonPythonModel:
 
 def request_of(manifest: Manifest, asked: Any) -> Request:
     """Reads Triton's inputs, one row a picture. Raises RequestError, ShapeError or ScheduleError."""
-    read = {name: rows_of(asked, name.upper()) for name in PictureOptions.__struct_fields__}
+    read = {name: rows_of(asked, name.upper(), is_file=name in FILES) for name in PictureOptions.__struct_fields__}
     sent: dict[str, Any] = {
         name: rows if name in OF_EACH else shared(name.upper(), rows) for name, rows in read.items() if rows
     }
-    return PictureOptions(**{"prompt": [], **sent}).completed(manifest)
+    with warnings_kept() as told:
+        request = PictureOptions(**{"prompt": [], **sent}).completed(manifest)
+    for warning in told:
+        pb_utils.Logger.log_warn(warning)
+    return request
 
 
-def rows_of(asked: Any, name: str) -> list[Any] | None:
-    """An input's values, (B, 1) in Triton; None if it was not sent. Raises RequestError for strings not in UTF-8."""
+def rows_of(asked: Any, name: str, *, is_file: bool) -> list[Any] | None:
+    """An input's values, (B, 1) in Triton; None if it was not sent. Raises RequestError for texts not in UTF-8."""
     tensor = pb_utils.get_input_tensor_by_name(asked, name)
     if tensor is None:
         return None
     values = tensor.as_numpy()[:, 0].tolist()
+    if is_file:
+        return values
     try:
         return [value.decode() if isinstance(value, bytes) else value for value in values]
     except UnicodeDecodeError as err:
@@ -133,7 +143,8 @@ def rows_of(asked: Any, name: str) -> list[Any] | None:
 def shared(name: str, values: list[Any]) -> Any:
     """The value that all rows share. Raises RequestError if they differ."""
     if any(value != values[0] for value in values[1:]):
-        raise RequestError(f"{name} differs within one request: {values}", "send one request for each value")
+        told = "" if isinstance(values[0], bytes) else f": {values}"
+        raise RequestError(f"{name} differs within one request{told}", "send one request for each value")
     return values[0]
 
 

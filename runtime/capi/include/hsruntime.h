@@ -87,6 +87,12 @@ typedef struct hsr_embedding {
     const DLTensor *tensor; /* (G, ...) */
 } hsr_embedding;
 
+/* The bytes of a PNG, JPEG or WebP; data NULL for none. */
+typedef struct hsr_file {
+    const void *data;
+    size_t size;
+} hsr_file;
+
 /* Everything it points at is borrowed for the call. Tensors are float32, on the CPU, contiguous. */
 typedef struct hsr_request {
     size_t struct_size;
@@ -113,6 +119,11 @@ typedef struct hsr_request {
     const char *const *prompt_3s;
     size_t prompt_3_count;
     const char *lora; /* adapters of adapter_folder by name, "style:0.8,ink"; NULL: those of hsr_open_options */
+    hsr_file image;       /* what all of the pictures begin from; width and height are its own by default */
+    hsr_file mask;        /* white where the image is drawn anew; elsewhere it keeps its pixels */
+    hsr_file region_mask; /* white where large refines, in place of the schedule's own choice */
+    double strength;      /* share of the steps that is drawn anew over the image, up to 1; 0: as ever */
+    double mask_blur;     /* pixels over which what is drawn fades in, inwards from the mask's edge */
 } hsr_request;
 
 /* Tensors lie on the CPU and are not copied. To keep one, set its field to NULL and call its deleter when done, from any
@@ -127,6 +138,7 @@ typedef struct hsr_result {
     double loop_seconds;
     int32_t grid_height; /* in tokens: N = grid_height * grid_width */
     int32_t grid_width;
+    const char *warnings; /* what was not taken quite as it was given, a line each; "" for nothing */
 } hsr_result;
 
 typedef struct hsr_named_tensor {

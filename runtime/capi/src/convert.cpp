@@ -79,6 +79,15 @@ Ref seeds(const uint64_t *values, size_t count) {
     return result;
 }
 
+Ref file(const hsr_file &given, const char *name) {
+    if (!given.data && !given.size) return none();
+    if (!given.data || !given.size || given.size > PTRDIFF_MAX)
+        throw Failure{HSR_ERROR_ARGUMENT, std::string(name) + " has " + std::to_string(given.size) + " bytes" +
+                                              (given.data ? "" : ", and its data is NULL")};
+    char *first = static_cast<char *>(const_cast<void *>(given.data));  // read alone, as the flag says
+    return checked(py.PyMemoryView_FromMemory(first, static_cast<std::ptrdiff_t>(given.size), kBufferRead));
+}
+
 Options &Options::with(const char *name, Ref value) {
     Ref key = bytes(name);
     pairs_.push_back(tuple({key.release(), value.release()}));

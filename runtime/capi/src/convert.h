@@ -21,6 +21,7 @@ Ref bytes(const char *text);  // None for NULL
 Ref tuple(std::initializer_list<PyObject *> owned);
 Ref byte_strings(const char *const *texts, size_t count, const char *name);
 Ref seeds(const uint64_t *values, size_t count);
+Ref file(const hsr_file &given, const char *name);  // a memoryview of the caller's bytes, or None
 
 // Options by their names in hsruntime.options: pairs (name, value). What is zero or empty is not asked for.
 class Options {

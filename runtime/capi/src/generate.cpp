@@ -79,7 +79,12 @@ Ref arguments_of(hsr_session &session, const hsr_request &request) {
         .with("steps", number(request.steps))
         .with("lora", bytes(request.lora))
         .with("width", number(request.width))
-        .with("height", number(request.height));
+        .with("height", number(request.height))
+        .with("image", file(request.image, "image"))
+        .with("strength", real(request.strength))
+        .with("mask", file(request.mask, "mask"))
+        .with("mask_blur", real(request.mask_blur))
+        .with("region_mask", file(request.region_mask, "region_mask"));
     Ref self = object_of(session), pairs = asked.pairs();
     Ref embeddings = embeddings_of(request), latents = borrowed(request.latents, "latents"), on_step = callback(request);
     return tuple({self.release(), pairs.release(), embeddings.release(), latents.release(), on_step.release()});
@@ -92,10 +97,10 @@ struct OwnedEmbeddings {
     std::vector<hsr_named_tensor> tensors;
 };
 
-// A result and the text it points at.
+// A result and the texts it points at.
 struct OwnedResult {
     hsr_result result = {};
-    std::string schedule;
+    std::string schedule, warnings;
 };
 
 void release(DLManagedTensor *&tensor) {
@@ -140,6 +145,8 @@ std::unique_ptr<OwnedResult, FreeResult> result_of(const Ref &answer) {
     result.loop_seconds = py.PyFloat_AsDouble(item(5));
     result.grid_height = static_cast<int32_t>(py.PyLong_AsLong(item(6)));
     result.grid_width = static_cast<int32_t>(py.PyLong_AsLong(item(7)));
+    owned->warnings = py.PyBytes_AsString(item(8));
+    result.warnings = owned->warnings.c_str();
     return owned;
 }
 

@@ -1,7 +1,7 @@
 // A service around libhsruntime, as small as can be: several threads ask one bundle for pictures and write PNGs.
 //
 //     service BUNDLE [--out DIR] [--threads 4] [--pictures 16] [--prompt TEXT]... [--schedule S] [--seed 0]
-//             [--cpu-threads 0] [--cancel-after STEPS]
+//             [--image FILE] [--mask FILE] [--strength 0.6] [--cpu-threads 0] [--cancel-after STEPS]
 #include <hsruntime.h>
 #include <png.h>
 
@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -22,7 +23,8 @@
 using Clock = std::chrono::steady_clock;
 
 struct Options {
-    std::string bundle, out = ".", schedule;
+    std::string bundle, out = ".", schedule, image, mask;  // image and mask: files' bytes
+    double strength = 0;
     std::vector<std::string> prompts;
     int threads = 4, pictures = 16, cpu_threads = 0, cancel_after = 0;
     uint64_t seed = 0;
@@ -56,6 +58,12 @@ static long resident_kib() {
     return 0;
 }
 
+static std::string bytes_of(const std::string &path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error(path + " cannot be read");
+    return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
 static Options parsed(int count, char **words) {
     Options options;
     for (int i = 1; i < count; ++i) {
@@ -69,6 +77,9 @@ static Options parsed(int count, char **words) {
         if (word == "--out") options.out = value;
         else if (word == "--prompt") options.prompts.push_back(value);
         else if (word == "--schedule") options.schedule = value;
+        else if (word == "--image") options.image = bytes_of(value);
+        else if (word == "--mask") options.mask = bytes_of(value);
+        else if (word == "--strength") options.strength = std::stod(value);
         else if (word == "--seed") options.seed = std::stoull(value);
         else if (word == "--threads") options.threads = std::stoi(value);
         else if (word == "--pictures") options.pictures = std::stoi(value);
@@ -115,6 +126,9 @@ static void make_picture(Service &service, int number) {
     request.seeds = &seed;
     request.seed_count = 1;
     request.schedule = options.schedule.empty() ? nullptr : options.schedule.c_str();
+    if (!options.image.empty()) request.image = {options.image.data(), options.image.size()};
+    if (!options.mask.empty()) request.mask = {options.mask.data(), options.mask.size()};
+    request.strength = options.strength;
     request.on_step = on_step;
     request.user = &picture;
     const Clock::time_point start = Clock::now();

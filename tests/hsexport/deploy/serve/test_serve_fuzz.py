@@ -60,3 +60,9 @@ def test_made_up_requests_for_pictures_are_answered_as_described(api, server):
     fuzzed(api, "/v1/images/generations", "POST", 150)
     assert server.client.get("/ready").status_code == 200
     assert not any("Traceback" in line for line in server.log)
+
+
+def test_made_up_forms_are_answered_as_described(api, server):
+    fuzzed(api, "/v1/images/edits", "POST", 60)
+    assert server.client.get("/ready").status_code == 200
+    assert not any("Traceback" in line for line in server.log)

@@ -13,6 +13,7 @@ import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from PIL import Image
+from served import file_of
 from tritonclient.utils import InferenceServerException
 
 from hsruntime import Session
@@ -28,6 +29,11 @@ TYPES = {
     "STEPS": "INT32",
     "GUIDANCE_SCALE": "FP32",
     "SCHEDULE": "BYTES",
+    "IMAGE": "BYTES",
+    "STRENGTH": "FP32",
+    "MASK": "BYTES",
+    "MASK_BLUR": "FP32",
+    "REGION_MASK": "BYTES",
 }
 NUMPY_TYPES = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
 # A batch's products are summed in another order than a single picture's: it may round to the neighbouring level.
@@ -141,6 +147,9 @@ BAD = [
     ({"STEPS": 0}, "0 steps"),
     ({"GUIDANCE_SCALE": float("nan")}, "guidance_scale nan"),
     ({"PROMPT": ["a", "b"], "SEED": [0, 1], "WIDTH": [16, 24]}, "WIDTH differs within one request"),
+    ({"IMAGE": b"hello"}, "the image is no picture"),
+    ({"STRENGTH": 0.5}, "there is a strength, and no picture"),
+    ({"PROMPT": ["a", "b"], "IMAGE": [b"a", b"b"]}, "IMAGE differs within one request;"),
 ]
 
 
@@ -153,6 +162,18 @@ def test_bad_requests_get_400_and_our_line_and_their_neighbours_get_pictures(tri
     for (_, line), answer in zip(BAD, answers[1::2], strict=True):
         assert isinstance(answer, InferenceServerException), line
         assert answer.status() == "400" and line in answer.message()
+
+
+def test_pictures_begin_from_others(triton, session):
+    rng = np.random.default_rng(2)
+    marked = np.zeros((16, 16), np.uint8)
+    marked[4:9, 6:13] = 255
+    files = {"IMAGE": file_of(rng.integers(0, 256, (16, 16, 3), np.uint8)), "MASK": file_of(marked)}
+    order = {"PROMPT": "abc", "SEED": 3, "SCHEDULE": "large:2,hybrid:2,small:1", "STRENGTH": 0.75, "MASK_BLUR": 2.0}
+    assert_is_the_sessions(asked(triton, **order, **files), session, **order, **files)
+    marks = {"REGION_MASK": file_of(marked)}
+    order = {"PROMPT": "abc", "SEED": 3, "SCHEDULE": "large:2,hybrid:2,small:1"}
+    assert_is_the_sessions(asked(triton, **order, **marks), session, **order, **marks)
 
 
 def test_one_request_may_ask_for_several_pictures(triton, session):
