@@ -19,7 +19,7 @@ from hsruntime.adapters.asked import names_from
 from hsruntime.bundle.manifest import ENCODER, Manifest
 from hsruntime.facts import Size
 from hsruntime.loop.program import MARKED
-from hsruntime.loop.region import grown, marked_tokens
+from hsruntime.loop.region import marked_tokens
 from hsruntime.picture.original import Original, checked_blur, read_mask, read_picture, size_like
 from hsruntime.request import (
     DEFAULT_STRENGTH,
@@ -153,7 +153,10 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def _marked(
         self, manifest: Manifest, schedule: Schedule, size: Size, original: Original | None
     ) -> np.ndarray | None:
-        """The region's tokens: those that are marked, or those of the mask and their neighbours."""
+        """The region's tokens: those that are marked, or those of the mask.
+
+        More of them, around the mask, cost more than the cache renewed as much oftener, and bring less.
+        """
         if not (schedule.has_region and schedule.region.signal == MARKED):
             return None
         side = manifest.facts.latent.pixels_per_token
@@ -161,7 +164,7 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.region_mask is not None:
             return marked_tokens(read_mask("region_mask", self.region_mask, size), grid)
         assert original is not None and original.drawn is not None  # `schedule_for` saw to it
-        return grown(marked_tokens(original.drawn, grid))
+        return marked_tokens(original.drawn, grid)
 
 
 class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -142,7 +142,7 @@ def lightstitch(steps: int) -> Schedule:
 
 
 def edit(steps: int) -> Schedule:
-    """Ours: of a picture with a mask, large on the marked tokens alone; what lies outside follows the original.
+    """Ours: of a picture with a mask, large on its tokens alone; what lies outside follows the original.
 
     One whole step fills the cache, and every fifth one renews it. The request must have a mask.
     """
