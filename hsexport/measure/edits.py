@@ -21,16 +21,21 @@ from hsruntime.request import Result
 AREAS = (0.1, 0.3, 0.6)
 STEPS = 28
 WHOLE = "large"
-REFRESHES = {"edit": 4, "renewed every third step": 2, "every ninth": 8, "never": 0}
-"""What stands beside the whole picture: how many steps on the mask's tokens between two on all."""
+BESIDE = {
+    "edit": "large:1,region+held:{left};signal=mask,refresh=2,text=cached",
+    "every fifth step whole": "large:1,region+held:{left};signal=mask,refresh=4,text=cached",
+    "guidance, text of its own": "large:1,region:{left};signal=mask,refresh=2",
+    "the same, every fifth": "large:1,region:{left};signal=mask,refresh=4",
+    "the same, none": "large:1,region:{left};signal=mask",
+}
+"""What stands beside the whole picture, in words and written out."""
 STRENGTH = 0.8
 SHOWN = 4
 
 
 def schedules() -> dict[str, str]:
     """By name; the whole picture first."""
-    parts = {name: f"large:1,region:{STEPS - 1};signal=mask,refresh={every}" for name, every in REFRESHES.items()}
-    return {WHOLE: f"large:{STEPS}", **parts}
+    return {WHOLE: f"large:{STEPS}", **{name: text.format(left=STEPS - 1) for name, text in BESIDE.items()}}
 
 
 def box(size: tuple[int, int], area: float) -> np.ndarray:

@@ -144,10 +144,12 @@ def lightstitch(steps: int) -> Schedule:
 def edit(steps: int) -> Schedule:
     """Ours: of a picture with a mask, large on its tokens alone; what lies outside follows the original.
 
-    One whole step fills the cache, and every fifth one renews it. The request must have a mask.
+    Every third step is a whole one, and renews keys, values and the guidance that the steps between hold: cheaper and
+    nearer than steps with guidance of their own and fewer whole ones. The request must have a mask.
     """
-    segments = _split("edit", steps, ("large", 0), ("region", 1.0)) if steps > 1 else [_segment("large", 1)]
-    return Schedule(steps, segments, RegionPolicy(signal=MARKED, refresh=4))
+    segments = [_segment("large", 1)]
+    segments += [_segment("region", steps - 1, guidance="held")] if steps > 1 else []
+    return Schedule(steps, segments, RegionPolicy(signal=MARKED, refresh=2, text="cached"))
 
 
 PRESETS: dict[str, Callable[[int], Schedule]] = {
