@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from hsruntime.picture.original import FORMATS, HALF, MOST_PIXELS
+from hsruntime.picture.original import HALF, open_picture
+from hsruntime.request import RequestError
 
 
 def mask_from_openai(data: bytes) -> bytes:
@@ -17,12 +17,12 @@ def mask_from_openai(data: bytes) -> bytes:
     What is wrong with a file is told where masks are read: it passes as it is.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if not image.has_transparency_data or image.width * image.height > MOST_PIXELS:
-            return data
-        clear = np.asarray(ImageOps.exif_transpose(image.convert("RGBA")).getchannel("A")) < HALF
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+        image = open_picture("mask", data)
+    except RequestError:
         return data
+    if not image.has_transparency_data:
+        return data
+    clear = np.asarray(image.convert("RGBA").getchannel("A")) < HALF
     if not clear.any():  # browsers and painting programs write an alpha that says nothing
         return data
     file = io.BytesIO()

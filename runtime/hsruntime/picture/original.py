@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from hsengines.errors import first_line
 from hsruntime.facts import Latent, Size, Sizes, size_text
 from hsruntime.request import RequestError
 from hsruntime.telling import warn_caller
@@ -18,6 +20,8 @@ from hsruntime.telling import warn_caller
 FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 2**26
 """Of a file; it is looked at before any of them is unpacked."""
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error)
+"""What Pillow's readers raise for broken files."""
 HALF = 128
 """From which brightness on a mask marks."""
 MOST_BLUR = 1000.0
@@ -76,7 +80,7 @@ class Original:
 
 def read_picture(subject: str, data: bytes) -> Image.Image:
     """A file's picture as RGB of 8 bits, upright, what is transparent on white. Raises RequestError."""
-    image = _opened(subject, data)
+    image = open_picture(subject, data)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -88,7 +92,7 @@ def read_mask(subject: str, data: bytes, size: Size) -> np.ndarray:
 
     Raises RequestError for a mask that marks nothing; warns of one of another shape, and of one that marks everything.
     """
-    image = _opened(subject, data)
+    image = open_picture(subject, data)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
@@ -106,27 +110,33 @@ def read_mask(subject: str, data: bytes, size: Size) -> np.ndarray:
     return marked
 
 
-def _opened(subject: str, data: bytes) -> Image.Image:
-    """Of 8 bits and upright."""
+def open_picture(subject: str, data: bytes) -> Image.Image:
+    """A file's picture of 8 bits, upright, in whatever colours it has. Raises RequestError."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MOST_PIXELS:
             told = f"the {subject} has {size_text(image.size)} pixels, at most {MOST_PIXELS} are read"
             raise RequestError(told, "make it smaller")
         image.load()
-        return ImageOps.exif_transpose(_of_8_bits(image))
+        return _upright(_of_8_bits(image))
     except Image.DecompressionBombError as err:
-        raise RequestError(
-            f"the {subject} has more pixels than the {MOST_PIXELS} that are read", "make it smaller"
-        ) from err
-    except (OSError, SyntaxError, ValueError, EOFError) as err:  # what Pillow's readers raise for broken files
-        raise RequestError(
-            f"the {subject} is no picture that can be read: {_told(err)}", "give a whole PNG, JPEG or WebP"
-        ) from err
+        told = f"the {subject} has more pixels than the {MOST_PIXELS} that are read"
+        raise RequestError(told, "make it smaller") from err
+    except BROKEN as err:
+        told = f"the {subject} is no picture that can be read: {_told(err)}"
+        raise RequestError(told, "give a whole PNG, JPEG or WebP") from err
 
 
 def _told(err: Exception) -> str:
-    return "it is none of PNG, JPEG, WEBP" if isinstance(err, Image.UnidentifiedImageError) else str(err)
+    return "it is none of PNG, JPEG, WEBP" if isinstance(err, Image.UnidentifiedImageError) else first_line(err)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as a camera's note says; a broken note says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except BROKEN:
+        return image
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
