@@ -134,7 +134,7 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def _original(self, image: Image, size: Size) -> Original:
         pixels = image if image.size == size else image.resize(size, Resampling.LANCZOS)
-        drawn = None if self.mask is None else read_mask("mask", self.mask, size)
+        drawn = None if self.mask is None else read_mask("mask", self.mask, size, image.size)
         return Original(np.asarray(pixels), drawn, checked_blur(self.mask_blur))
 
     def _schedule(self, manifest: Manifest, *, begins: bool) -> Schedule:

@@ -87,20 +87,20 @@ def read_picture(subject: str, data: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask(subject: str, data: bytes, size: Size) -> np.ndarray:
+def read_mask(subject: str, data: bytes, size: Size, given: Size | None = None) -> np.ndarray:
     """Where a file's picture is bright, as (H, W) bool at `size` (width, height); what is transparent is dark.
 
-    Raises RequestError for a mask that marks nothing; warns of one of another shape, and of one that marks everything.
+    Raises RequestError for a mask that marks nothing. Warns of one that marks everything, and of one whose size is not
+    that of the picture as it was `given`, or, where there is none, whose shape is another.
     """
     image = open_picture(subject, data)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    if image.size[0] * size[1] != image.size[1] * size[0]:
-        told = (
-            f"the {subject} has {size_text(image.size)} pixels, the picture {size_text(size)}: it is stretched over it"
-        )
-        warn_caller(told, PictureWarning)
+    width, height = image.size
+    if image.size != given if given else width * size[1] != height * size[0]:
+        own, other = size_text(image.size), size_text(given or size)
+        warn_caller(f"the {subject} has {own} pixels, the picture {other}: it is stretched over it", PictureWarning)
     grey = image.convert("L")
     marked = np.asarray(grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)) >= HALF
     if not marked.any():

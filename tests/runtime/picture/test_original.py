@@ -131,7 +131,7 @@ def test_mask_is_where_it_is_bright_and_not_transparent():
     assert read_mask("mask", saved(image), (4, 1)).tolist() == [[False, True, False, True]]
 
 
-def test_a_larger_mask_is_resampled_and_one_of_another_shape_told():
+def test_a_mask_of_another_size_is_resampled_and_told():
     left = np.zeros((40, 80), np.uint8)
     left[:, :40] = 255
     with warnings.catch_warnings():
@@ -140,6 +140,11 @@ def test_a_larger_mask_is_resampled_and_one_of_another_shape_told():
     assert np.array_equal(found, np.arange(8)[None].repeat(4, 0) < 4)
     with pytest.warns(PictureWarning, match="the mask has 80x40 pixels, the picture 8x8: it is stretched over it"):
         assert read_mask("mask", saved(left), (8, 8)).shape == (8, 8)
+    with pytest.warns(PictureWarning, match="the mask has 80x40 pixels, the picture 16x8: it is stretched over it"):
+        assert np.array_equal(read_mask("mask", saved(left), (8, 4), (16, 8)), found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the picture is drawn in another shape, and its mask with it
+        assert read_mask("mask", saved(left), (8, 8), (80, 40)).shape == (8, 8)
 
 
 def test_a_mask_of_nothing_is_refused_and_one_of_everything_told():
