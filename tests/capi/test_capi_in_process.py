@@ -236,7 +236,7 @@ def test_prompt_without_end_is_refused_at_once(lib, handle):
         ({"width": 17}, t.REQUEST, "width 17 is not a multiple of"),
         ({"schedule": b"nonsense"}, t.REQUEST, "nonsense"),
         ({"schedule": b"\xff"}, t.REQUEST, "a schedule is not UTF-8"),
-        ({"struct_size": 3}, t.ARGUMENT, "hsr_request's struct_size is 3, expected 224"),
+        ({"struct_size": 3}, t.ARGUMENT, f"hsr_request's struct_size is 3, expected {c.sizeof(t.Request)}"),
         ({"prompt_count": 0}, t.REQUEST, "neither a prompt nor embeddings"),
         ({"prompt_count": 2**40}, t.ARGUMENT, "prompts's count is 1099511627776, more than"),
         ({"seed_count": 2**60}, t.ARGUMENT, "seeds's count is"),

@@ -5,6 +5,7 @@ import psutil
 import pytest
 from msgspec import structs
 from onnx import TensorProto, helper, save
+from tools import HAS_BF16
 
 from hsengines.backend import get_backend
 from hsengines.build import BuildOptions
@@ -323,6 +324,7 @@ def narrow(tmp_path):
     return path, EngineSpec("narrow", (tensor,), (structs.replace(tensor, name="y"),))
 
 
+@HAS_BF16
 @pytest.mark.parametrize("rows", [0, 2])
 def test_bf16_tensors_are_bound_where_they_lie(device, narrow, rows):
     backend, (path, spec) = get_backend("openvino", ""), narrow

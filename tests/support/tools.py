@@ -1,10 +1,15 @@
-"""Programs that some tests run; `scripts/test` installs them where it may."""
+"""What some tests need of the machine: programs, which `scripts/test` installs where it may, and a CPU that can."""
 
 import os
 import shutil
 
+import openvino
 import pytest
 
+HAS_BF16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="OpenVINO computes in bf16 on CPUs that have it alone",
+)
 PACKAGES = {name: name for name in ("chromium", "cmake", "g++", "pkg-config", "strace", "valgrind")}
 
 

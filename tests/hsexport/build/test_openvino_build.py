@@ -1,8 +1,8 @@
 """A bundle for OpenVINO: what was built, verified and drawn, in fp32 and bf16."""
 
 import numpy as np
-import openvino
 import pytest
+from tools import HAS_BF16
 
 from hsengines.build import build_options
 from hsexport.build.build import build
@@ -14,9 +14,6 @@ from hsruntime.bundle.reader import open_bundle
 from hsruntime.options import SessionOptions
 
 STITCHED = "large:2,hybrid:2,small:2;ratio=0.4"
-has_bf16 = pytest.mark.skipif(
-    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="this CPU has no bf16"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +53,7 @@ def test_verify_finds_it_whole(hsexport, tiny_openvino_bundle):
 
 
 @pytest.mark.slow
-@has_bf16
+@HAS_BF16
 def test_bf16_halves_the_weights_and_stays_near(hsexport, narrow_bundle, tiny_openvino_bundle):
     sizes = [sum(f.size_bytes for f in open_bundle(b).manifest.files) for b in (narrow_bundle, tiny_openvino_bundle)]
     assert sizes[0] < 0.8 * sizes[1]
@@ -69,7 +66,7 @@ def test_bf16_halves_the_weights_and_stays_near(hsexport, narrow_bundle, tiny_op
 
 
 @pytest.mark.slow
-@has_bf16
+@HAS_BF16
 def test_a_cpu_without_bf16_is_told_when_the_bundle_is_opened(narrow_bundle, hsexport, monkeypatch):
     from hsengines.errors import BackendUnavailable
     from hsengines.openvino.backend import OpenVinoBackend
