@@ -76,6 +76,7 @@ def vae_networks(recipe: Recipe) -> list[Network]:
     decoder = _vae(
         recipe,
         "VaeDecoder",
+        ("decoder.", "post_quant_conv."),
         EngineSpec(
             "vae_decoder",
             (TensorSpec("latents", "float32", latents),),
@@ -85,6 +86,7 @@ def vae_networks(recipe: Recipe) -> list[Network]:
     encoder = _vae(
         recipe,
         "VaeEncoder",
+        ("encoder.", "quant_conv."),
         EngineSpec(
             "vae_encoder",
             (TensorSpec("pixels", "float32", ("B", "h", "w", scale * scale * 3)),),
@@ -94,15 +96,14 @@ def vae_networks(recipe: Recipe) -> list[Network]:
     return [
         replace(
             decoder,
-            unread=("encoder.*", "quant_conv.*"),
             operations=vae_operations,
             activations=lambda dims, _: decoder_activations(config, dims),
         ),
-        replace(encoder, unread=("decoder.*", "post_quant_conv.*"), operations=vae_operations),
+        replace(encoder, operations=vae_operations),
     ]
 
 
-def _vae(recipe: Recipe, module: str, spec: EngineSpec) -> Network:
+def _vae(recipe: Recipe, module: str, modules: tuple[str, ...], spec: EngineSpec) -> Network:
     folder, ranges = recipe.pair.shared["vae"], recipe.ranges()
 
     def skeleton() -> nn.Module:
@@ -121,7 +122,7 @@ def _vae(recipe: Recipe, module: str, spec: EngineSpec) -> Network:
         structs.replace(spec, profiles=(Profile("all", {name: ranges[name] for name in ("B", "h", "w")}),)),
         skeleton,
         {"B": 2, "h": 6, "w": 10},
-        weights=part_weights(folder),
+        weights=part_weights(folder, modules=modules),
         facts=config_fact(recipe.pair.parts["vae"].document),
     )
 

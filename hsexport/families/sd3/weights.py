@@ -90,9 +90,12 @@ def modern(name: str) -> str:
     return OLD_ATTENTION.sub(lambda found: f"{found[1]}.{MODERN[found[2]]}.", name)
 
 
-def part_weights(folder: Path, *, prefix: str = "", kind: str = "") -> Weights:
-    """All weights in a component's folder, `prefix` before each name. T5's embeddings answer to both their names."""
-    headers = read_headers(folder)
+def part_weights(folder: Path, *, prefix: str = "", kind: str = "", modules: tuple[str, ...] = ()) -> Weights:
+    """All weights in a component's folder, or those of `modules`, `prefix` before each name.
+
+    T5's embeddings answer to both their names.
+    """
+    headers = {n: header for n, header in read_headers(folder).items() if not modules or n.startswith(modules)}
     found = dict(headers)
     if kind == "t5" and (known := next((headers[name] for name in EMBEDDINGS if name in headers), None)):
         found |= dict.fromkeys(EMBEDDINGS, known)

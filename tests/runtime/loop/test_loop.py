@@ -188,7 +188,7 @@ def test_as_many_shapes_stay_bound_as_the_session_keeps(tiny_bundle, backend):
     with Session(open_bundle(tiny_bundle), SessionOptions(shapes_kept=2), backend=backend) as session:
         for width in (8, 12, 16):
             session.generate("abc", width=width, schedule="small:1")
-        assert [shape.grid[1] for shape in session._executors._kept] == [3, 4]
+        assert [shape.grid[1] for _, shape in session._executors._kept] == [3, 4]
 
 
 def test_schedules_of_about_one_length_share_their_buffers(session):
