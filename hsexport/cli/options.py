@@ -12,8 +12,7 @@ import click
 from msgspec import Struct
 
 from hsexport.cli.command import KINDS, one_of, option_from, with_options
-from hsruntime.options import PictureOptions, SessionOptions, schemas_of
-from hsruntime.picture.original import PICTURE_FILES
+from hsruntime.options import PICTURE_FILES, PictureOptions, SessionOptions, schemas_of
 from hsruntime.schedule.presets import PRESETS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

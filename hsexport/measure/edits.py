@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from hsexport.measure.blocks import PATH, Measured, bundle_argument, measured_on, measurement, table
-from hsexport.measure.pictures import png_of, psnr
+from hsexport.measure.pictures import psnr
 from hsexport.measure.prompts import prompts_for
 from hsexport.measure.turns import column, in_turns, median_of, play, speedups
 from hsruntime import Session
@@ -78,8 +78,8 @@ def edits(bundle: Path, count: int, sheet: Path | None) -> dict[str, Any]:
                 """The picture of one prompt drawn towards the next one's."""
                 return session.generate(
                     prompts[(number + 1) % len(prompts)],
-                    image=png_of(originals[number]),
-                    mask=png_of(mask),
+                    image=originals[number],
+                    mask=mask,
                     strength=STRENGTH,
                     seed=number,
                     schedule=schedule,

@@ -111,6 +111,10 @@ class Latent(Strict, frozen=True, kw_only=True):
         """Pixels along one side of the square that a token covers; sizes are multiples of it."""
         return self.patch_size * self.vae_scale
 
+    def grid(self, size: Size) -> tuple[int, int]:
+        """Tokens (h, w) of a picture of `size` (width, height) pixels."""
+        return size[1] // self.pixels_per_token, size[0] // self.pixels_per_token
+
 
 class Sizes(Strict, frozen=True, kw_only=True):
     """Which pictures the bundle was built for; widths and heights vary independently within the range."""

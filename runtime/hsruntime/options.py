@@ -159,8 +159,7 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         if not (schedule.has_region and schedule.region.signal == MARKED):
             return None
-        side = manifest.facts.latent.pixels_per_token
-        grid = (size[1] // side, size[0] // side)
+        grid = manifest.facts.latent.grid(size)
         if self.region_mask is not None:
             return marked_tokens(read_mask("region_mask", self.region_mask, size), grid)
         assert original is not None and original.drawn is not None  # `schedule_for` saw to it
@@ -221,14 +220,13 @@ class SessionOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Itself. Raises RequestError for a number that stands for nothing."""
         if not 0 <= self.threads <= MOST_THREADS:
             raise RequestError(f"threads {self.threads} lies outside 0..{MOST_THREADS}", "0 takes all cores")
-        if self.shapes_kept < 1:
-            raise RequestError(f"shapes_kept {self.shapes_kept} keeps none", "keep 1 or more")
-        if self.memory_cap_mb is not None and not 0 <= self.memory_cap_mb < math.inf:  # false for nan as well
-            raise RequestError(f"memory_cap_mb {self.memory_cap_mb} is no amount of memory", "give MiB above 0")
-        if self.adapters_kept < 1:
-            raise RequestError(f"adapters_kept {self.adapters_kept} keeps none", "keep 1 or more")
-        if self.adapter_cap_mb is not None and not 0 <= self.adapter_cap_mb < math.inf:
-            raise RequestError(f"adapter_cap_mb {self.adapter_cap_mb} is no amount of memory", "give MiB above 0")
+        for kept in ("shapes_kept", "adapters_kept"):
+            if (count := getattr(self, kept)) < 1:
+                raise RequestError(f"{kept} {count} keeps none", "keep 1 or more")
+        for cap in ("memory_cap_mb", "adapter_cap_mb"):
+            mib = getattr(self, cap)
+            if mib is not None and not 0 <= mib < math.inf:  # false for nan as well
+                raise RequestError(f"{cap} {mib} is no amount of memory", "give MiB above 0")
         return self
 
 
@@ -239,3 +237,7 @@ def schemas_of(record: type[Struct]) -> dict[str, dict[str, Any]]:
     """
     properties = msgspec.json.schema_components([record])[1][record.__name__]["properties"]
     return {name: {**found, **found.pop("anyOf", [{}])[0]} for name, found in properties.items()}
+
+
+PICTURE_FILES = tuple(name for name, schema in schemas_of(PictureOptions).items() if "contentEncoding" in schema)
+"""A picture's options that are files: bytes, base64 in JSON."""

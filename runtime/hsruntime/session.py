@@ -26,10 +26,10 @@ from hsruntime.loop.executors import Executors, Own
 from hsruntime.loop.flow import noise_levels, tokens_from_latents
 from hsruntime.loop.loop import CONDITIONING, Loop
 from hsruntime.loop.solvers import solver_coefficients
-from hsruntime.options import PictureOptions, SessionOptions
+from hsruntime.options import PICTURE_FILES, PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
 from hsruntime.picture.encode import encoded
-from hsruntime.picture.original import PICTURE_FILES, Original, PictureFile, file_bytes
+from hsruntime.picture.original import Original, PictureFile, file_bytes
 from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (

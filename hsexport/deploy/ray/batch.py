@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -21,14 +20,15 @@ from PIL import Image
 from hsengines.backend import get_backend
 from hsengines.errors import BackendUnavailable, HSError
 from hsexport.deploy.ray.executor import Executor, Ledger, Pictures, Source, Task, gpus_of_each, threads_of_each
-from hsexport.deploy.ray.prompt_file import PICTURES, Line, read_prompts
+from hsexport.deploy.ray.prompt_file import Line, read_prompts
 from hsexport.progress import Reporter
 from hsruntime.adapters.asked import Folder
 from hsruntime.batching import most_together
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.facts import Size
-from hsruntime.options import Count, PictureOptions, SessionOptions, Side, schemas_of
+from hsruntime.options import PICTURE_FILES, Count, PictureOptions, SessionOptions, Side, schemas_of
+from hsruntime.picture.original import png_bytes
 from hsruntime.request import seed_list
 from hsruntime.telling import warnings_kept
 
@@ -93,7 +93,7 @@ def run_batch(
 
 def pictures_of(asked: PictureOptions) -> dict[str, bytes]:
     """Files that all of a job's pictures share, by the option."""
-    return {name: data for name in PICTURES if (data := getattr(asked, name)) is not None}
+    return {name: data for name in PICTURE_FILES if (data := getattr(asked, name)) is not None}
 
 
 def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest, folder: Path) -> list[Task]:
@@ -103,11 +103,11 @@ def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest, f
     """
     tasks, folder = [], folder.resolve()
     shared = {name: sha256(data).hexdigest() for name, data in pictures_of(asked).items()}
-    asked = structs.replace(asked, **dict.fromkeys(PICTURES))
+    asked = structs.replace(asked, **dict.fromkeys(PICTURE_FILES))
     for line, seed in zip(lines, seed_list(asked.seed, len(lines)), strict=True):
         row = structs.asdict(line.row) if line.row else {"prompt": line.text}
         own: dict[str, Any] = {"seed": seed} | {name: value for name, value in row.items() if value is not None}
-        sources = {name: Source.of(own.pop(name), folder) for name in PICTURES if name in own}
+        sources = {name: Source.of(own.pop(name), folder) for name in PICTURE_FILES if name in own}
         wanted = structs.replace(asked, **own)
         tasks.append(Task(line.index, line.number, wanted, manifest.identity, line.fault, sources, shared))
     return tasks
@@ -115,7 +115,7 @@ def tasks_of(lines: Sequence[Line], asked: PictureOptions, manifest: Manifest, f
 
 def _check(manifest: Manifest, asked: PictureOptions, lines: Sequence[Line], options: BatchOptions) -> None:
     """What would fail every picture fails once, before anything starts."""
-    named = {name for line in lines if line.row for name in PICTURES if getattr(line.row, name)}
+    named = {name for line in lines if line.row for name in PICTURE_FILES if getattr(line.row, name)}
     stand_ins = dict.fromkeys(named - set(pictures_of(asked)), _white(manifest.facts.sizes.default))
     with warnings_kept():
         request = structs.replace(asked, prompt="", **stand_ins).completed(manifest)
@@ -128,9 +128,7 @@ def _check(manifest: Manifest, asked: PictureOptions, lines: Sequence[Line], opt
 
 def _white(size: Size) -> bytes:
     """In place of pictures that lines name, which are read when those are drawn."""
-    file = BytesIO()
-    Image.new("L", size, "white").save(file, "PNG")
-    return file.getvalue()
+    return png_bytes(Image.new("L", size, "white"))
 
 
 @contextmanager

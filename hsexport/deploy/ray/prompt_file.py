@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hsengines.errors import HSError
-from hsruntime.options import OF_EACH, PictureOptions, schemas_of
+from hsruntime.options import OF_EACH, PICTURE_FILES, PictureOptions, schemas_of
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 """What ends a line; other characters that Unicode breaks lines at may stand in a prompt."""
@@ -21,11 +21,12 @@ LINE_END = re.compile(r"\r\n|\n|\r")
 
 _KINDS: dict[str, Any] = {"string": str, "integer": int}
 _SCHEMAS = schemas_of(PictureOptions)
-PICTURES = tuple(name for name, schema in _SCHEMAS.items() if "contentEncoding" in schema)
-"""Options that are files; a line names one from where the prompt file lies."""
-_OTHERS = [(name, _KINDS[_SCHEMAS[name]["type"]] | None, None) for name in (*OF_EACH, *PICTURES) if name != "prompt"]
+_OTHERS = [
+    (name, _KINDS[_SCHEMAS[name]["type"]] | None, None) for name in (*OF_EACH, *PICTURE_FILES) if name != "prompt"
+]
 Row: Any = msgspec.defstruct("Row", [("prompt", str), *_OTHERS], frozen=True, forbid_unknown_fields=True)
-"""What a line may say: options that pictures need not share; what is None comes from the job's."""
+"""What a line may say: options that pictures need not share, and files, named from where the prompt file lies; what is
+None comes from the job's."""
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from msgspec import structs
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, create_model, model_validator
 
 from hsexport.deploy.serve.masks import mask_from_openai
-from hsruntime.options import PictureOptions, schemas_of
+from hsruntime.options import PICTURE_FILES, PictureOptions, schemas_of
 from hsruntime.request import SegmentTime
 
 MOST_PICTURES = 10
@@ -32,8 +32,6 @@ ABSENT = ("width", "height")
 """Options that are asked for by another name: OpenAI has `size`."""
 _TYPES = {"string": str, "integer": int, "number": float, "boolean": bool}
 SCHEMAS = schemas_of(PictureOptions)
-PICTURES = tuple(name for name, schema in SCHEMAS.items() if schema.get("contentEncoding"))
-"""Options that are files: base64 in JSON, parts of their own in a form."""
 
 
 def _file_from_base64(given: Any) -> bytes:
@@ -67,7 +65,7 @@ def _fields() -> dict[str, Any]:
             "le": told.get("maximum"),
             "max_length": told.get("maxLength"),
         }
-        kind: Any = _File if name in PICTURES else _TYPES[told["type"]]
+        kind: Any = _File if name in PICTURE_FILES else _TYPES[told["type"]]
         kind = kind | None if told["default"] is None else kind
         found[name] = (Annotated[kind, Field(description=told["description"], **limits)], told["default"])
     return found
@@ -136,7 +134,7 @@ class EditsRequest(ImagesRequest):
 def form_schema() -> dict[str, Any]:
     """JSON schema of `EditsRequest` as a form, where files are parts."""
     schema = EditsRequest.model_json_schema()
-    for name in PICTURES:
+    for name in PICTURE_FILES:
         told = schema["properties"][name]["description"]
         schema["properties"][name] = {"type": "string", "format": "binary", "description": told}
     return schema

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from hsexport.deploy.serve.api import PICTURES, EditsRequest
+from hsexport.deploy.serve.api import EditsRequest
+from hsruntime.options import PICTURE_FILES
 
 MOST_PARTS = 64
 LONGEST_NUMBER = 64
@@ -42,7 +43,7 @@ async def edits_request(request: Request) -> EditsRequest:
     for name, value in parts:
         name = name.removesuffix("[]")  # as clients write a field that may hold several
         if name in fields:
-            told = "one picture is taken, several were sent" if name in PICTURES else "it was sent twice"
+            told = "one picture is taken, several were sent" if name in PICTURE_FILES else "it was sent twice"
             raise HTTPException(400, f"{name}: {told}")
         fields[name] = value
     try:
@@ -68,7 +69,7 @@ async def _parts(headers: Headers, stream: AsyncGenerator[bytes, None]) -> list[
 
 def _read(name: str, value: str | bytes) -> Any:
     """As JSON would have it: numbers and truth values as such, nothing for what was left empty."""
-    if name in PICTURES:
+    if name in PICTURE_FILES:
         return value
     if isinstance(value, bytes):
         raise HTTPException(400, f"{name}: expected text, a file was sent")

@@ -14,11 +14,12 @@ import numpy as np
 from fastapi import HTTPException, Request
 from PIL import Image
 
-from hsexport.deploy.serve.api import PICTURES, ImagesRequest, ImagesResponse, Picture, Provenance
+from hsexport.deploy.serve.api import ImagesRequest, ImagesResponse, Picture, Provenance
 from hsexport.deploy.serve.service import AbandonedError, Service
 from hsexport.deploy.serve.waiting import STOPPED, Drawn, Job
 from hsruntime import Session
 from hsruntime.facts import size_text
+from hsruntime.options import PICTURE_FILES
 from hsruntime.picture.picture import region_overlay
 from hsruntime.telling import warnings_kept
 
@@ -48,10 +49,10 @@ class Desk:
 
     async def ordered(self, asked: ImagesRequest) -> Ordered:
         """Raises what `Service.submit` raises."""
-        has_pictures = any(getattr(asked, name) is not None for name in PICTURES)
+        has_pictures = any(getattr(asked, name) is not None for name in PICTURE_FILES)
         async with self._unpacking if has_pictures else nullcontext():
             jobs, told = await asyncio.to_thread(self._submitted, asked)
-        return Ordered(asked.model_copy(update=dict.fromkeys(PICTURES)), jobs, told)
+        return Ordered(asked.model_copy(update=dict.fromkeys(PICTURE_FILES)), jobs, told)
 
     def _submitted(self, asked: ImagesRequest) -> tuple[list[Job], list[str]]:
         with warnings_kept() as told:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from PIL import Image
 
-from hsruntime.picture.original import HALF, open_picture
+from hsruntime.picture.original import HALF, open_picture, png_bytes
 from hsruntime.request import RequestError
 
 
@@ -25,6 +23,4 @@ def mask_from_openai(data: bytes) -> bytes:
     clear = np.asarray(image.convert("RGBA").getchannel("A")) < HALF
     if not clear.any():  # browsers and painting programs write an alpha that says nothing
         return data
-    file = io.BytesIO()
-    Image.fromarray(clear).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return png_bytes(Image.fromarray(clear))

@@ -16,13 +16,10 @@ import triton_python_backend_utils as pb_utils
 from hsengines.errors import HSError
 from hsruntime.batching import batches, merged, parted
 from hsruntime.bundle.manifest import Manifest
-from hsruntime.options import OF_EACH, PictureOptions, schemas_of
+from hsruntime.options import OF_EACH, PICTURE_FILES, PictureOptions
 from hsruntime.request import Progress, Request, RequestError, Result
 from hsruntime.session import Session
 from hsruntime.telling import warnings_kept
-
-FILES = {name for name, schema in schemas_of(PictureOptions).items() if "contentEncoding" in schema}
-"""Options that are the bytes of a file, and no text."""
 
 
 class AllCancelled(Exception):
@@ -115,7 +112,9 @@ class TritonPythonModel:
 
 def request_of(manifest: Manifest, asked: Any) -> Request:
     """Reads Triton's inputs, one row a picture. Raises RequestError, ShapeError or ScheduleError."""
-    read = {name: rows_of(asked, name.upper(), is_file=name in FILES) for name in PictureOptions.__struct_fields__}
+    read = {
+        name: rows_of(asked, name.upper(), is_file=name in PICTURE_FILES) for name in PictureOptions.__struct_fields__
+    }
     sent: dict[str, Any] = {
         name: rows if name in OF_EACH else shared(name.upper(), rows) for name, rows in read.items() if rows
     }

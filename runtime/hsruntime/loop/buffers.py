@@ -48,11 +48,11 @@ class LoopShape:
 
         `marked` are the tokens (h, w) of a region that the caller marked.
         """
-        side, active = facts.latent.pixels_per_token, 0
-        grid = (size[1] // side, size[0] // side)
-        if schedule.has_region:
-            by_ratio = active_count(schedule.region.ratio, grid[0] * grid[1])
-            active = by_ratio if marked is None else marked_count(marked)
+        grid, active = facts.latent.grid(size), 0
+        if marked is not None:
+            active = marked_count(marked)
+        elif schedule.has_region:
+            active = active_count(schedule.region.ratio, grid[0] * grid[1])
         room = min(facts.most_steps, -(-schedule.steps // STEPS_TOGETHER) * STEPS_TOGETHER)
         cached_text = schedule.has_region and schedule.region.text == "cached"
         return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)

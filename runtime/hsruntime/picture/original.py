@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from hsengines.errors import first_line
 from hsruntime.facts import Latent, Size, Sizes, size_text
+from hsruntime.loop.region import marked_tokens
 from hsruntime.request import RequestError
 from hsruntime.telling import warn_caller
 
@@ -25,9 +26,6 @@ BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error)
 HALF = 128
 """From which brightness on a mask marks."""
 MOST_BLUR = 1000.0
-
-PICTURE_FILES = ("image", "mask", "region_mask")
-"""A picture's options that are files."""
 
 PictureFile = bytes | str | Path | np.ndarray | Image.Image
 """As Python callers give one: a file's bytes or its path, (H, W), (H, W, 3) or (H, W, 4) uint8, or Pillow's."""
@@ -56,8 +54,8 @@ class Original:
     def drawn_latents(self, scale: int) -> np.ndarray:
         """(h, w) float32: 1 for a latent of which any pixel is drawn anew."""
         assert self.drawn is not None
-        h, w = (side // scale for side in self.drawn.shape)
-        return np.asarray(self.drawn.reshape(h, scale, w, scale).any(axis=(1, 3)), np.float32)
+        height, width = self.drawn.shape
+        return marked_tokens(self.drawn, (height // scale, width // scale)).astype(np.float32)
 
     def pasted(self, images: np.ndarray) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 with the original's own pixels where nothing was to be drawn."""
@@ -80,11 +78,14 @@ class Original:
 
 def read_picture(subject: str, data: bytes) -> Image.Image:
     """A file's picture as RGB of 8 bits, upright, what is transparent on white. Raises RequestError."""
-    image = open_picture(subject, data)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return _laid_on("white", open_picture(subject, data)).convert("RGB")
+
+
+def _laid_on(colour: str, image: Image.Image) -> Image.Image:
+    """The picture with what is transparent in that colour."""
+    if not image.has_transparency_data:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image.convert("RGBA"))
 
 
 def read_mask(subject: str, data: bytes, size: Size, given: Size | None = None) -> np.ndarray:
@@ -93,10 +94,7 @@ def read_mask(subject: str, data: bytes, size: Size, given: Size | None = None) 
     Raises RequestError for a mask that marks nothing. Warns of one that marks everything, and of one whose size is not
     that of the picture as it was `given`, or, where there is none, whose shape is another.
     """
-    image = open_picture(subject, data)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    image = _laid_on("black", open_picture(subject, data))
     width, height = image.size
     if image.size != given if given else width * size[1] != height * size[0]:
         own, other = size_text(image.size), size_text(given or size)
@@ -180,8 +178,13 @@ def file_bytes(subject: str, given: PictureFile | None) -> bytes | None:
             given = Image.fromarray(given)
         except TypeError as err:
             raise RequestError(f"the {subject} is no picture: {err}") from err
+    return png_bytes(given)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as a file that is soon read again: quickly written, not small."""
     file = io.BytesIO()
-    given.save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
