@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx_ir.passes import common
 from onnxscript.rewriter import onnx_fusions, rewrite
 from onnxscript.rewriter.rules import common as rules
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from hsengines.errors import HSError, first_line
 from hsexport.checkpoints.weights.streamed import shapes_of
@@ -67,7 +69,7 @@ def export_onnx(network: Network, out: Path, on_step: Callable[[str, int, int], 
     if network.weights:
         network.weights.check_fits(shapes)
     try:
-        with _quiet():
+        with _quiet(), _one_registry():
             on_step("tracing", 0, 2)
             program = _traced(network, module)
             on_step("simplifying", 1, 2)
@@ -165,6 +167,20 @@ def _cause(err: BaseException) -> str:
     while err.__cause__ is not None:
         err = err.__cause__
     return first_line(err)
+
+
+_registry = cache(ONNXRegistry.from_torchlib)
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """Makes torch's table of operators once a process, which takes a second, and not once an export: we add nothing."""
+    theirs = ONNXRegistry.__dict__["from_torchlib"]
+    ONNXRegistry.from_torchlib = staticmethod(_registry)
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = theirs
 
 
 @contextlib.contextmanager
