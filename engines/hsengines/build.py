@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from hsengines.errors import EngineBuildError
 from hsengines.traits import backend_names, named, traits_of
+from hsengines.weights import UNQUANTIZED, formats_in
 
 BuildProgress = Callable[[str, int, int], None]
 """Hears of a build: phase, steps done, steps in all."""
@@ -27,7 +28,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     precision: Annotated[str, Meta(description="what graphs are cast to; default: the backend's first")] = "fp32"
-    weights: Annotated[str, Meta(description="how weights are stored")] = "unquantized"
+    weights: Annotated[str, Meta(description="how weights are stored")] = UNQUANTIZED
+    """As `hsengines.weights.asked_weights` reads it."""
 
     reasons: ClassVar[dict[str, str]] = {}
     """Why the backend lacks an option or a precision that another has, where there is more to say than that it does."""
@@ -37,7 +39,9 @@ class BuildOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if type(self) is not options_kind(backend):
             raise EngineBuildError(f"backend '{backend}' is given {type(self).__name__}, which is another backend's")
         traits = traits_of(backend)
-        told = ("--precision", self.precision, traits.precisions), ("--weights", self.weights, traits.weights)
+        formats = (UNQUANTIZED, *traits.weights)
+        told = [("--precision", self.precision, traits.precisions)]
+        told += [("--weights", found, formats) for found in formats_in(self.weights)]
         for flag, value, allowed in told:
             if value not in allowed:
                 reason = f": {self.reasons[value]}" if value in self.reasons else ""
@@ -69,11 +73,15 @@ class BuildOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as the builder took it: the graph's nodes it stands for, joined, and its outputs' dtypes."""
+    """One layer as the builder took it: the graph's nodes it stands for, joined, and its outputs' dtypes.
+
+    `reads` are the types of what it reads quantised, where the builder tells.
+    """
 
     name: str
     kind: str
     dtypes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

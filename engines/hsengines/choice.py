@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hsengines.backend import get_backend
+from hsengines.cores import CPUINFO, cpu_flags
 from hsengines.errors import BackendUnavailable
 from hsengines.traits import BACKENDS, DEFAULT_BACKEND, traits_of
 
@@ -13,7 +14,6 @@ CPU = "cpu"
 """What may be asked for in place of a backend's name."""
 AUTO = "auto"
 """And in place of a precision."""
-CPUINFO = Path("/proc/cpuinfo")
 NARROW = "bf16"
 
 
@@ -49,14 +49,8 @@ def built_for_bf16(file: Path = CPUINFO) -> str:
 
     Intel's processors are with AMX alone: their avx512_bf16 took 1.4 times as long as fp32. AMD's are from Zen 4 on.
     """
-    try:
-        told = file.read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    fields = dict(line.partition("\t")[::2] for line in told.partition("\n\n")[0].splitlines())
-    found = {name.strip(): value.lstrip("\t: ") for name, value in fields.items()}
-    flags = found.get("flags", "").split()
-    wanted = ["amx_bf16", *(["avx512_bf16"] if found.get("vendor_id") == "AuthenticAMD" else [])]
+    vendor, flags = cpu_flags(file)
+    wanted = ["amx_bf16", *(["avx512_bf16"] if vendor == "AuthenticAMD" else [])]
     return next((flag for flag in wanted if flag in flags), "")
 
 

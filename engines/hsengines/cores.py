@@ -7,16 +7,35 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
     """At least 1; a quota of one and a half cores counts as two."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *map(math.ceil, quotas())]))
+
+
+def cpu_flags(file: Path = CPUINFO) -> tuple[str, frozenset[str]]:
+    """Vendor and flags of the first core as Linux tells them; nothing elsewhere."""
+    try:
+        told = file.read_text(encoding="utf-8")
+    except OSError:
+        return "", frozenset()
+    fields = dict(line.partition("\t")[::2] for line in told.partition("\n\n")[0].splitlines())
+    found = {name.strip(): value.lstrip("\t: ") for name, value in fields.items()}
+    return found.get("vendor_id", ""), frozenset(found.get("flags", found.get("Features", "")).split())
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether the CPU multiplies bytes and adds up in one step (VNNI, and Arm's dot products)."""
+    return bool(cpu_flags()[1] & {"avx512_vnni", "avx_vnni", "asimddp"})
 
 
 def checked_threads(asked: int) -> int:

@@ -1,13 +1,14 @@
 """What of an ONNX file is looked at before a native library reads it: nothing that a build never writes gets that far.
 
-A build's graphs are flat: no control flow, no functions, operators of ONNX itself and two of ONNX Runtime's. With loops
-and functions a small file can ask for endless work or memory. The file is protocol buffers (onnx.proto); what does not
-matter is skipped.
+A build's graphs are flat: no control flow, no functions, operators of ONNX itself and three of ONNX Runtime's. With
+loops and functions a small file can ask for endless work or memory. The file is protocol buffers (onnx.proto); what
+does not matter is skipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from hsengines.errors import EngineLoadError
@@ -16,10 +17,11 @@ MOST_BYTES = 2**31
 """Of the file itself, protocol buffers' own limit; weights lie beside it."""
 MOST_NODES = 200_000
 DOMAINS = (b"", b"ai.onnx")
-FOREIGN = {b"com.microsoft": (b"FastGelu", b"SkipSimplifiedLayerNormalization")}
+FOREIGN = {b"com.microsoft": (b"FastGelu", b"MatMulIntegerToFloat", b"SkipSimplifiedLayerNormalization")}
 """Operators outside ONNX that a build writes, by domain."""
-_GRAPH, _FUNCTIONS, _NODE = 7, 25, 1  # of ModelProto, ModelProto, GraphProto
-_OPERATOR, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
+_GRAPH, _FUNCTIONS, _NODE, _INITIALISER = 7, 25, 1, 5  # of ModelProto, ModelProto, GraphProto, GraphProto
+_INPUT, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 4, 5, 7  # of NodeProto
+_NAME = 8  # of TensorProto
 _SUBGRAPHS = (6, 11)  # of AttributeProto
 
 
@@ -56,6 +58,28 @@ def _screen_node(onnx: Path, node: memoryview) -> None:
             _refuse(onnx, "it has control flow")
     if domain not in DOMAINS and operator not in FOREIGN.get(domain, ()):
         _refuse(onnx, f"it has the operator {operator[:60]!r} of {domain[:60]!r}")
+
+
+def operators(onnx: Path) -> set[str]:
+    """The operators of a file that has been, or will be, screened; none of one that is no ONNX file."""
+    with suppress(OSError, IndexError, ValueError):
+        graphs = [part for field, part in _fields(memoryview(onnx.read_bytes())) if field == _GRAPH]
+        nodes = [part for graph in graphs for field, part in _fields(graph) if field == _NODE]
+        return {bytes(p).decode() for node in nodes for field, p in _fields(node) if field == _OPERATOR}
+    return set()
+
+
+def weights_made_anew(onnx: Path) -> Iterator[str]:
+    """The quantised weights that a graph makes numbers of in a node of its own, by name."""
+    graphs = [part for field, part in _fields(memoryview(onnx.read_bytes())) if field == _GRAPH]
+    parts = [(f, list(_fields(p))) for graph in graphs for f, p in _fields(graph) if f in (_NODE, _INITIALISER)]
+    known = {bytes(p) for field, tensor in parts if field == _INITIALISER for n, p in tensor if n == _NAME}
+    for field, node in parts:
+        operators = [bytes(p) for n, p in node if n == _OPERATOR] if field == _NODE else []
+        if operators == [b"DequantizeLinear"]:
+            first = next(bytes(p) for n, p in node if n == _INPUT)
+            if first in known:
+                yield first.decode()
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

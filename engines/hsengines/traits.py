@@ -26,8 +26,16 @@ class BackendTraits:
     """The extra of hsexport that brings its library; empty for one that needs none."""
     precisions: tuple[str, ...] = ("fp32",)
     """What graphs it takes, the default first."""
-    weights: tuple[str, ...] = ("unquantized",)
-    """How weights may be stored; "unquantized" is in the type that the graph computes with."""
+    weights: tuple[str, ...] = ()
+    """The formats that weights may be stored in, beside the type that the graph computes with (`hsengines.weights`)."""
+    weight_architectures: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """For which compute capabilities a format is, of those that are not for all."""
+    quantised_passes: tuple[str, ...] = ()
+    """Graph passes that it needs behind quantisation, by name."""
+    products_with_bias: bool = True
+    """Whether it takes a quantised weight in a product that has a bias, or in plain ones alone."""
+    int8_bits: int = 8
+    """Of weights whose products it computes in integers; 7 where sums of 8 and 8 bits leave its registers."""
     resident_weights: bool = False
     """Whether an engine holds its weights; otherwise it is the graph, with its weights in a file beside it."""
     fused_attention: bool = False
@@ -52,12 +60,17 @@ BACKENDS = {
         "hsengines.ort.cpu:OrtCpuBackend",
         extra="cpu",
         passes=("ort_operators",),
+        weights=("int8", "int4", "int8-full"),
+        quantised_passes=("ort_integers",),
+        products_with_bias=False,
         rules=("gather-nd-indices", "bf16-on-cpu"),
     ),
     "openvino": BackendTraits(
         "hsengines.openvino.backend:OpenVinoBackend",
         extra="openvino",
         precisions=("fp32", "bf16"),
+        weights=("int8", "int4", "int8-full"),
+        int8_bits=7,
         fused_attention=True,
         rules=("gather-nd-indices",),
     ),
@@ -74,6 +87,8 @@ BACKENDS = {
         on_cpu=False,
         extra="tensorrt",
         precisions=("bf16", "fp16", "fp32"),
+        weights=("int8", "int4", "fp8", "int8-full", "nvfp4"),
+        weight_architectures=(("fp8", (89, 90, 100, 103, 120)), ("nvfp4", (100, 103, 120))),
         resident_weights=True,
         fused_attention=True,
         streams=True,
@@ -86,13 +101,20 @@ BACKENDS = {
         on_cpu=False,
         extra="rtx",
         precisions=("bf16", "fp16"),
+        weights=("int8", "int4", "fp8", "int8-full", "nvfp4"),
+        weight_architectures=(("fp8", (89, 120)), ("nvfp4", (120,))),
         resident_weights=True,
         fused_attention=True,
         streams=True,
         passes=("single_output_attention",),
         rules=("attention-outputs", "attention-fp32", "top-k", "float64"),
     ),
-    "null": BackendTraits("hsengines.null.backend:NullBackend", precisions=("fp32", "fp16", "bf16"), offered=False),
+    "null": BackendTraits(
+        "hsengines.null.backend:NullBackend",
+        precisions=("fp32", "fp16", "bf16"),
+        weights=("int8", "int4", "fp8", "int8-full", "nvfp4"),
+        offered=False,
+    ),
 }
 
 

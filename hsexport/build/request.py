@@ -37,6 +37,8 @@ class BuildRequest:
     """How many of large's first and last blocks a light form of it keeps; None for none."""
     lora: tuple[AdapterRequest, ...] = ()
     """Fused into the weights in this order."""
+    calibration: Path | None = None
+    """What products read while the pair drew, for weights that are quantised."""
     stop_after: StopAfter | None = None
     size: Size | None = None
     min_size: Size | None = None

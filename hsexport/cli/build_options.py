@@ -12,7 +12,9 @@ import click
 
 from hsengines.build import build_options, own_options
 from hsengines.choice import AUTO, CPU, fastest_on_cpu, fastest_precision
-from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
+from hsengines.errors import EngineBuildError
+from hsengines.traits import DEFAULT_BACKEND, backend_names
+from hsengines.weights import FORMATS, UNQUANTIZED, asked_weights
 from hsexport.build.request import BuildRequest, StopAfter
 from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.command import FILE, Option, one_of, option_from, with_options
@@ -22,7 +24,6 @@ from hsexport.families.registry import options_to_leave_out
 ALONE = {"none": None, "light": (2, 1)}
 """What --small may be in place of a model, and the blocks that large's light form then keeps."""
 OWN = own_options()
-WEIGHTS = list(dict.fromkeys(kind for name in backend_names() for kind in traits_of(name).weights))
 
 
 def adapter_from_text(text: str) -> AdapterRequest:
@@ -42,6 +43,15 @@ def outer_from_text(text: str) -> tuple[int, int]:
     if not (plus and first.isdecimal() and last.isdecimal() and 0 < int(first) < 1000 and 0 < int(last) < 1000):
         raise click.BadParameter(f"'{text}' is no number of first and last blocks; write 2+1 or the like")
     return int(first), int(last)
+
+
+def weights_from_text(text: str) -> str:
+    """The text, if it can be read. Raises click.BadParameter, which is a usage error."""
+    try:
+        asked_weights(text)
+    except EngineBuildError as err:
+        raise click.BadParameter(f"{err.message}; {err.hint}") from err
+    return text
 
 
 def lora(help: str) -> Callable[..., Any]:
@@ -80,7 +90,14 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
         type=click.Choice(["fp32", "fp16", "bf16", AUTO]),
         help="default: fp32 on a CPU, bf16 on a GPU; 'auto': bf16 on CPUs that are built for it, too",
     ),
-    click.option("--weights", type=click.Choice(WEIGHTS), default=WEIGHTS[0], help="how weights are stored"),
+    click.option(
+        "--weights",
+        metavar="[NETWORK[:MODULE]=]FORMAT,...",
+        type=weights_from_text,
+        default=UNQUANTIZED,
+        help=f"how weights are stored: {', '.join(FORMATS)}; of all networks, or of some: 'text=int8,large=int4'",
+    ),
+    click.option("--calibration", type=FILE, help="what `hsexport calibrate` measured, for activations in 8 bits"),
     click.option(
         "--fp32",
         metavar="[NETWORK:]MODULES",

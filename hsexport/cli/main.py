@@ -17,6 +17,7 @@ from hsexport import __version__, interrupts
 COMMANDS = {
     "plan": "Tell what a build and its pictures will need, without loading anything: disk, memory, operations, time.",
     "build": "Build a bundle from a pair: load, export, optimise, compile, verify, pack.",
+    "calibrate": "Measure what products read while an fp32 bundle for ort-cpu draws: ranges for activations in 8 bits.",
     "run": "Make pictures from a bundle.",
     "inspect": "Show what a bundle holds and what was measured when it was built.",
     "verify": "Check a bundle: every byte, every engine against torch or its golden, and the region against the full "

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from hsengines.errors import HSError
 from hsengines.spec import FLOATS, EngineSpec, TensorSpec
+from hsengines.weights import UNQUANTIZED, Asked, format_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +53,20 @@ NORMS = Fp32Rule(
 
 
 @dataclass(frozen=True)
+class WeightRule:
+    """Weights of `modules` that a network stored in one of `formats` has in `instead`; patterns as in Fp32Rule."""
+
+    modules: tuple[str, ...]
+    formats: tuple[str, ...]
+    instead: str
+    reason: str
+
+    def holds(self, module: str, format: str) -> bool:
+        """Whether it is for the weights of that module in a network of that format."""
+        return format in self.formats and any(fnmatchcase(module, pattern) for pattern in self.modules)
+
+
+@dataclass(frozen=True)
 class Network:
     """What the export, compile and verify stages know of one network of a bundle.
 
@@ -63,7 +78,8 @@ class Network:
 
     In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all other
     inputs and outputs stay float32; `fp32_blocks` stay fp32 inside, as norms do, and `stays_fp32` keeps the whole
-    network out of it. `layers` is a transformer's depth.
+    network out of it. `weight_rules` say what of it is stored otherwise than asked for; `group` is what users may call
+    it and its like together ("text"). `layers` is a transformer's depth.
 
     For the plan: `unread` are patterns of weights that the graph does not read; `operations(shapes, dims)` counts
     floating-point operations of a run from the weights' shapes, `activations(dims, fused)` the numbers alive at its
@@ -79,6 +95,8 @@ class Network:
     narrow_tensors: tuple[str, ...] = ()
     fp32_blocks: tuple[Fp32Rule, ...] = ()
     stays_fp32: bool = False
+    weight_rules: tuple[WeightRule, ...] = ()
+    group: str = ""
     layers: int = 0
     unread: tuple[str, ...] = ()
     operations: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, int]], int] | None = None
@@ -107,6 +125,21 @@ class Network:
     def precision_in(self, bundle: str) -> str:
         """What this network is cast to in a bundle of that precision."""
         return "fp32" if self.stays_fp32 else bundle
+
+    def weights_in(self, asked: Sequence[Asked]) -> str:
+        """The format that its weights are stored in, or all of them instead; "unquantized" if it has none."""
+        format = format_of(asked, self.name, self.group) if self.weights else UNQUANTIZED
+        whole = (r for r in self.weight_rules if r.modules == ("*",) and format in r.formats)
+        return next((rule.instead for rule in whole), format)
+
+    def format_of(self, asked: Sequence[Asked], module: str) -> tuple[str, str]:
+        """The format of a module's weights, and why where it is not the network's: asked for, or a rule."""
+        for entry in reversed(asked):
+            if entry.modules and entry.holds(self.name, self.group) and fnmatchcase(module, entry.modules):
+                return entry.format, "asked for"
+        format = self.weights_in(asked)
+        rule = next((rule for rule in self.weight_rules if rule.holds(module, format)), None)
+        return (rule.instead, rule.reason) if rule and rule.instead != format else (format, "")
 
     def fp32_rules(self, precision: str, asked: Sequence[str] = ()) -> tuple[Fp32Rule, ...]:
         """Norms, what the network brings, and what the user asked for; nothing for a graph that is not cast.

@@ -40,6 +40,9 @@ def _lazy(tensor: ir.ExternalTensor, folder: Path) -> ir.LazyTensor:
             array = np.empty(shape, tensor.dtype.numpy())
         else:
             # Mapped for as long as it is looked at: mapped pages count as this process's memory.
+            if tensor.dtype.bitwidth < 8:
+                packed = np.memmap(folder / tensor.location, np.uint8, "r", tensor.offset or 0, (tensor.nbytes,))
+                return ir.PackedTensor(packed, tensor.dtype, shape=shape, name=tensor.name)
             array = np.memmap(folder / tensor.location, tensor.dtype.numpy(), "r", tensor.offset or 0, shape)
         return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 

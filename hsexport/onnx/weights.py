@@ -47,6 +47,15 @@ class DerivedTensor(ir.LazyTensor):
         self.of, self.turned = of, turned
 
 
+def turned(tensor: ir.TensorProtocol) -> DerivedTensor:
+    """A matrix transposed whenever it is read."""
+
+    def read() -> ir.TensorProtocol:
+        return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), name=tensor.name)
+
+    return DerivedTensor(tensor, read, tensor.dtype, turned=True)
+
+
 STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 """ONNX's element types by safetensors' names."""
 

@@ -147,7 +147,8 @@ class Network(Simulated):
                 kind = value.type.tensor_type
                 shape = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
                 self._tensors[value.name] = {"mode": mode, "dtype": DTYPES[kind.elem_type], "shape": shape}
-        known = {v.name: v.type.tensor_type.elem_type for v in [*graph.output, *graph.value_info]}
+        known = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]}
+        known |= {tensor.name: tensor.data_type for tensor in graph.initializer}
         self._layers = [layer_of(node, known) for node in graph.node]
 
     @property
@@ -198,19 +199,25 @@ def tensor_of(name, facts):
 class Layer(Simulated):
     real = real.ILayer
 
-    def __init__(self, name, outputs):
-        self.name, self.metadata, self._outputs = name, f"[ONNX Layer: {name}]", outputs
-        self.type = real.LayerType.PLUGIN_V3
-        self.num_outputs = len(outputs)
+    def __init__(self, name, kind, inputs, outputs):
+        self.name, self.metadata, self._inputs, self._outputs = name, f"[ONNX Layer: {name}]", inputs, outputs
+        self.type = kind
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+
+    def get_input(self, index):
+        return self._inputs[index]
 
     def get_output(self, index):
         return self._outputs[index]
 
 
 def layer_of(node, known):
-    """A node as a layer; outputs whose dtype the graph does not tell are left out."""
-    told = [name for name in node.output if known.get(name) in DTYPES]
-    return Layer(node.name, [Tensor(name, getattr(real.DataType, DTYPES[known[name]]), ()) for name in told])
+    """A node as a layer; inputs and outputs whose dtype the graph does not tell are left out."""
+    kind = real.LayerType.DEQUANTIZE if node.op_type == "DequantizeLinear" else real.LayerType.PLUGIN_V3
+    sides = ([name for name in names if known.get(name) in DTYPES] for names in (node.input, node.output))
+    return Layer(
+        node.name, kind, *([Tensor(n, getattr(real.DataType, DTYPES[known[n]]), ()) for n in side] for side in sides)
+    )
 
 
 class Parser(Simulated):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import Contexts
 from hsengines.trt.run.engine import TrtEngine
 from hsengines.trt.run.loading import keep_graph, keep_weights, open_plan, refit, set_up_streaming, weights_beside
+from hsengines.weights import formats_in
 
 Own = TypeVar("Own", bound=RtxOptions)
 
@@ -116,6 +118,17 @@ class TrtBackend(Backend[Own]):
             raise EngineBuildError(f"network '{spec.name}' has {wrong}", "export the network again", log.text())
         return network, parser
 
+    def _check_weights(self, options: Own, architectures: Iterable[int]) -> None:
+        """Raises EngineBuildError for a format of weights that an architecture has no products for."""
+        limits, asked = dict(traits_of(self.name).weight_architectures), list(architectures)
+        for found in formats_in(options.weights):
+            if lacking := [each for each in asked if each not in limits.get(found, asked)]:
+                told = " and ".join(f"sm_{each}" for each in limits[found])
+                raise EngineBuildError(
+                    f"{self.title} builds --weights {found} for {told}, not for sm_{lacking[0]}",
+                    f"name others with --arch, or choose {_formats_for(self.name, lacking[0])}",
+                )
+
     def _configure(self, config: Any, options: Own) -> None:
         """Sets up what both libraries have."""
         # By default TensorRT may fork work off to streams of its own, which makes captures larger and rarely faster.
@@ -139,6 +152,12 @@ class TrtBackend(Backend[Own]):
         """The maker of the engine's contexts."""
         del plan
         return Contexts(self.library, runtime, engine)
+
+
+def _formats_for(backend: str, architecture: int) -> str:
+    traits = traits_of(backend)
+    limits = dict(traits.weight_architectures)
+    return " or ".join(f for f in traits.weights if architecture in limits.get(f, (architecture,)))
 
 
 def _weights_kept(onnx: Path, plan: Path, options: RtxOptions) -> tuple[Path, ...]:

@@ -44,6 +44,7 @@ class TensorRtBackend(TrtBackend[TensorRtOptions]):
                 f"{self.title} knows no hardware compatibility '{options.hardware}'", f"choose {', '.join(_HARDWARE)}"
             )
         name, capability = gpu_at_hand(self.name)
+        self._check_weights(options, (capability,))
         if options.architectures not in ((), (capability,)):
             asked = ", ".join(map(str, options.architectures))
             raise EngineBuildError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from hsengines.build import NODE_SEPARATOR, Layer
@@ -77,14 +78,18 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 def network_layers(network: Any) -> tuple[Layer, ...]:
     """The layers of a parsed network that come from nodes of the graph, in order."""
-    every = map(network.get_layer, range(network.num_layers))
-    return tuple(_parsed(layer) for layer in every if _NODE.search(layer.metadata))
+    every = list(map(network.get_layer, range(network.num_layers)))
+    stored = {d.get_output(0).name: numpy_name(d.get_input(0).dtype) for d in every if d.type.name == "DEQUANTIZE"}
+    return tuple(_parsed(layer, stored) for layer in every if _NODE.search(layer.metadata))
 
 
-def _parsed(layer: Any) -> Layer:
+def _parsed(layer: Any, stored: Mapping[str, str]) -> Layer:
+    """`stored`: the types behind tensors that were quantised, by name."""
     outputs = map(layer.get_output, range(layer.num_outputs))
     dtypes = tuple(numpy_name(output.dtype) for output in outputs if output is not None)
-    return Layer(nodes_in(layer.metadata), layer.type.name, dtypes)
+    inputs = filter(None, map(layer.get_input, range(layer.num_inputs)))
+    reads = tuple(stored[each.name] for each in inputs if each.name in stored)
+    return Layer(nodes_in(layer.metadata), layer.type.name, dtypes, reads)
 
 
 def engine_layers(library: Any, engine: Any) -> tuple[Layer, ...]:

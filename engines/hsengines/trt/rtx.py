@@ -9,9 +9,11 @@ from typing import Any
 import tensorrt_rtx
 
 from hsengines.errors import EngineBuildError
+from hsengines.traits import traits_of
 from hsengines.trt.base import TrtBackend, why_no_gpu
 from hsengines.trt.options import RtxOptions
 from hsengines.trt.run.contexts import CompilingContexts, Contexts, kernels_path
+from hsengines.weights import formats_in
 
 
 class TensorRtRtxBackend(TrtBackend[RtxOptions]):
@@ -34,6 +36,7 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
             listed = ", ".join(map(str, known))
             found = f"{self.title} {self.library.__version__} cannot build for --arch {unknown[0]}: it knows {listed}"
             raise EngineBuildError(found, _elsewhere(unknown))
+        self._check_weights(options, self._architectures(options))
         if options.precision == "bf16" and any(asked < OLDEST for asked in options.architectures):
             raise EngineBuildError(
                 f"{self.title} cannot build bf16 for --arch {min(options.architectures)}, which has no bf16",
@@ -54,12 +57,16 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         return tuple(sorted(int(match[1]) for match in names if match))
 
     def _architectures(self, options: RtxOptions) -> tuple[int, ...]:
-        """Those that `options` asks for, ascending; by default all from OLDEST on, which one engine holds at no cost.
+        """Those that `options` asks for, ascending; by default all from OLDEST on that have products for the weights'
+        formats, which one engine holds at no cost.
 
         A small transformer of 17.4 MB grew by less than 100 bytes from one architecture to four, by 2 % to all six.
         """
-        asked = options.architectures or (a for a in self._known_architectures() if a >= OLDEST)
-        return tuple(sorted(set(asked)))
+        if options.architectures:
+            return tuple(sorted(set(options.architectures)))
+        limits, formats = dict(traits_of(self.name).weight_architectures), formats_in(options.weights)
+        known = (each for each in self._known_architectures() if each >= OLDEST)
+        return tuple(sorted(each for each in known if all(each in limits.get(f, (each,)) for f in formats)))
 
     def _configure(self, config: Any, options: RtxOptions) -> None:
         super()._configure(config, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,6 +14,9 @@ from hsengines.errors import EngineBuildError
 from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey
 from hsruntime.bundle.manifest import Audit
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 FOLDER = "engine"
 LOG = "builder.log"
@@ -101,9 +105,11 @@ def audit(product: Product, files: EngineFiles) -> Audit:
     import onnx_ir as ir
 
     model = ir.load(product.graph)
+    quantised = {node.name or "": _quantised(node) for node in model.graph if node.op_type in PRODUCTS}
     answers = {node.name or "": [v.dtype.numpy().name for v in node.outputs if v.dtype] for node in model.graph}
     products = {node.name or "" for node in model.graph if node.op_type in PRODUCTS}
     seen: dict[str, str] = {}
+    seen_quantised: dict[str, str] = {}
     for layer in files.layers:
         nodes = layer.name.split(NODE_SEPARATOR)
         if products.isdisjoint(nodes):
@@ -115,6 +121,27 @@ def audit(product: Product, files: EngineFiles) -> Audit:
                 f"{sorted(asked)[0]}",
                 "the builder changed the precision by itself; please report it with the builder's version",
             )
+        for node in nodes if layer.reads else ():
+            if node in quantised and sorted(layer.reads) != quantised[node]:
+                raise EngineBuildError(
+                    f"engine '{product.name}', layer '{layer.name}' reads {' and '.join(layer.reads)}, its graph asks "
+                    f"for {' and '.join(quantised[node]) or 'nothing quantised'}",
+                    "the builder changed the weights by itself; please report it with the builder's version",
+                )
+            seen_quantised[node] = " and ".join(layer.reads)
         # A product with a bias is two layers of one node; the one that answers comes last.
         seen |= {node: layer.dtypes[0] for node in products.intersection(nodes) if layer.dtypes}
-    return {files.layers_of: dict(Counter(seen.values()))} if seen else {}
+    if files.layers_of == "network":
+        lost = {node for node, types in quantised.items() if types} - seen_quantised.keys()
+        if lost:
+            raise EngineBuildError(
+                f"engine '{product.name}': the builder does not read '{min(lost)}' quantised", "please report it"
+            )
+    return {files.layers_of: dict(Counter([*seen.values(), *seen_quantised.values()]))} if seen else {}
+
+
+def _quantised(node: ir.Node) -> list[str]:
+    """The types of what a product reads quantised."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    stored = [maker.inputs[0] for maker in makers if maker and maker.op_type == "DequantizeLinear"]
+    return sorted(value.dtype.name.lower() for value in stored if value is not None and value.dtype is not None)

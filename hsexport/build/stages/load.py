@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from hsengines.weights import FORMATS, formats_in
 from hsexport.build.recipe import check_tokenizers, recipe_for
-from hsexport.build.request import BuildRequest
+from hsexport.build.request import BuildRequest, RecipeError
 from hsexport.build.stages.stage import Run
 from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.previews import Previews
@@ -17,9 +18,22 @@ AskRoom = Callable[[BuildRequest, Recipe, Previews], Iterable[str]]
 """Raises an HSError for a build that finds no room, and tells of doubts; hsexport.plan has one."""
 
 
+def _check_calibrated(run: Run) -> None:
+    """Refuses formats that are nothing without a calibration, and tells of those that are less."""
+    for name in formats_in(run.request.options.weights) if run.calibration is None else ():
+        if not FORMATS[name].without_calibration:
+            raise RecipeError(
+                f"--weights {name} quantises activations, and needs their ranges",
+                "measure them with `hsexport calibrate`, then build with --calibration FILE",
+            )
+        if FORMATS[name].activations:
+            run.reporter.warn(f"--weights {name} without --calibration: weights alone are stored so")
+
+
 def load(run: Run, ask_room: AskRoom | None) -> Recipe:
     """The recipe of a pair that is here. Raises PairError, RecipeError, or what `ask_room` raises."""
     request, reporter = run.request, run.reporter
+    _check_calibrated(run)
     reporter.stage("load", 1)
     reporter.begin("pair")
     with Previews() as previews:  # room is asked for before anything is downloaded
@@ -32,6 +46,8 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
         if adapter.left_out:
             told = f"{adapter.file} also changes text encoders ({adapter.left_out} tensors): that part is not fused"
             reporter.warn(told)
+    if run.calibration:
+        run.calibration.check_members({role: member.source for role, member in recipe.facts.members.items()})
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     told = ", ".join(f"{role} {m.parameters / 1e6:.1f} M" for role, m in recipe.facts.members.items())

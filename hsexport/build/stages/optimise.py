@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hsengines.errors import HSError
+from hsengines.spec import FLOATS, numpy_dtype
 from hsengines.traits import traits_of
+from hsengines.weights import UNQUANTIZED
 from hsexport.build.stages.stage import Job, Product, Run
 from hsexport.build.store import BuildKey, source_digest
 from hsexport.networks.network import Fp32Rule
 from hsexport.progress import bytes_told
 from hsruntime.adapters.changeable import Initialiser
-from hsruntime.bundle.manifest import Fp32Block
+from hsruntime.bundle.manifest import Fp32Block, OtherWeights
 from hsruntime.bundle.reader import sha256_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from hsexport.onnx.lint.rules import Finding
+    from hsexport.onnx.passes.quantise import Quantise, Storage
     from hsexport.onnx.weights import Traced
 
 
@@ -33,6 +36,9 @@ class GraphReport(msgspec.Struct, frozen=True):
     warnings: list[str]
     initialisers: list[Initialiser]
     """The checkpoint's tensors where they lie in the graph's data file, for adapters at run time."""
+    products: dict[str, int] = msgspec.field(default_factory=dict)
+    other_weights: list[OtherWeights] = msgspec.field(default_factory=list)
+    """Both as in the manifest."""
 
 
 class GraphError(HSError):
@@ -51,7 +57,7 @@ def optimise_all(products: Sequence[Product], run: Run) -> None:
         for warning in product.record("graph", GraphReport).warnings:
             run.reporter.warn(warning)
 
-    run.stage("optimise", products, jobs, made=lambda product: product.precision)
+    run.stage("optimise", products, jobs, made=_told)
     matched = {block.name for product in products for block in product.record("graph", GraphReport).fp32_blocks}
     for pattern in run.request.fp32:
         if pattern not in matched:
@@ -59,6 +65,10 @@ def optimise_all(products: Sequence[Product], run: Run) -> None:
                 f"--fp32 '{pattern}' holds no node of any graph that is cast to {run.request.options.precision}",
                 "write it like large:transformer_blocks.35*; `inspect` shows what stays in fp32",
             )
+
+
+def _told(product: Product) -> str:
+    return product.precision + (f", weights in {product.weights}" if product.weights != UNQUANTIZED else "")
 
 
 def _key(product: Product, run: Run, rules: Sequence[Fp32Rule]) -> BuildKey:
@@ -72,8 +82,11 @@ def _key(product: Product, run: Run, rules: Sequence[Fp32Rule]) -> BuildKey:
         "hsexport": source_digest("optimise"),
     }
     if weights:
-        facts |= {"weights": weights.digest, "weight format": run.request.options.weights}
-        facts |= {"refers": str(_refers(run))}
+        facts |= {"weights": weights.digest, "weight format": product.weights, "refers": str(_refers(run))}
+    if product.weights != UNQUANTIZED:
+        facts["weights by module"] = json.dumps([e.__dict__ for e in run.asked_weights if e.modules])
+        facts["weight rules"] = json.dumps([rule.__dict__ for rule in product.network.weight_rules])
+        facts["calibration"] = run.ranges(product.name).digest
     return BuildKey("graph", product.name, facts)
 
 
@@ -87,12 +100,41 @@ def _optimised(product: Product, run: Run, rules: Sequence[Fp32Rule], folder: Pa
     network, backend, model = product.network, run.request.backend, load_graph(product.onnx)
     warnings = _warnings(product.name, lint(model, backend, product.precision))
     attach_weights(model, network.weights)
-    cast = prepare(model, backend, product.precision, network.narrow_tensors, rules)
+    storage = _storage(product, run)
+    cast, quantise = prepare(model, backend, product.precision, network.narrow_tensors, rules, storage)
     traced, on_bytes = trace_weights(model, network.weights), bytes_told(run.reporter, product.name, "written")
     file = folder / product.onnx.name
     offsets = save_graph(model, file, refer=_refers(run), beside=traced, on_bytes=on_bytes)
     placed = [_initialiser(model, name, traced[name], offsets[name]) for name in traced if name in offsets]
-    return GraphReport([block for block in cast.held if block.nodes] if cast else [], warnings, placed)
+    held = [block for block in cast.held if block.nodes] if cast else []
+    return GraphReport(held, warnings, placed, *(_counted(quantise) if quantise else ()))
+
+
+def _storage(product: Product, run: Run) -> Storage | None:
+    """What decides how weights are stored; None for a network whose weights stay as they are."""
+    if product.weights == UNQUANTIZED:
+        return None
+    from hsexport.onnx.passes.quantise import Storage
+
+    traits, ranges = traits_of(run.request.backend), run.ranges(product.name)
+    return Storage(
+        lambda module: product.network.format_of(run.asked_weights, module),
+        ranges.largest,
+        ranges.importance,
+        numpy_dtype(FLOATS[product.precision]),
+        traits.int8_bits,
+        traits.products_with_bias,
+    )
+
+
+def _counted(quantise: Quantise) -> tuple[dict[str, int], list[OtherWeights]]:
+    measured = {ACTIVATIONS: quantise.measured} if quantise.measured else {}
+    other = (OtherWeights(format=f, products=n, reason=r) for (f, r), n in quantise.kept.items())
+    return dict(quantise.stored) | measured, list(other)
+
+
+ACTIVATIONS = "activations"
+"""What products with quantised activations are counted under."""
 
 
 def _refers(run: Run) -> bool:

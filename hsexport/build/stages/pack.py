@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from hsengines.traits import traits_of
+from hsengines.weights import UNQUANTIZED
 from hsexport import __version__
 from hsexport.build.stages.compile import Built, engine_files, options_for
 from hsexport.build.stages.export import TOOLS
@@ -54,16 +55,19 @@ def _golden(product: Product) -> str:
 
 
 def _changeable(products: Sequence[Product], run: Run, recipe: Recipe) -> dict[Role, Changeable]:
-    """What adapters may change of each member at run time; nothing where engines hold their weights for good."""
+    """What adapters may change of each member at run time.
+
+    Nothing where engines hold their weights for good, or hold them quantised.
+    """
     if traits_of(run.request.backend).resident_weights and not run.request.options.takes_weights:
         return {}
     found = {}
     for member in recipe.pair.members:
         places = member.family.places(member.config).items()
         rows = {n: Rows(module=p.source.removesuffix(WEIGHT), parts=p.parts, order=p.order) for n, p in places}
-        ours = (product for product in products if product.name in ENGINES_OF[member.role])
+        ours = [product for product in products if product.name in ENGINES_OF[member.role]]
         engines = {product.name: weights for product in ours if (weights := _weights_of(product))}
-        if engines:
+        if engines and not any(product.weights != UNQUANTIZED for product in ours):
             found[member.role] = Changeable(
                 shapes={name: header.shape for name, header in member.tensors.items() if name.endswith(WEIGHT)},
                 rows={name: place for name, place in rows.items() if name.endswith(WEIGHT)},
@@ -87,7 +91,9 @@ def _engine(product: Product, run: Run) -> EngineRecord:
         spec=product.spec,
         build_key=product.entries["engine"].name,
         precision=product.precision,
-        weight_format=run.request.options.weights,
+        weight_format=product.weights,
+        products=product.record("graph", GraphReport).products,
+        other_weights=product.record("graph", GraphReport).other_weights,
         fp32_blocks=product.record("graph", GraphReport).fp32_blocks,
         options=run.backend.key_facts(options_for(product, run)),
         audit=product.record("engine", Built).audit,

@@ -12,6 +12,8 @@ import msgspec
 
 from hsengines.backend import Backend, get_backend
 from hsengines.spec import EngineSpec
+from hsengines.weights import UNQUANTIZED, Asked, asked_weights
+from hsexport.build.calibration import Calibration, Ranges, read_calibration
 from hsexport.build.request import BuildRequest
 from hsexport.build.store import BuildKey, Store
 from hsexport.networks.network import Network
@@ -31,12 +33,14 @@ GOLDEN = "golden.npz"
 class Product:
     """A network on its way through the stages, and the folders of the store that hold what was made of it.
 
-    `precision` is what its graph is cast to. `entries`: "onnx" in fp32, without its weights, and "golden", one input
-    and torch's answer, by export; "graph" as the backend takes it by optimise; "engine" by compile; "parity" by verify.
+    `precision` is what its graph is cast to, `weights` the format they are stored in. `entries`: "onnx" in fp32,
+    without its weights, and "golden", one input and torch's answer, by export; "graph" as the backend takes it by
+    optimise; "engine" by compile; "parity" by verify.
     """
 
     network: Network
     precision: str
+    weights: str = UNQUANTIZED
     entries: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -88,7 +92,22 @@ class Run:
 
     def products(self, networks: Iterable[Network]) -> list[Product]:
         """Each network as the first stage takes it."""
-        return [Product(network, network.precision_in(self.request.options.precision)) for network in networks]
+        precision, asked = self.request.options.precision, self.asked_weights
+        return [Product(n, n.precision_in(precision), n.weights_in(asked)) for n in networks]
+
+    @cached_property
+    def asked_weights(self) -> tuple[Asked, ...]:
+        """How weights are to be stored, entry by entry."""
+        return asked_weights(self.request.options.weights)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What was measured of the pair, if it is given. Raises RecipeError."""
+        return read_calibration(self.request.calibration) if self.request.calibration else None
+
+    def ranges(self, network: str) -> Ranges:
+        """What was measured of one network; nothing without a calibration."""
+        return self.calibration.of(network) if self.calibration else Ranges()
 
     def graph_digests(self, product: Product) -> dict[str, str]:
         """Sha256 of a graph's file and of each that holds weights of it, as facts of a build key."""

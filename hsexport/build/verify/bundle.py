@@ -16,7 +16,7 @@ from hsengines.device import Device
 from hsengines.errors import HSError
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
-from hsexport.build.verify.compare import Comparison, compare
+from hsexport.build.verify.compare import Comparison, compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import is_mark
@@ -74,7 +74,9 @@ def verify_bundle(bundle: Bundle, reporter: Reporter, named: NamedPair = UNNAMED
         for name, case in cases.items():
             reporter.begin(name)
             engine = _load(bundle, backend, device, name)
-            comparisons.append(compare(engine, device, *case(), reference, bundle.manifest.engines[name].precision))
+            record = bundle.manifest.engines[name]
+            tolerance = tolerance_of(record.precision, record.weight_format)
+            comparisons.append(compare(engine, device, *case(), reference, tolerance))
             engine.close()
             reporter.end(name)
 

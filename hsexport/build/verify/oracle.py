@@ -6,7 +6,7 @@ import numpy as np
 
 from hsengines.backend import Engine
 from hsengines.device import Device
-from hsexport.build.verify.compare import Comparison, compare, engine_outputs
+from hsexport.build.verify.compare import Comparison, compare, engine_outputs, tolerance_of
 from hsruntime.bundle.manifest import Manifest
 
 MOST_TOKENS = 24
@@ -24,14 +24,15 @@ def check_oracle(engine: Engine, device: Device, manifest: Manifest, seed: int =
     whole = _inputs(manifest, rng)
     full = engine_outputs(engine, device, whole)
     tokens = whole["tokens"].shape[1]
-    results, precision = [], manifest.engines["large"].precision
+    record = manifest.engines["large"]
+    results, tolerance = [], tolerance_of(record.precision, record.weight_format)
     for count in sorted({max(1, round(share * tokens)) for share in SHARES}):
         order = rng.permutation(tokens)
         part, expected = _region(whole, full, np.sort(order[:count]), np.sort(order[count:]))
         reference = f"full pass, region of {count} of {tokens}"
-        results.append(compare(engine, device, part, expected, reference, precision))
+        results.append(compare(engine, device, part, expected, reference, tolerance))
         part, expected = _text_cached(manifest, part, full), {n: t for n, t in expected.items() if "_text_" not in n}
-        results.append(compare(engine, device, part, expected, f"{reference}, text cached", precision))
+        results.append(compare(engine, device, part, expected, f"{reference}, text cached", tolerance))
     return results
 
 

@@ -14,6 +14,7 @@ from hsexport.families.sd3.counts import decoder_activations, encoder_operations
 from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
 from hsexport.families.sd3.text import encoders_of
+from hsexport.families.sd3.weight_rules import TEXT, VAE
 from hsexport.families.sd3.weights import config_fact, part_weights
 from hsexport.networks.network import Network
 
@@ -41,6 +42,8 @@ def _text_encoder(recipe: Recipe, encoder: EncoderConfig, length: int) -> Networ
         facts=config_fact(encoder.document),
         narrow_tensors=("states", "pooled"),
         fp32_blocks=T5 if encoder.kind == "t5" else (),
+        weight_rules=TEXT,
+        group="text",
         operations=lambda shapes, dims: encoder_operations(shapes, dims, length),
     )
 
@@ -124,6 +127,8 @@ def _vae(recipe: Recipe, module: str, modules: tuple[str, ...], spec: EngineSpec
         {"B": 2, "h": 6, "w": 10},
         weights=part_weights(folder, modules=modules),
         facts=config_fact(recipe.pair.parts["vae"].document),
+        weight_rules=VAE,
+        group="vae",
     )
 
 

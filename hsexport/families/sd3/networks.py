@@ -12,6 +12,7 @@ from hsexport.families.pair import Member
 from hsexport.families.recipe import Recipe
 from hsexport.families.sd3.counts import conditioning_operations, middle_of, modulation_chunks, transformer_activations
 from hsexport.families.sd3.fp32_blocks import transformer_rules
+from hsexport.families.sd3.weight_rules import transformer_weight_rules
 from hsexport.families.sd3.weights import transformer_weights
 from hsexport.networks.network import Network
 from hsruntime.facts import Transformer
@@ -191,4 +192,5 @@ def _network(
         | ({"outer blocks": "+".join(map(str, light.outer))} if light and light.outer else {}),
         narrow_tensors=narrow,
         fp32_blocks=transformer_rules(config.num_layers),
+        weight_rules=transformer_weight_rules(config.num_layers),
     )

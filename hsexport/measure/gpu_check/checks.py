@@ -18,7 +18,7 @@ import numpy as np
 from hsengines.backend import get_backend
 from hsengines.device import Device, Replay
 from hsengines.errors import HSError
-from hsexport.build.verify.compare import compare
+from hsexport.build.verify.compare import compare, tolerance_of
 from hsexport.build.verify.oracle import check_oracle
 from hsexport.measure.gpu_check.results import Asked, Row, TargetResult
 from hsexport.measure.prompts import PROMPT
@@ -83,10 +83,11 @@ def check_parity(asked: Asked, bundle: Bundle, result: TargetResult) -> None:
             size_mb = sum(sizes[path] for path in (record.file, *record.weights)) / 1e6
             engine = backend.load(bundle.file(record.file), record.spec, device)
             try:
+                tolerance = tolerance_of(record.precision, record.weight_format)
                 found = check_oracle(engine, device, bundle.manifest) if name == "large" else []
                 if record.golden is not None:
                     golden, reference = load_golden(bundle.file(record.golden)), "torch, fp32 on the CPU"
-                    found = [compare(engine, device, *golden, reference, record.precision), *found]
+                    found = [compare(engine, device, *golden, reference, tolerance), *found]
                 own = {"precision": record.precision, "size_mb": size_mb}
                 result.parity += [asdict(comparison) | own for comparison in found]
             finally:

@@ -20,6 +20,8 @@ SHORT = {WIDE: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"
 
 Edge = tuple[ir.Node, int]
 """A node and the place of one of its inputs."""
+QUANTISED_BITS = 8
+"""Floats of so many bits or fewer are stored, and not computed with."""
 NO_HALF = "no half precision"
 """What holds operators that ONNX defines for fp32 only (Range) or whose type is an attribute."""
 
@@ -54,7 +56,7 @@ class CastPrecision(GraphPass):
             where = f"output of node '{producer.name}'" if producer else f"tensor '{value.name}'"
             if value.dtype is None:
                 raise self.refusal(f"the {where} has no type", "infer shapes first")
-            if value.dtype.is_floating_point() and value.dtype != WIDE:
+            if value.dtype.is_floating_point() and value.dtype != WIDE and value.dtype.bitwidth > QUANTISED_BITS:
                 raise self.refusal(f"the {where} is {value.dtype.name.lower()}, expected float32")
         for value in graph.outputs:
             if value.producer() is None:

@@ -77,7 +77,7 @@ def takes(node: ir.Node, opset: int, dtype: ir.DataType) -> bool:
     Not where the schema lacks the type, and not where an output's type follows no input (ConstantOfShape, EyeLike):
     such a node would have to be told the type another way. Raises PassError for an operator that ONNX does not know.
     """
-    if node.op_type == "Cast":  # its output's type is an attribute that a pass rewrites
+    if node.op_type in ("Cast", "DequantizeLinear"):  # an attribute that a pass rewrites; its scale's type
         return True
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")

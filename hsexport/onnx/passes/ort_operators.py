@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.rewriter import pattern, rewrite
 
 from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
-from hsexport.onnx.weights import DerivedTensor
+from hsexport.onnx.weights import turned
 
 HEADS_FIRST = [0, 2, 1, 3]
 SMALL = 16
@@ -34,7 +33,7 @@ class OrtOperators(GraphPass):
         known = {node.name for node in model.graph}
         for rule in (PackedAttention, BiasInNorm, BiasInGelu):  # the first asks for shapes that later ones forget
             rewrite(model, pattern.RewriteRuleSet([rule.rule()]))
-        _turn_weights(model.graph)
+        turn_weights(model.graph)
         tidy = (common.LiftConstantsToInitializersPass(True, 0), common.DeduplicateInitializersPass(SMALL))
         ir.passes.Sequential(*tidy)(model)
         _name_nodes(model.graph, known)
@@ -113,26 +112,17 @@ def _is_vector(value: ir.Value) -> bool:
     return value.shape is not None and len(value.shape) == 1 and isinstance(value.shape[0], int)
 
 
-def _turn_weights(graph: ir.Graph) -> None:
+def turn_weights(graph: ir.Graph) -> None:
     """Transposes weights where the graph would, and drops the nodes that would."""
     for node in list(graph):
         weight = node.inputs[0] if node.op_type == "Transpose" else None
         if weight is None or not weight.is_initializer() or len(weight.uses()) > 1:
             continue
         assert weight.const_value is not None
-        weight.const_value = _turned(weight.const_value)
+        weight.const_value = turned(weight.const_value)
         weight.shape = weight.const_value.shape
         node.outputs[0].replace_all_uses_with(weight)
         graph.remove(node, safe=True)
-
-
-def _turned(tensor: ir.TensorProtocol) -> DerivedTensor:
-    """A matrix transposed whenever it is read."""
-
-    def read() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), name=tensor.name)
-
-    return DerivedTensor(tensor, read, tensor.dtype, turned=True)
 
 
 def _name_nodes(graph: ir.Graph, known: Collection[str | None]) -> None:

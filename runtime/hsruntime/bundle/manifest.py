@@ -14,7 +14,7 @@ from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import traits_of
 from hsruntime.facts import Count, Defaults, Facts, Sha256, Strict
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 ENCODER = "vae_encoder"
 """The engine that takes pictures in, where there is one; opened for the first picture that begins from another."""
 UNSEALED = "0" * 64
@@ -45,6 +45,8 @@ class ParityRecord(Strict, frozen=True, kw_only=True):
     measured_on: Annotated[str, Meta(pattern=r"\A(engine|cast-back)\Z")]
     """The "engine" itself, or, where it could not run at build, "cast-back": its graph in fp32 on a CPU, every value
     rounded to the graph's own precision."""
+    blocks: dict[str, float] = msgspec.field(default_factory=dict)
+    """Of a network with quantised weights: how far what each block hands on lay from fp32's, as `max_relative` does."""
 
 
 class Fp32Block(Strict, frozen=True, kw_only=True):
@@ -52,6 +54,14 @@ class Fp32Block(Strict, frozen=True, kw_only=True):
 
     name: str
     nodes: Count
+    reason: str
+
+
+class OtherWeights(Strict, frozen=True, kw_only=True):
+    """Products whose weights are stored in another format than their network's."""
+
+    format: str
+    products: Count
     reason: str
 
 
@@ -72,6 +82,9 @@ class EngineRecord(Strict, frozen=True, kw_only=True):
     """What its graph was cast to; engines of the step's own arithmetic stay fp32 in every bundle."""
     weight_format: str
     """How its weights are stored; `unquantized`: in the type that the graph computes with."""
+    products: dict[str, Count] = msgspec.field(default_factory=dict)
+    """How many products there are by the format of their weights, and with quantised activations by `activations`."""
+    other_weights: list[OtherWeights] = msgspec.field(default_factory=list)
     fp32_blocks: list[Fp32Block]
     options: dict[str, str]
     """What else the builder was told."""

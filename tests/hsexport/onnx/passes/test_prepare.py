@@ -21,14 +21,14 @@ def attention(outputs="y, k, v", inputs="q, q, q", signature=SIGNATURE):
 def test_openvino_takes_a_graph_as_it_is():
     model = attention()
     before = ir.to_onnx_text(model)
-    assert prepare(model, "openvino", "fp32") is None
+    assert prepare(model, "openvino", "fp32") == (None, None)
     assert ir.to_onnx_text(model) == before
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 def test_tensorrt_gets_attention_with_one_output(tmp_path, backend):
     model = attention()
-    report = prepare(model, backend, "bf16")
+    report, _ = prepare(model, backend, "bf16")
     saved(model, tmp_path / "m.onnx")
     node = next(node for node in model.graph if node.op_type == "Attention")
     assert len(node.outputs) == 1 and node.outputs[0].dtype == ir.DataType.BFLOAT16
@@ -50,7 +50,7 @@ def test_past_keys_are_refused():
 
 def test_every_backend_has_a_plan():
     for backend in backend_names():
-        assert prepare(attention(), backend, "fp32") is None
+        assert prepare(attention(), backend, "fp32") == (None, None)
 
 
 def test_an_unknown_backend_and_halves_for_ort_cpu_are_refused():

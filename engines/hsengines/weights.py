@@ -1,0 +1,80 @@
+"""How weights may be stored: the formats, and what a user asks of which network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from hsengines.errors import EngineBuildError
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """One way to store the matrices that a network multiplies with. Scales are in the type that the graph computes in.
+
+    `scales` says what shares one: an output "channel", or a "block" of a channel's neighbouring weights.
+    """
+
+    bits: int
+    scales: str
+    told: str
+    activations: str = ""
+    """What the other side of a product is quantised to, by a calibration; empty for nothing."""
+    without_calibration: bool = True
+    """Whether it is worth anything where activations stay as they are."""
+
+
+UNQUANTIZED = "unquantized"
+"""In the type that the graph computes with."""
+FORMATS = {
+    "int8": WeightFormat(8, "channel", "8-bit integers"),
+    "int4": WeightFormat(4, "block", "4-bit integers, scales found by least squares"),
+    "fp8": WeightFormat(8, "channel", "E4M3 floats, and E4M3 activations where calibrated", "fp8"),
+    "int8-full": WeightFormat(8, "channel", "8-bit integers on both sides of a product", "int8", False),
+    "nvfp4": WeightFormat(4, "block", "E2M1 floats, blocks of 16 with E4M3 scales"),
+}
+"""By the names that users give."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One entry of `--weights`: the networks, a group of them or a pattern; the modules in them; the format."""
+
+    networks: str
+    modules: str
+    format: str
+
+    def holds(self, network: str, group: str) -> bool:
+        """Whether it is for a network of that name or group."""
+        return fnmatchcase(network, self.networks) or self.networks == group
+
+
+def asked_weights(text: str) -> tuple[Asked, ...]:
+    """The entries of `int8`, `text=int4,large=fp8` or `int4,large:proj_out=int8`; later ones overrule earlier ones.
+
+    Raises EngineBuildError for a format that there is not, and for a side of `=` that is empty.
+    """
+    return tuple(_entry(entry.strip()) for entry in text.split(","))
+
+
+def _entry(text: str) -> Asked:
+    where, equals, kind = text.rpartition("=")
+    networks, colon, modules = where.partition(":")
+    if kind not in (*FORMATS, UNQUANTIZED):
+        known = ", ".join((*FORMATS, UNQUANTIZED))
+        raise EngineBuildError(f"--weights '{text}' names no format of weights", f"choose one of {known}")
+    if (equals and not networks) or (colon and not modules):
+        raise EngineBuildError(f"--weights '{text}' names no network", "write it like text=int4 or large:proj_out=int8")
+    return Asked(networks or "*", modules, kind)
+
+
+def formats_in(text: str) -> tuple[str, ...]:
+    """Every format that a text asks for, each once, but for the one that is none."""
+    return tuple(dict.fromkeys(entry.format for entry in asked_weights(text) if entry.format != UNQUANTIZED))
+
+
+def format_of(asked: Iterable[Asked], network: str, group: str) -> str:
+    """What a network's weights are stored in, but for the modules that have entries of their own."""
+    found = [entry.format for entry in asked if not entry.modules and entry.holds(network, group)]
+    return found[-1] if found else UNQUANTIZED

@@ -1,0 +1,21 @@
+"""What experience says must be stored in more bits than the rest of this family's networks."""
+
+from __future__ import annotations
+
+from hsengines.weights import FORMATS, UNQUANTIZED
+from hsexport.networks.network import WeightRule
+
+ALL, FEW_BITS = tuple(FORMATS), ("int4", "nvfp4")
+TEXT = (WeightRule(("*text_projection",), ALL, UNQUANTIZED, "its one answer is what every step is modulated by"),)
+VAE = (WeightRule(("*",), ALL, UNQUANTIZED, "nearly all of it is convolutions"),)
+
+
+def transformer_weight_rules(layers: int) -> tuple[WeightRule, ...]:
+    """Of a transformer of so many layers."""
+    outer = tuple(f"transformer_blocks.{number}.*" for number in (0, layers - 1))
+    return (
+        WeightRule(("time_text_embed.*",), ALL, UNQUANTIZED, "neighbouring steps differ in the fourth digit"),
+        WeightRule(("proj_out",), ALL, UNQUANTIZED, "its error is the velocity's"),
+        WeightRule(("*norm1*.linear", "norm_out.linear", "context_embedder"), ALL, "int8", "read once a picture"),
+        WeightRule(outer, FEW_BITS, "int8", "first and last blocks err most"),
+    )

@@ -1,0 +1,265 @@
+"""Stores what a graph multiplies with in 8 or 4 bits, and has it read activations in 8 where their range is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from hsengines.weights import FORMATS, UNQUANTIZED
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
+from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
+from hsexport.onnx.passes.ort_operators import turn_weights
+from hsexport.onnx.passes.plain_products import PlainProducts
+from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, block_of, quantised
+
+FLOAT = ir.DataType.FLOAT
+SMALLEST = 32
+"""Rows or columns below which a matrix stays as it is: nothing is won."""
+ACTIVATIONS = {"fp8": ir.DataType.FLOAT8E4M3FN, "int8": ir.DataType.INT8}
+"""Element types by the names that formats have for activations."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What decides how a network's weights are stored.
+
+    `format_of(module)` names a format, and why where it is not the network's own. `largest` is the largest
+    activation that a weight is multiplied with, `importance` (columns,) the mean square of each; both by the weight's
+    name, from a calibration. `scale_type` is what the graph will compute in.
+    """
+
+    format_of: Callable[[str], tuple[str, str]]
+    largest: Mapping[str, float] = field(default_factory=dict)
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    scale_type: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+    int8_bits: int = 8
+    products_with_bias: bool = True
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product with a weight, which lies (columns, rows) if it is turned; the format, and why it is another."""
+
+    node: ir.Node
+    weight: ir.Value
+    turned: bool
+    format: str = UNQUANTIZED
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The weight's."""
+        return self.weight.name or ""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Output channels, and what is summed over."""
+        assert self.weight.const_value is not None
+        rows, columns = self.weight.const_value.shape.numpy()
+        return (columns, rows) if self.turned else (rows, columns)
+
+
+class Quantise(GraphPass):
+    """Puts DequantizeLinear in front of products, and their weights, quantised, in front of that.
+
+    Where the format has a type for activations and their range is known, QuantizeLinear and DequantizeLinear come in
+    front of the other side. Weights are quantised one at a time while the model is saved. Requires fp32: a cast to half
+    comes after it, and makes the scales half that fit into it already.
+
+    Afterwards `stored` counts products by the format of their weights, `kept` those in another format than the
+    network's by format and reason, `measured` those whose activations are quantised.
+    """
+
+    domains = ("", "ai.onnx", ORT_DOMAIN)
+    takes_subgraphs = True  # and leaves them as they are
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.stored: Counter[str] = Counter()
+        self.kept: Counter[tuple[str, str]] = Counter()
+        self.measured = 0
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """In place."""
+        turn_weights(model.graph)
+        if not self._storage.products_with_bias:
+            PlainProducts([p.name for p in self._products(model.graph) if p.format != UNQUANTIZED])(model)
+        found = self._products(model.graph)
+        self.stored.update(p.format for p in found)
+        self.kept.update((p.format, p.reason) for p in found if p.reason)
+        added = Added(model.graph, self._storage)
+        for product in found:
+            if product.format != UNQUANTIZED:
+                product.node.replace_input_with(1, added.weight(product))
+        for (value, kind), readers in self._measured(found).items():
+            largest = max(self._storage.largest[reader.name] for reader in readers)
+            wide = added.activation(value, kind, largest, readers[0].node)
+            for reader in readers:
+                reader.node.replace_input_with(0, wide)
+            self.measured += len(readers)
+        for product in found:
+            if not product.weight.uses() and product.name in model.graph.initializers:
+                del model.graph.initializers[product.name]
+        return ir.passes.PassResult(model, modified=bool(found))
+
+    def _products(self, graph: ir.Graph) -> list[Product]:
+        return [self._decided(Product(*found)) for found in products(graph)]
+
+    def _decided(self, product: Product) -> Product:
+        format, reason = self._storage.format_of(product.name.removesuffix(".weight"))
+        if format != UNQUANTIZED and min(product.shape) < SMALLEST:
+            format, reason = UNQUANTIZED, "narrow: nothing would be won"
+        elif format != UNQUANTIZED and block_of(format, product.shape[1]) is None:
+            format, reason = "int8", f"no block of {format} divides its rows"
+        return Product(product.node, product.weight, product.turned, format, reason)
+
+    def _measured(self, found: list[Product]) -> dict[tuple[ir.Value, str], list[Product]]:
+        """Products by what they read and the type it is to be quantised to."""
+        readers: dict[tuple[ir.Value, str], list[Product]] = {}
+        for product in found:
+            kind = FORMATS[product.format].activations if product.format != UNQUANTIZED else ""
+            value = product.node.inputs[0]
+            if kind and value is not None and product.name in self._storage.largest:
+                readers.setdefault((value, kind), []).append(product)
+        return readers
+
+
+def products(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value, bool]]:
+    """Products with a matrix that is read by their like alone: the node, the matrix, whether it lies turned."""
+    for node in graph:
+        turned = node.op_type == "MatMul"
+        weight = node.inputs[1] if turned or _is_plain(node) else None
+        if weight is None or weight.const_value is None or not weight.is_initializer() or weight.dtype != FLOAT:
+            continue
+        alone = all(reader.op_type == node.op_type and place == 1 for reader, place in weight.uses())
+        if alone and len(weight.const_value.shape.numpy()) == 2:
+            yield node, weight, turned
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a node is x times a weight (rows, columns), plus a bias."""
+    return (
+        node.op_type == "Gemm"
+        and node.attributes.get_int("transB", 0) == 1
+        and node.attributes.get_int("transA", 0) == 0
+    )
+
+
+class Added:
+    """Adds nodes and initialisers to a graph, each weight once."""
+
+    def __init__(self, graph: ir.Graph, storage: Storage) -> None:
+        self._graph, self._storage = graph, storage
+        self._names = UniqueNames(node.name or "" for node in graph)
+        self._weights: dict[str, ir.Value] = {}
+
+    def weight(self, product: Product) -> ir.Value:
+        """The quantised weight and what makes numbers of it, in front of the product."""
+        if product.name not in self._weights:
+            self._weights[product.name] = self._weight(product)
+        return self._weights[product.name]
+
+    def _weight(self, product: Product) -> ir.Value:
+        format, name, (rows, columns) = product.format, product.name, product.shape
+        block = block_of(format, columns) or 0
+        bits = self._storage.int8_bits if format == "int8-full" else 8
+        form = Form(format, block, self._storage.scale_type, bits, self._storage.importance.get(name))
+        assert product.weight.const_value is not None
+        made, turned = Made(product.weight.const_value, product.turned, form), product.turned
+        values = self._lazy(f"{name}.{format}", made.values, TYPES[format], _turn((rows, columns), turned))
+        scale_shape = _turn((rows, columns // block), turned) if block else (rows,)
+        scale_type = TYPES["fp8"] if format == "nvfp4" else np.dtype(np.float32)
+        scale = self._lazy(f"{name}.scale", made.scales, scale_type, scale_shape)
+        if format == "nvfp4":
+            whole = self._lazy(f"{name}.scale.scale", made.scale_of_scales, np.dtype(np.float32), ())
+            scale = self._node("DequantizeLinear", [scale, whole], product.node, FLOAT, scale_shape)
+        summed = 0 if turned else 1
+        attributes = {"axis": summed, "block_size": block} if block else {"axis": 1 - summed}
+        shape = tuple(product.weight.const_value.shape.numpy())
+        return self._node("DequantizeLinear", [values, scale], product.node, FLOAT, shape, attributes)
+
+    def activation(self, value: ir.Value, kind: str, largest: float, before: ir.Node) -> ir.Value:
+        """What a product reads, rounded to the type and back."""
+        dtype, widest = ACTIVATIONS[kind], LARGEST[kind]
+        number = np.float32(max(largest, 1e-6) / widest).astype(self._storage.scale_type).astype(np.float32)
+        known = f"{value.name}.{kind}"
+        scale = self._given(f"{known}.scale", np.asarray(number, np.float32), FLOAT)
+        zero = self._given(f"{known}.zero", np.zeros((), dtype.numpy()), dtype)
+        narrow = self._node("QuantizeLinear", [value, scale, zero], before, dtype, value.shape)
+        return self._node("DequantizeLinear", [narrow, scale, zero], before, FLOAT, value.shape)
+
+    def _lazy(self, name: str, read: Callable[[], np.ndarray], dtype: np.dtype, shape: tuple[int, ...]) -> ir.Value:
+        kind = ir.DataType.from_numpy(dtype)
+        tensor = ir.LazyTensor(lambda: ir.Tensor(read(), dtype=kind, name=name), kind, ir.Shape(shape), name=name)
+        return self._register(name, tensor)
+
+    def _given(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+        return self._register(name, ir.Tensor(array, dtype=dtype, name=name))
+
+    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self._graph.register_initializer(value)
+        return value
+
+    def _node(
+        self,
+        operator: str,
+        inputs: list[ir.Value],
+        before: ir.Node,
+        dtype: ir.DataType,
+        shape: ir.Shape | tuple[int, ...] | None,
+        attributes: Mapping[str, int] | None = None,
+    ) -> ir.Value:
+        name = self._names.unique(node_name(module_path(before), operator))
+        node = ir.node(operator, inputs, attributes, name=name)
+        self._graph.insert_before(before, node)
+        out = node.outputs[0]
+        out.name, out.type = f"{name}.out", ir.TensorType(dtype)
+        out.shape = ir.Shape(shape) if shape is not None else None
+        return out
+
+
+def _turn(shape: tuple[int, int], turned: bool) -> tuple[int, int]:
+    return (shape[1], shape[0]) if turned else shape
+
+
+class Made:
+    """What comes of one weight, computed when one of its parts is looked at; the last such weight is kept for the next.
+
+    Values and scales are written one after the other, so that each weight is quantised once.
+    """
+
+    _last: tuple[Made, Quantised] | None = None
+
+    def __init__(self, tensor: ir.TensorProtocol, turned: bool, form: Form) -> None:
+        self._tensor, self._turned, self._form = tensor, turned, form
+
+    def values(self) -> np.ndarray:
+        """As the weight lies."""
+        return self._lying(self._found().values)
+
+    def scales(self) -> np.ndarray:
+        """(rows,), or beside the blocks as the weight lies."""
+        scales = self._found().scales
+        return self._lying(scales) if self._form.block else scales[:, 0]
+
+    def scale_of_scales(self) -> np.ndarray:
+        """A number."""
+        found = self._found().scale_of_scales
+        assert found is not None
+        return found
+
+    def _lying(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array.T) if self._turned else array
+
+    def _found(self) -> Quantised:
+        if Made._last is None or Made._last[0] is not self:
+            matrix = self._tensor.numpy().astype(np.float32, copy=False)
+            Made._last = self, quantised(matrix.T if self._turned else matrix, self._form)
+        return Made._last[1]
