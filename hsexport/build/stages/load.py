@@ -10,6 +10,7 @@ from hsexport.build.stages.stage import Run
 from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.previews import Previews
 from hsexport.families.agreement import check_same_weights
+from hsexport.families.pair import quantised_members
 from hsexport.families.recipe import Recipe
 from hsexport.progress import bytes_told
 
@@ -32,6 +33,8 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
         if adapter.left_out:
             told = f"{adapter.file} also changes text encoders ({adapter.left_out} tensors): that part is not fused"
             reporter.warn(told)
+    for name, counts in quantised_members(recipe.pair, request.parts_left_out):
+        reporter.warn(f"{name} is quantised: {counts}; they are dequantised")
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     told = ", ".join(f"{role} {m.parameters / 1e6:.1f} M" for role, m in recipe.facts.members.items())
