@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.shards import TensorHeader, chunks_of, read_headers
+from hsexport.checkpoints.quantised import scale_of
+from hsexport.checkpoints.shards import TensorHeader, chunks_of, has_weights, read_headers
 from hsexport.families.pair import Pair, parts_of_both
 from hsexport.progress import OnBytes
 
@@ -85,7 +86,7 @@ def _twins(pair: Pair, without: Collection[str]) -> Iterator[tuple[str, TensorHe
     """Part, large's tensor and small's, in the order in which large's lie on the disk."""
     both = parts_of_both(pair.large, pair.small)
     # A tokenizer and a scheduler have no weights.
-    for part in (name for name in both if name not in without and any(both[name][0].glob("*.safetensors"))):
+    for part in (name for name in both if name not in without and has_weights(both[name][0])):
         ours, theirs = map(read_headers, both[part])
         for header in sorted(ours.values(), key=lambda header: (header.file, header.pieces)):
             yield part, header, theirs[header.name]
@@ -95,4 +96,6 @@ def _are_same(ours: TensorHeader, theirs: TensorHeader) -> bool:
     """One file under two names is not read."""
     if ours.file.samefile(theirs.file) and ours.pieces == theirs.pieces:
         return True
+    if scale_of(ours) != scale_of(theirs):
+        return False
     return all(a == b for a, b in zip(chunks_of(ours), chunks_of(theirs), strict=True))

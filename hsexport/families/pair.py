@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
-from hsexport.checkpoints.shards import TensorHeader, mark_of
+from hsexport.checkpoints.quantised import quantised_in_words
+from hsexport.checkpoints.shards import TensorHeader, has_weights, mark_of, read_headers
 from hsexport.checkpoints.source import ModelDirectory, Role, find_model, is_local, resolve_source
 from hsexport.families.family import Family
 from hsexport.families.registry import FAMILIES, family_of, known_parts
@@ -102,3 +103,14 @@ def read_member(role: Role, source: str, without: Collection[str] = (), fetcher:
     config, tensors = family.read_transformer(directory.transformer)
     parameters = sum(header.elements for header in tensors.values() if family.counts(header.name))
     return Member(role, source, directory, family, config, parameters, tensors)
+
+
+def quantised_members(pair: Pair, without: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Members and parts, but for those in `without`, that hold quantised tensors: name, and how many in which type."""
+    found: dict[str, Mapping[str, TensorHeader]] = {member.role: member.tensors for member in pair.members}
+    for name, folder in pair.shared.items():
+        if name not in without and has_weights(folder):
+            found[name] = read_headers(folder)
+    for name, tensors in found.items():
+        if counts := quantised_in_words(tensors.values()):
+            yield name, counts

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hsexport.checkpoints.weights import Origin, Weight, Weights
+from hsexport.checkpoints.weights import Quantised as HeldQuantised
 
 CHECKPOINT = "checkpoint"
 """What a placeholder gives as its file: an exported graph is not whole without the network's Weights."""
@@ -94,6 +95,13 @@ def attach_weights(model: ir.Model, weights: Weights | None) -> None:
     weights.check_fits({name: _extents(value) for name, value in holes.items()})
     for name, value in holes.items():
         value.const_value = CheckpointTensor(weights[name], name)
+
+
+def held_quantised(tensor: ir.TensorProtocol | None) -> HeldQuantised | None:
+    """A matrix that is a checkpoint's own in 8 bits, turned or not; its numbers lie as the checkpoint has them."""
+    while isinstance(tensor, DerivedTensor):
+        tensor = tensor.of
+    return tensor.weight.quantised if isinstance(tensor, CheckpointTensor) else None
 
 
 @dataclass(frozen=True)

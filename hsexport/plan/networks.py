@@ -73,11 +73,9 @@ def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
     """Weights by the first of their names; no integers, which old checkpoints keep for positions."""
     seen = set()
     for name, weight in weights.items():
-        if header := weight.stored:
-            if header.name in seen or header.dtype not in DTYPES:
-                continue
-            seen.add(header.name)
-        yield name, weight
+        if weight not in seen and (weight.stored is None or weight.stored.dtype in DTYPES):
+            yield name, weight
+        seen.add(weight)
 
 
 def network_plan(network: Network, weights: Sequence[ResidentWeight], precision: str) -> NetworkPlan:

@@ -11,11 +11,19 @@ from hsexport.build.stages.stage import Run
 from hsexport.checkpoints.hub import Downloads
 from hsexport.checkpoints.previews import Previews
 from hsexport.families.agreement import check_same_weights
+from hsexport.families.pair import quantised_members
 from hsexport.families.recipe import Recipe
 from hsexport.progress import bytes_told
 
 AskRoom = Callable[[BuildRequest, Recipe, Previews], Iterable[str]]
 """Raises an HSError for a build that finds no room, and tells of doubts; hsexport.plan has one."""
+
+
+def _what_becomes(run: Run) -> str:
+    """Of tensors that the checkpoint has quantised."""
+    if {"fp8", "int8"} & set(formats_in(run.request.options.weights)):
+        return "where --weights stores them in the same 8 bits they are kept as they are, else dequantised"
+    return "they are dequantised"
 
 
 def _check_calibrated(run: Run) -> None:
@@ -48,6 +56,8 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
             reporter.warn(told)
     if run.calibration:
         run.calibration.check_members({role: member.source for role, member in recipe.facts.members.items()})
+    for name, counts in quantised_members(recipe.pair, request.parts_left_out):
+        reporter.warn(f"{name} is quantised: {counts}; {_what_becomes(run)}")
     check_tokenizers(recipe)
     check_same_weights(recipe.pair, request.parts_left_out, bytes_told(reporter, "pair", "compared"))
     told = ", ".join(f"{role} {m.parameters / 1e6:.1f} M" for role, m in recipe.facts.members.items())

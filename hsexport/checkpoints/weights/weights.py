@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from hsexport.checkpoints.documents import AGAIN, PairError, in_few_words
+from hsexport.checkpoints.quantised import Quantised, is_quantised, numbers_of, quantised
 from hsexport.checkpoints.shards import TensorHeader, digest_of
 from hsexport.progress import OnBytes
-from hsruntime.adapters.headers import numbers_of
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,22 @@ class Weight:
     """A tensor whose numbers `read` reads anew each time: nothing of it stays in memory.
 
     `stored` is where these very numbers lie as one run of bytes, in that type; None if they lie nowhere so.
+    `quantised` is what the checkpoint has of them in 8 bits, where `read` gives them dequantised.
     """
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
     stored: TensorHeader | None = None
+    quantised: Quantised | None = None
 
 
 def stored(header: TensorHeader) -> Weight:
     """A tensor of a checkpoint as it is, in the type that the checkpoint has it in, bfloat16 as ml_dtypes'.
 
-    Reading raises PairError for a type that no network has (quantised checkpoints).
+    One that is quantised reads as float32. Reading raises PairError for a type that no network has.
     """
-    return Weight(header.shape, partial(numbers_of, header), header if len(header.pieces) == 1 else None)
+    whole = header if len(header.pieces) == 1 and not is_quantised(header) else None
+    return Weight(header.shape, partial(numbers_of, header), whole, quantised(header))
 
 
 def changed(of: Weight, shape: tuple[int, ...], change: Callable[[np.ndarray], np.ndarray]) -> Weight:

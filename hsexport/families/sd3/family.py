@@ -38,7 +38,7 @@ class Sd3(Family):
         """Of a folder as diffusers writes it, or of a single file by Stability's names."""
         if transformer.is_file():
             return read_single_file(transformer)
-        config, tensors = transformer_config_from(transformer), read_headers(transformer)
+        config, tensors = transformer_config_from(transformer), read_headers(transformer, ())
         check_checkpoint(transformer, config, tensors)
         if foreign := sorted(set(tensors) - set(places_of(config)) - BUFFERS):
             raise PairError(f"{transformer} holds {foreign[0]}, which no SD3 transformer has", FAMILY)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
-from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
 from hsexport.families.sd3.config import FAMILY, OTHER
+from hsexport.families.sd3.t5_gguf import part_headers
 from hsruntime.facts import SHIFTS
 
 VAE_DEFAULTS: dict[str, Any] = {
@@ -184,7 +184,7 @@ def check_parts_whole(folders: Mapping[str, Path], read: Mapping[str, Read], wit
 
 def check_weights_whole(name: str, folder: Path, read: Read) -> None:
     """Refuses truncated files, absent shards, and weights that are not the kind and depth `name` should have."""
-    headers = read_headers(folder)
+    headers = part_headers(folder, read.kind if isinstance(read, EncoderConfig) else "")
     if not any(telling in headers for telling in TELLING[name]):
         raise PairError(f"{folder} is a broken checkpoint: it lacks {' or '.join(TELLING[name])}", AGAIN)
     if not isinstance(read, EncoderConfig):

@@ -1,4 +1,4 @@
-"""A transformer out of a single-file checkpoint, as Stability ships SD3 and SD3.5: read by its header alone."""
+"""A transformer out of a single-file checkpoint, as Stability ships SD3 and SD3.5, or in fp8 or GGUF: by its header."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from hsexport.checkpoints.documents import AGAIN, PairError
-from hsexport.checkpoints.shards import ORIGINAL, Place, TensorHeader, check_is_safetensors, file_headers
+from hsexport.checkpoints.gguf_header import is_gguf
+from hsexport.checkpoints.quantised import OTHERS, READABLE, block_bytes
+from hsexport.checkpoints.shards import Place, TensorHeader, file_tensors
 from hsexport.families.sd3.config import FAMILY, TransformerConfig, check_settings
 
 PREFIX = "model.diffusion_model."
+ARCHITECTURES = ("sd3",)
+"""What a GGUF file of one is called."""
 OTHER_PARTS = ("first_stage_model.", "text_encoders.", "vae.", "conditioner.", "cond_stage_model.")
 SAMPLE_SIZE = 128  # what every SD3 was trained at; the file does not say
 HEAD_SIZE = 64  # of SD3, whose queries are not normalised: their norm would tell
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # Parts of tensors' names, what a file with such names is, and what to do; the first that occurs tells.
 ADDITIONS = (
     (("lora_A", "lora_B", "lora_down", "lora_up", ".lokr_", ".hada_"), "a LoRA", "fuse it into a model: --lora {file}"),
@@ -37,12 +40,13 @@ def read_single_file(file: Path) -> tuple[TransformerConfig, dict[str, TensorHea
     A tensor that diffusers cuts out of a fused one, or turns round, is pieces of the file: nothing is copied.
     The VAE and the text encoders that a file may hold beside the transformer are left.
     """
-    check_is_safetensors(file)
-    found = {header.name: header for header in file_headers(file)}
+    found = file_tensors(file, ARCHITECTURES)
     _check_is_sd3(file, found.values())
     ours = {name.removeprefix(PREFIX): header for name, header in found.items() if name.startswith(PREFIX)}
     if not ours:  # files without the prefix hold little else
         ours = {name: header for name, header in found.items() if not name.startswith(OTHER_PARTS)}
+    if is_gguf(file):
+        ours |= _with_leading_extent(ours)
     config = _config_from(file, ours)
     check_settings(config, str(file))
     places = places_of(config)
@@ -56,7 +60,7 @@ def read_single_file(file: Path) -> tuple[TransformerConfig, dict[str, TensorHea
 
 
 def _check_is_sd3(file: Path, headers: Iterable[TensorHeader]) -> None:
-    """Refuses a safetensors file without an SD3 transformer, or with one that is quantised."""
+    """Refuses a file without an SD3 transformer, or with one in a type that is not read."""
     headers = list(headers)
     blocks = [header for header in headers if "joint_blocks." in header.name]
     for fragments, kind, hint in ADDITIONS if blocks else ADDITIONS + OTHER_MODELS:
@@ -64,10 +68,15 @@ def _check_is_sd3(file: Path, headers: Iterable[TensorHeader]) -> None:
             raise PairError(f"{file} is {kind}, expected an SD3 checkpoint", hint.format(file=file, parent=file.parent))
     if not blocks:
         raise PairError(f"{file} holds no joint_blocks, expected an SD3 checkpoint", FAMILY)
-    quantised = next((header for header in blocks if header.dtype not in FLOATS), None)
-    if quantised is not None:
-        kind = "fp8" if quantised.dtype.startswith("F8") else quantised.dtype
-        raise PairError(f"{file} is quantised: tensor {quantised.name} is {kind}", ORIGINAL)
+    for header in blocks:
+        if header.dtype not in READABLE:
+            raise PairError(f"{file}: tensor {header.name} is {header.dtype}, expected a float type", OTHERS)
+
+
+def _with_leading_extent(tensors: Mapping[str, TensorHeader]) -> dict[str, TensorHeader]:
+    """The position table (1, positions, width): ggml's own tools write no leading extent of 1."""
+    table = tensors.get("pos_embed")
+    return {table.name: replace(table, shape=(1, *table.shape))} if table and len(table.shape) == 2 else {}
 
 
 def _config_from(file: Path, tensors: Mapping[str, TensorHeader]) -> TransformerConfig:
@@ -117,6 +126,9 @@ def _taken(file: Path, header: TensorHeader, place: Place, name: str) -> TensorH
             f"expected rows for {place.parts} tensors of one size",
             AGAIN,
         )
+    if header.size_bytes % (place.parts * block_bytes(header)):
+        told = f"{file}: tensor {header.name} is {header.dtype}{list(header.shape)}"
+        raise PairError(f"{told}, whose blocks cannot be cut into {place.parts} tensors", OTHERS)
     return place.taken_from(header, name)
 
 

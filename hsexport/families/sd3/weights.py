@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Origin, Weight, Weights, changed, stored
 from hsexport.checkpoints.weights.adapter import Adapter, fused
 from hsexport.families.agreement import WRITER
 from hsexport.families.pair import Member
+from hsexport.families.sd3.t5_gguf import part_headers
 from hsruntime.facts import Positions
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
@@ -95,14 +95,15 @@ def part_weights(folder: Path, *, prefix: str = "", kind: str = "", modules: tup
 
     T5's embeddings answer to both their names.
     """
-    headers = {n: header for n, header in read_headers(folder).items() if not modules or n.startswith(modules)}
+    headers = {n: header for n, header in part_headers(folder, kind).items() if not modules or n.startswith(modules)}
     found = dict(headers)
     if kind == "t5" and (known := next((headers[name] for name in EMBEDDINGS if name in headers), None)):
         found |= dict.fromkeys(EMBEDDINGS, known)
     if kind == "clip":  # its text model is saved with and without its own prefix
         bare = ("embeddings.", "encoder.", "final_layer_norm.")
         found |= {f"text_model.{name}": header for name, header in headers.items() if name.startswith(bare)}
-    return Weights(folder, {prefix + modern(name): stored(header) for name, header in found.items()}, headers)
+    weights = {name: stored(header) for name, header in headers.items()}
+    return Weights(folder, {prefix + modern(name): weights[header.name] for name, header in found.items()}, headers)
 
 
 def config_fact(document: Mapping[str, Any]) -> dict[str, str]:

@@ -15,8 +15,11 @@ from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_n
 from hsexport.onnx.passes.ort_operators import turn_weights
 from hsexport.onnx.passes.plain_products import PlainProducts
 from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, block_of, quantised
+from hsexport.onnx.weights import HeldQuantised, held_quantised
 
 FLOAT = ir.DataType.FLOAT
+HELD_BLOCK = 32
+"""Weights to a scale where a checkpoint has 8-bit integers of its own (Q8_0)."""
 SMALLEST = 32
 """Rows or columns below which a matrix stays as it is: nothing is won."""
 ACTIVATIONS = {"fp8": ir.DataType.FLOAT8E4M3FN, "int8": ir.DataType.INT8}
@@ -165,11 +168,13 @@ class Added:
 
     def _weight(self, product: Product) -> ir.Value:
         format, name, (rows, columns) = product.format, product.name, product.shape
-        block = block_of(format, columns) or 0
+        held = held_quantised(product.weight.const_value)
+        held = held if held and held.kind == format else None
+        block = HELD_BLOCK if held and held.kind == "int8" else block_of(format, columns) or 0
         bits = self._storage.int8_bits if format == "int8-full" else 8
         form = Form(format, block, self._storage.scale_type, bits, self._storage.importance.get(name))
         assert product.weight.const_value is not None
-        made, turned = Made(product.weight.const_value, product.turned, form), product.turned
+        made, turned = Made(product.weight.const_value, product.turned, form, held), product.turned
         values = self._lazy(f"{name}.{format}", made.values, TYPES[format], _turn((rows, columns), turned))
         scale_shape = _turn((rows, columns // block), turned) if block else (rows,)
         scale_type = TYPES["fp8"] if format == "nvfp4" else np.dtype(np.float32)
@@ -237,8 +242,10 @@ class Made:
 
     _last: tuple[Made, Quantised] | None = None
 
-    def __init__(self, tensor: ir.TensorProtocol, turned: bool, form: Form) -> None:
-        self._tensor, self._turned, self._form = tensor, turned, form
+    def __init__(
+        self, tensor: ir.TensorProtocol, turned: bool, form: Form, held: HeldQuantised | None = None
+    ) -> None:
+        self._tensor, self._turned, self._form, self._held = tensor, turned, form, held
 
     def values(self) -> np.ndarray:
         """As the weight lies."""
@@ -260,6 +267,13 @@ class Made:
 
     def _found(self) -> Quantised:
         if Made._last is None or Made._last[0] is not self:
-            matrix = self._tensor.numpy().astype(np.float32, copy=False)
-            Made._last = self, quantised(matrix.T if self._turned else matrix, self._form)
+            Made._last = self, self._made()
         return Made._last[1]
+
+    def _made(self) -> Quantised:
+        if self._held:  # as the checkpoint has them: rounding once more would only lose
+            values, scales = self._held.read()
+            one_each = np.broadcast_to(scales, (len(values), 1)) if scales.ndim == 0 else scales
+            return Quantised(values, np.ascontiguousarray(one_each))
+        matrix = self._tensor.numpy().astype(np.float32, copy=False)
+        return quantised(matrix.T if self._turned else matrix, self._form)

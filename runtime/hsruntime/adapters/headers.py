@@ -21,7 +21,8 @@ DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M
 DTYPE_BITS |= {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)} | {"BOOL": 8}
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
 CHUNK_BYTES = 1 << 22
-EXPONENTS = {"F64": 0x7FF << 52, "F32": 0xFF << 23, "BF16": 0xFF << 7, "F16": 0x1F << 10, "F8_E5M2": 0x1F << 2}
+EXPONENTS = {"F64": 0x7FF << 52, "F32": 0xFF << 23, "BF16": 0xFF << 7, "F16": 0x1F << 10}
+EXPONENTS |= {"F8_E5M2": 0x1F << 2, "F8_E4M3": 0x7F}
 """The bits that are all set in what is infinite or no number."""
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -186,7 +187,7 @@ class Place:
         """The tensor that lies here, under its own name; its source's rows can be cut evenly."""
         ((offset, size_bytes),) = header.pieces
         rows = header.shape[0] if header.shape else 1
-        part_bytes = rows // self.parts * (size_bytes // max(rows, 1))
+        part_bytes = size_bytes // self.parts
         return replace(
             header,
             name=name,

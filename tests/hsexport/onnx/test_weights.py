@@ -1,7 +1,5 @@
 """Weights that stay in their checkpoint: taken out of a graph, put back, and referred to instead of copied."""
 
-import json
-
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -131,12 +129,20 @@ def test_checkpoint_of_another_graph_is_refused_by_tensor(hollow, tmp_path):
         attach_weights(hollow, Weights(tmp_path / "c", {"w": other}, weights.sources))
 
 
-def test_quantised_weight_is_refused_by_file(tmp_path):
-    file = tmp_path / "model.safetensors"
-    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}).encode()
-    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(PairError, match=r"model\.safetensors: tensor w is F8_E4M3, expected one of .*; quantised"):
+def test_weight_of_integers_is_refused_by_file(tmp_path):
+    save_file({"w": np.zeros(8, np.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(PairError, match=r"model\.safetensors: tensor w is I8, expected one of .*; quantised"):
         stored(read_headers(tmp_path)["w"]).read()
+
+
+def test_fp8_is_read_as_fp32_and_written_not_referred_to(hollow, tmp_path):
+    weights = checkpoint(tmp_path / "c", ml_dtypes.float8_e4m3fn)
+    assert weights["w"].stored is None and weights["w"].quantised.kind == "fp8"
+    attach_weights(hollow, weights)
+    save_graph(hollow, tmp_path / "out.onnx", refer=True)
+    assert [file.name for file in files_of_weights(tmp_path / "out.onnx")] == ["out.onnx.data"]
+    found = load_graph(tmp_path / "out.onnx").graph.initializers["w"].const_value.numpy()
+    np.testing.assert_array_equal(found, WEIGHT.astype(ml_dtypes.float8_e4m3fn).astype(np.float32))
 
 
 def test_digest_follows_the_numbers_and_what_else_decides_them(tmp_path):
