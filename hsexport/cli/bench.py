@@ -61,8 +61,10 @@ def bench(
     from hsexport.build.quiet import hush_libraries
     from hsexport.measure.bench.bench import BenchRequest
     from hsexport.measure.bench.bench import bench as run_bench
-    from hsexport.measure.bench.page import PLOT, check_folder, check_readme, splice, write_report
+    from hsexport.measure.bench.folder import PLOT, check_folder
+    from hsexport.measure.bench.page import write_report
     from hsexport.measure.bench.report import report_json
+    from hsexport.measure.bench.table import check_readme, splice
     from hsexport.measure.prompts import lines_of
 
     check_folder(out)
