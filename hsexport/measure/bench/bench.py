@@ -51,6 +51,7 @@ class BenchRequest:
     diffusers_every: int = 10
     device: str = ""
     threads: int = 0
+    against: tuple[Path, ...] = ()  # other bundles of the pair, for `against.compare`
 
 
 @dataclass(frozen=True)

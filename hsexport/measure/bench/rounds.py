@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -131,12 +131,12 @@ class Round:
     cut: bool  # whether the text encoders saw only the prompt's beginning
 
 
-def contestant(session: Session, contender: Contender) -> Contestant:
-    """Draws with one schedule of an open bundle."""
+def contestant(session: Session, contender: Contender, **asked: Any) -> Contestant:
+    """Draws with one schedule of an open bundle; asked: what else than its defaults `Session.generate` is given."""
     facts = session.manifest.facts
 
     def draw(prompt: Prompt) -> Shot:
-        result = session.generate(prompt.text, seed=prompt.seed, schedule=contender.schedule)
+        result = session.generate(prompt.text, seed=prompt.seed, schedule=contender.schedule, **asked)
         region = None if result.region is None else result.region[0].reshape(result.grid)
         promised = turns.counted_speedup(facts, result.schedule, facts.defaults.steps)
         return Shot(result.image, region, result.seconds, result.loop_seconds, str(result.schedule), promised)
