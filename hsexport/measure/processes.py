@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,8 @@ def answering(
     context = multiprocessing.get_context("spawn")
     asking, asked = context.Pipe()
     process = context.Process(target=_answer, args=(asked, opened, arguments), daemon=True)
-    process.start()
+    with _without_ctrl_c():
+        process.start()
     asked.close()
 
     def reply(*question: object) -> Any:
@@ -124,10 +126,20 @@ def answering(
         asking.close()
 
 
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that start meanwhile never hear of it: a terminal's is for whoever asks, who ends them."""
+    resource_tracker.ensure_running()  # its own start, else a part of the first process's, would undo the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _answer(
     asked: Connection, opened: Callable[..., AbstractContextManager[Callable[..., Any]]], arguments: tuple[object, ...]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for whoever asks, who ends this process
     try:
         with opened(*arguments) as function:
             asked.send(Reply())

@@ -9,6 +9,7 @@ import msgspec
 
 from hsengines.errors import HSError
 from hsengines.files import replace_file
+from hsexport.measure.bench import comparison
 from hsexport.measure.bench.report import Column, Report, few_columns_of, report_json, rows_of
 from hsexport.measure.bench.scores import Score
 from hsexport.measure.blocks import BLOCK, Measured, grid, measured_on, numbers_of, rendered
@@ -19,7 +20,9 @@ WITH_INTERVAL = ("speedup", "named", "Frechet", "over diffusers")
 
 
 def block(report: Measured) -> str:
-    """The table of a report's JSON, without what this runtime no longer runs."""
+    """The table of a report's JSON, of schedules without what this runtime no longer runs, or of bundles."""
+    if "bundles" in report:
+        return comparison.markdown(msgspec.convert(report, comparison.Comparison))
     read = msgspec.convert(report, Report)
     return markdown(replace(read, scores=[s for s in read.scores if _is_known(s)]))
 

@@ -1,6 +1,7 @@
 """A function that another process answers."""
 
 import os
+import signal
 import warnings
 from contextlib import contextmanager
 
@@ -19,6 +20,9 @@ def opened(number):
     def answer(asked):
         if asked == "raise":
             raise HSError("refused", "ask again")
+        if asked == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+            return "still here"
         if asked == "die":
             os._exit(3)
         if asked == "warn":
@@ -36,6 +40,7 @@ def test_a_process_answers_raises_and_warns_until_it_is_gone():
             ask("raise")
         with pytest.warns(UserWarning, match="look out"):
             assert ask("warn") != os.getpid()
+        assert ask("interrupt") == "still here"
         with pytest.raises(ProcessEnded, match="the process that opened a thing has ended"):
             ask("die")
 

@@ -13,6 +13,7 @@ from hsexport.measure.bench.bench import BenchRequest
 from hsexport.measure.bench.comparable import CannotCompare, check_comparable, opened_all
 from hsexport.measure.bench.comparison import comparison_from_json, comparison_json, headline, markdown
 from hsexport.measure.bench.comparison_page import merged_rounds, write_comparison
+from hsexport.measure.bench.table import block
 from hsexport.measure.turns import Estimate
 from hsexport.progress import Reporter
 from hsruntime import Session
@@ -161,6 +162,7 @@ def test_table_and_sentences_are_of_every_bundle(report):
         "| bundle | schedule | MB | opened MB | peak MB | picture ms | speedup | PSNR, dB to the first"
     )
     assert "| twin: ort-cpu, fp32, unquantized | `large:3` |" in table and table.count("| 2e-7 |") == 2
+    assert block(msgspec.to_builtins(report.summary())) == markdown(report)
     (told,) = headline(report)
     assert re.match(r"twin is \d\.\d\d \(.*\) times as fast as bundle, PSNR 58\.9 dB to its pictures; ", told)
 
