@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import click
 import numpy as np
 
 from hsengines.cores import usable_cores
-from hsengines.errors import HSError
 from hsexport.measure.blocks import PATH, Measured, measured_on, measurement, table, threads_option
+from hsexport.measure.processes import answering
 from hsexport.measure.prompts import PROMPT
-from hsexport.measure.straight import RIVALS, draw_straight
+from hsexport.measure.straight import RIVALS, straight_loops
 from hsexport.measure.straight import SCHEDULES as STRAIGHT_SCHEDULES
 from hsexport.measure.turns import column, in_turns, median_of, speedups
 from hsruntime import Session
@@ -31,11 +30,11 @@ from hsruntime.options import SessionOptions
 SCHEDULES = ("large", "hybridstitch", "small")
 
 
-def draw(asked: Connection, bundle: Path, threads: int) -> None:
-    """Draws with each schedule that is asked for, and answers with the loop's seconds, until nobody asks."""
+@contextmanager
+def loops(bundle: Path, threads: int) -> Iterator[Callable[[str], float]]:
+    """The seconds of a loop by schedule."""
     with Session(open_bundle(bundle), SessionOptions(threads=threads)) as session:
-        while schedule := asked.recv():
-            asked.send(session.generate(PROMPT, schedule=schedule).loop_seconds)
+        yield lambda schedule: session.generate(PROMPT, schedule=schedule).loop_seconds
 
 
 def spin() -> None:
@@ -50,7 +49,7 @@ class Drawing:
 
     bundle: Path
     schedules: tuple[str, ...]
-    call: Callable[..., None]
+    loops: Callable[..., AbstractContextManager[Callable[[str], float]]]
     way: str = ""
     precision: str = ""
 
@@ -63,24 +62,15 @@ class Drawing:
 
 
 @contextmanager
-def process(call: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Another process that does this meanwhile."""
-    started = multiprocessing.get_context("spawn").Process(target=call, args=arguments, daemon=True)
+def busy_process() -> Iterator[None]:
+    """Another process that does nothing but spin meanwhile."""
+    started = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
     started.start()
     try:
         yield
     finally:
         started.kill()
         started.join()
-
-
-def loop_seconds(asking: Connection, label: str, schedule: str) -> float:
-    """What a picture took in a process. Raises HSError where that has ended."""
-    try:
-        asking.send(schedule)
-        return float(asking.recv())
-    except (EOFError, OSError) as err:
-        raise HSError(f"the process that opened {label} has ended", "what it said stands above") from err
 
 
 def block(report: Measured) -> str:
@@ -102,20 +92,18 @@ def block(report: Measured) -> str:
 @threads_option
 def backends(bundles: tuple[Path, ...], rounds: int, straight: bool, threads: int) -> dict[str, Any]:
     """Set BUNDLES of one pair for several backends beside the first: loops, quiet and beside one spinning process."""
-    drawing = {str(bundle): Drawing(bundle, SCHEDULES, draw) for bundle in bundles}
+    drawing = {str(bundle): Drawing(bundle, SCHEDULES, loops) for bundle in bundles}
     if straight:
         for way, precision in RIVALS:
-            call = partial(draw_straight, way=way, precision=precision)
-            drawing[f"{way} {precision}"] = Drawing(bundles[0], STRAIGHT_SCHEDULES, call, way, precision)
+            straight_way = partial(straight_loops, way=way, precision=precision)
+            drawing[f"{way} {precision}"] = Drawing(bundles[0], STRAIGHT_SCHEDULES, straight_way, way, precision)
     calls: dict[str, Callable[[], float]] = {}
     with ExitStack() as stack:
         for label, each in drawing.items():
-            asking, asked = multiprocessing.get_context("spawn").Pipe()
-            stack.enter_context(process(each.call, asked, each.bundle, threads or usable_cores()))
-            asked.close()
-            calls |= {f"{label} {name}": partial(loop_seconds, asking, label, name) for name in each.schedules}
+            seconds = stack.enter_context(answering(label, each.loops, each.bundle, threads or usable_cores()))
+            calls |= {f"{label} {name}": partial(seconds, name) for name in each.schedules}
         quiet = in_turns(calls, rounds)
-        with process(spin):
+        with busy_process():
             busy = in_turns(calls, rounds)
     rows = []
     for label, each in drawing.items():

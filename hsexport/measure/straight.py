@@ -5,8 +5,8 @@ torch.compile, or by OpenVINO from its own reading of the module.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 SCHEDULES = ("large", "small")
 
 
-def draw_straight(asked: Connection, bundle: Path, threads: int, way: str, precision: str) -> None:
-    """As hsexport.measure.backends.draw, but with the pipeline of the bundle's pair."""
+@contextmanager
+def straight_loops(bundle: Path, threads: int, way: str, precision: str) -> Iterator[Callable[[str], float]]:
+    """As hsexport.measure.backends.loops, but with the pipeline of the bundle's pair."""
     import torch
 
     from hsexport.build.quiet import hush_libraries
@@ -34,13 +35,16 @@ def draw_straight(asked: Connection, bundle: Path, threads: int, way: str, preci
     with hush_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pair = load_pair(facts.large.source, facts.small.source if facts.small else None)
-        while role := asked.recv():
+
+        def seconds(role: str) -> float:
             if role not in pipelines:
                 made, dtype = WAYS[way]
                 pipeline = pipeline_for(pair, role, dtype or precision)
                 pipeline.transformer = made(pipeline.transformer, threads, precision)
                 pipelines[role] = pipeline
-            asked.send(_loop_seconds(pipelines[role], facts))
+            return _loop_seconds(pipelines[role], facts)
+
+        yield seconds
 
 
 def _loop_seconds(pipeline: Any, facts: Facts) -> float:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from hsengines.cores import usable_cores
+from hsexport.measure.bench.drawing import Drawing
 from hsexport.measure.bench.judge import DEMO_JUDGE, Judge
 from hsexport.measure.bench.report import MEANINGS, SCHEMA_VERSION, Report, bundle_facts, times_of
-from hsexport.measure.bench.rounds import Contender, Contestant, Round, Work, contenders_for, contestant, play
+from hsexport.measure.bench.rounds import (
+    CONVERGED,
+    LARGE,
+    Contender,
+    Contestant,
+    Round,
+    Work,
+    contenders_for,
+    contestant,
+)
 from hsexport.measure.bench.scores import DIFFUSERS, FEWEST_FOR_FRECHET, NAMES, Opinions, score, taking_part
 from hsexport.measure.blocks import today
 from hsexport.measure.machine import hardware, versions
-from hsexport.measure.prompts import Prompt, is_demo, prompts_for
+from hsexport.measure.prompts import is_demo, prompts_for
 from hsexport.measure.turns import CONFIDENCE_PERCENT
 from hsexport.progress import Reporter
 from hsruntime import Session
@@ -42,6 +51,7 @@ class BenchRequest:
     diffusers_every: int = 10
     device: str = ""
     threads: int = 0
+    against: tuple[Path, ...] = ()  # other bundles of the pair, for `against.compare`
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,8 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
     folder = request.judge or demo_judge
     # The judge is opened before anything is drawn, so that a folder without one is told at once.
     with closing(Judge.open(folder, threads=threads)) if folder else nullcontext() as judge:
-        drawing = Drawing(bundle, contenders, prompts, threads, request)
+        schedules = Schedules(bundle, contenders, threads, request)
+        drawing = Drawing(prompts, schedules.entrants, (LARGE, CONVERGED), schedules.opened)
         rounds = drawing.rounds(Work(request.work, [facts.manifest_sha256, str(machine), request.device]), reporter)
         rows: list[tuple[str, str, str]] = [(c.name, str(c.schedule), c.kind) for c in contenders]
         if request.diffusers:
@@ -96,61 +107,33 @@ def bench(request: BenchRequest, reporter: Reporter) -> Bench:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """Who draws what."""
+class Schedules:
+    """One bundle's schedules and, now and then, diffusers' pipeline, all in this process."""
 
     bundle: Bundle
     contenders: Sequence[Contender]
-    prompts: Sequence[Prompt]
     threads: int
     request: BenchRequest
 
-    def rounds(self, work: Work, reporter: Reporter) -> list[Round]:
-        """All rounds in the prompts' order, drawn now or taken from `work`."""
-        kept = {n: work.find(prompt, self._entrants(n)) for n, prompt in enumerate(self.prompts)}
-        rounds = {n: each for n, each in kept.items() if each}
-        missing = [n for n in kept if n not in rounds]
-        if missing:
-            kept_shapes = len(self.contenders)
-            options = SessionOptions(device=self.request.device, threads=self.threads, shapes_kept=kept_shapes)
-            with Session(self.bundle, options) as session:
-                contestants = self._contestants(session, missing)
-                reporter.stage("warm up", 1)
-                reporter.begin(self.prompts[0].text)
-                play(contestants, self.prompts[0])  # does not count: it binds every shape and touches all memory
-                reporter.end(self.prompts[0].text)
-                for n in self._told(missing, reporter):
-                    entrants = self._entrants(n)
-                    rounds[n] = play({name: contestants[name] for name in entrants}, self.prompts[n])
-                    work.keep(entrants, rounds[n])
-        return [rounds[n] for n in sorted(rounds)]
-
-    def _entrants(self, number: int) -> dict[str, str]:
+    def entrants(self, number: int) -> dict[str, str]:
         """Who takes part in a round: names, and what each of them stands for."""
         entrants = {c.name: str(c.schedule) for c in self.contenders}
         if self.request.diffusers and number % self.request.diffusers_every == 0:
             entrants[DIFFUSERS] = self.request.diffusers
         return entrants
 
-    def _contestants(self, session: Session, missing: Sequence[int]) -> dict[str, Contestant]:
-        contestants = {c.name: contestant(session, c) for c in self.contenders}
-        if self.request.diffusers and any(DIFFUSERS in self._entrants(n) for n in missing):
-            from hsexport.measure.speed import diffusers_contestant
+    @contextmanager
+    def opened(self, missing: Sequence[int]) -> Iterator[dict[str, Contestant]]:
+        """All who draw the rounds of these numbers."""
+        options = SessionOptions(device=self.request.device, threads=self.threads, shapes_kept=len(self.contenders))
+        with Session(self.bundle, options) as session:
+            contestants = {c.name: contestant(session, c) for c in self.contenders}
+            if self.request.diffusers and any(DIFFUSERS in self.entrants(n) for n in missing):
+                from hsexport.measure.speed import diffusers_contestant
 
-            contestants[DIFFUSERS] = diffusers_contestant(self.request.diffusers, session.manifest.facts, self.threads)
-        return contestants
-
-    def _told(self, missing: Sequence[int], reporter: Reporter) -> Iterator[int]:
-        """The numbers in order; the reporter hears of each, and how long the rest will take."""
-        kept, start = len(self.prompts) - len(missing), time.perf_counter()
-        reporter.stage("draw", len(missing))
-        for done, n in enumerate(missing, start=1):
-            text = self.prompts[n].text
-            reporter.begin(text, f"goes on after {kept} prompts of an earlier run" if kept and done == 1 else "")
-            yield n
-            left = (time.perf_counter() - start) / done * (len(missing) - done)
-            duration = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
-            reporter.end(text, f"{kept + done} of {len(self.prompts)}, about {duration} left")
+                facts = session.manifest.facts
+                contestants[DIFFUSERS] = diffusers_contestant(self.request.diffusers, facts, self.threads)
+            yield contestants
 
 
 def _notes(request: BenchRequest, rounds: list[Round], judge: Judge | None) -> Iterator[str]:

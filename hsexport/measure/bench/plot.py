@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hsexport.measure.bench.labels import Ground, placed
-from hsexport.measure.bench.report import Point, Report, front, points_by
+from hsexport.measure.bench.report import Point, front
 
 STYLES = {
     "large": ("large, by steps", "o", "#4c566a"),
@@ -19,42 +19,45 @@ STYLES = {
     "random": ("region at random", "x", "#2563a8"),
     "center": ("region in the middle", "s", "#5b9bd5"),
     "small": ("small alone", "v", "#3f8f5f"),
+    "first": ("the first bundle", "o", "#4c566a"),
+    "other": ("other bundles", "D", "#c2410c"),
 }
 """Title, marker and colour of a kind."""
-PANELS = {"flip": "FLIP to large at 100 steps", "frechet": "Frechet distance to real pictures"}
 LONGEST_LABEL = 30
 MARK, STROKE_SIDE, MARGIN, FAR = 11.0, 2.0, 3.0, 16.0
 """Pixels: a marker's side, a line's width, between a label and the frame, from where on a label needs a line."""
 
 
-def draw(report: Report, files: Sequence[Path]) -> None:
-    """Draws the plane once for each kind of quality that was measured, into each file (SVG, PNG)."""
+def draw(panels: Mapping[str, Sequence[Point]], across: str, files: Sequence[Path]) -> None:
+    """Draws a plane for each kind of quality, by what it is called, into each file (SVG, PNG).
+
+    across: what a speedup is over.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    known = {quality: points for quality in PANELS if (points := points_by(report, quality))}
     # Text as paths: a page with the plot in it looks the same without the font.
     plain: Any = {"font.size": 9, "svg.hashsalt": "hsexport", "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(plain):
-        size = (6.4 * len(known), 4.6)
-        figure, axes = pyplot.subplots(1, len(known), figsize=size, squeeze=False, layout="constrained")
-        for axis, (quality, points) in zip(axes[0], known.items(), strict=True):
-            _panel(axis, points, PANELS[quality])
+        size = (6.4 * len(panels), 4.6)
+        figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+        for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+            _panel(axis, points, title, across)
         handles, labels = axes[0][0].get_legend_handles_labels()
         columns = (len(labels) + 1) // 2
         figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
         figure.canvas.draw()
         figure.set_layout_engine("none")  # labels are placed by pixels, so nothing may move any more
-        for axis, points in zip(axes[0], known.values(), strict=True):
+        for axis, points in zip(axes[0], panels.values(), strict=True):
             _label(axis, points, {p.name for p in front(points)})
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
         pyplot.close(figure)
 
 
-def _panel(axis: Any, points: Sequence[Point], title: str) -> None:
+def _panel(axis: Any, points: Sequence[Point], title: str, across: str) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     wide: Any = {"linewidth": 6, "alpha": 0.45, "solid_capstyle": "round"}
@@ -64,7 +67,7 @@ def _panel(axis: Any, points: Sequence[Point], title: str) -> None:
         if here:
             _plot_kind(axis, here, kind)
     axis.set_xscale("log")
-    axis.set_xlabel("speedup over large alone (denoising loop, log scale)")
+    axis.set_xlabel(f"speedup over {across} (log scale)")
     axis.set_ylabel(f"{title}: lower is better")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xticks(_ticks(points))

@@ -13,9 +13,11 @@ from hsexport.measure.bench.scores import Score
 from hsexport.measure.machine import Hardware
 from hsexport.measure.pictures import METRICS
 from hsexport.measure.turns import Estimate
+from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle, sha256_of
 
 SCHEMA_VERSION = 1
+UNQUANTIZED = "unquantized"
 MEANINGS = {
     "speedup": "Large alone at the bundle's default steps over this schedule: denoising loops of one prompt, median "
     "over prompts. With its 95 % interval and the quartiles of the prompts' ratios.",
@@ -47,6 +49,8 @@ class BundleFacts:
     size: tuple[int, int]
     steps: int
     guidance_scale: float
+    weights: str = UNQUANTIZED
+    size_bytes: int = 0  # reports before it was told have 0
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,25 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
     """The bundle's part of a report."""
     manifest, facts = bundle.manifest, bundle.manifest.facts
     partner = facts.small.source if facts.small else "none"
-    names = str(bundle.path), sha256_of(bundle.path / "manifest.json"), facts.large.source, partner
-    drawn = facts.sizes.default, facts.defaults.steps, facts.defaults.guidance_scale
-    return BundleFacts(*names, manifest.backend, manifest.precision, *drawn)
+    return BundleFacts(
+        path=str(bundle.path),
+        manifest_sha256=sha256_of(bundle.path / "manifest.json"),
+        large=facts.large.source,
+        small=partner,
+        backend=manifest.backend,
+        precision=manifest.precision,
+        size=facts.sizes.default,
+        steps=facts.defaults.steps,
+        guidance_scale=facts.defaults.guidance_scale,
+        weights=weights_of(manifest),
+        size_bytes=sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()),
+    )
+
+
+def weights_of(manifest: Manifest) -> str:
+    """How the bundle's weights are stored, where that is not the same for all: those of its quantised engines."""
+    found = sorted({record.weight_format for record in manifest.engines.values()} - {UNQUANTIZED})
+    return ", ".join(found) or UNQUANTIZED
 
 
 def times_of(played: Round) -> Times:
@@ -126,14 +146,14 @@ class Column:
         """The title where there is no room for a row of groups above it."""
         return f"{self.title} {self.group}" if self.group.startswith("to ") else self.title
 
-    def read(self, score: Score) -> Estimate | float | tuple[float, float] | None:
+    def read(self, score: object) -> Estimate | float | tuple[float, float] | None:
         """The number, with its interval where it has one; None where the score has no such number."""
         found = score
         for name in self.path.split("."):
-            found = getattr(found, name, None)  # type: ignore[assignment]
+            found = getattr(found, name, None)
         return found  # type: ignore[return-value]
 
-    def value(self, score: Score) -> str:
+    def value(self, score: object) -> str:
         """The number, or a dash."""
         found = self.read(score)
         if found is None:
@@ -142,7 +162,7 @@ class Column:
             return self._range(*found)
         return f"{found.value if isinstance(found, Estimate) else found:.{self.decimals}f}"
 
-    def interval(self, score: Score) -> str:
+    def interval(self, score: object) -> str:
         """Its interval; empty where it has none, or one of no width."""
         found = self.read(score)
         return self._range(found.low, found.high) if isinstance(found, Estimate) and found.low != found.high else ""
@@ -204,6 +224,14 @@ def points_by(report: Report, quality: str) -> list[Point]:
     path = {"flip": "quality.to_converged.flip", "frechet": "quality.frechet"}[quality]
     found = [(s, Column("", "", path).read(s)) for s in report.scores if s.speed and s.name != CONVERGED]
     return [Point(s.name, s.kind, s.speed.speedup, d) for s, d in found if s.speed and isinstance(d, Estimate)]
+
+
+PANELS = {"flip": "FLIP to large at 100 steps", "frechet": "Frechet distance to real pictures"}
+
+
+def panels_of(report: Report) -> dict[str, list[Point]]:
+    """The plot's panels, of each kind of quality that was measured."""
+    return {title: points for quality, title in PANELS.items() if (points := points_by(report, quality))}
 
 
 def front(points: Sequence[Point]) -> list[Point]:

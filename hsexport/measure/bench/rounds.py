@@ -7,10 +7,10 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -99,7 +99,7 @@ def _without_twins(found: dict[str, Schedule]) -> list[Contender]:
     return kept
 
 
-VERSION = 3  # of the files that rounds are kept in
+VERSION = 4  # of the files that rounds are kept in
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,12 @@ class Shot:
     loop_seconds: float  # the denoising loop alone; of diffusers' pipeline this is not measured, and 0
     schedule: str  # as it ran
     predicted: float  # speedup over large at the bundle's default steps by counting operations; 0 if not counted
+    # Private bytes of the bundle's process, once it was open and at its peak since; 0 where others draw in it, too.
+    opened_bytes: int = 0
+    peak_bytes: int = 0
 
 
+NUMBERS = [field.name for field in fields(Shot) if field.name not in ("picture", "region")]
 Contestant = Callable[[Prompt], Shot]
 
 
@@ -127,12 +131,12 @@ class Round:
     cut: bool  # whether the text encoders saw only the prompt's beginning
 
 
-def contestant(session: Session, contender: Contender) -> Contestant:
-    """Draws with one schedule of an open bundle."""
+def contestant(session: Session, contender: Contender, **asked: Any) -> Contestant:
+    """Draws with one schedule of an open bundle; asked: what else than its defaults `Session.generate` is given."""
     facts = session.manifest.facts
 
     def draw(prompt: Prompt) -> Shot:
-        result = session.generate(prompt.text, seed=prompt.seed, schedule=contender.schedule)
+        result = session.generate(prompt.text, seed=prompt.seed, schedule=contender.schedule, **asked)
         region = None if result.region is None else result.region[0].reshape(result.grid)
         promised = turns.counted_speedup(facts, result.schedule, facts.defaults.steps)
         return Shot(result.image, region, result.seconds, result.loop_seconds, str(result.schedule), promised)
@@ -140,13 +144,13 @@ def contestant(session: Session, contender: Contender) -> Contestant:
     return draw
 
 
-def play(contestants: Mapping[str, Contestant], prompt: Prompt) -> Round:
+def play(contestants: Mapping[str, Contestant], prompt: Prompt, references: Sequence[str]) -> Round:
     """One round, in an order of its own; the references are among the contestants."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         shots = turns.play({name: partial(draw, prompt) for name, draw in contestants.items()}, prompt.seed)
     cut = any(issubclass(w.category, PromptCutWarning) for w in caught)
-    return Round(prompt, shots, {name: _distances(shots, name) for name in (LARGE, CONVERGED)}, cut)
+    return Round(prompt, shots, {name: _distances(shots, name) for name in references}, cut)
 
 
 def _distances(shots: Mapping[str, Shot], reference: str) -> dict[str, dict[str, float]]:
@@ -183,7 +187,7 @@ class Work:
                 archive.writestr(f"{number}.png", png_of(shot.picture, compress_level=1))
                 if shot.region is not None:
                     archive.writestr(f"{number}-region.png", png_of(shot.region.astype(np.uint8) * 255))
-                shots[name] = shot.seconds, shot.loop_seconds, shot.schedule, shot.predicted
+                shots[name] = [getattr(shot, field) for field in NUMBERS]
             archive.writestr("round.json", json.dumps([shots, played.distances, played.cut]))
 
     def _file(self, prompt: Prompt, entrants: Mapping[str, str]) -> Path:
@@ -197,7 +201,7 @@ def _round_from(archive: zipfile.ZipFile, prompt: Prompt) -> Round:
     for number, (name, record) in enumerate(records.items()):
         mask = f"{number}-region.png"
         region = pixels_of(archive.read(mask)) > 0 if mask in files else None
-        shots[name] = Shot(pixels_of(archive.read(f"{number}.png")), region, *record)
+        shots[name] = Shot(pixels_of(archive.read(f"{number}.png")), region, **dict(zip(NUMBERS, record, strict=True)))
     return Round(prompt, shots, distances, cut)
 
 

@@ -111,7 +111,7 @@ def _speed(name: str, rounds: Sequence[Round]) -> Speed:
 
 
 def _quality(name: str, rounds: Sequence[Round], opinions: Opinions | None) -> Quality:
-    to_large, to_converged = (_distances(name, reference, rounds, opinions) for reference in (LARGE, CONVERGED))
+    to_large, to_converged = (distances(name, reference, rounds, opinions) for reference in (LARGE, CONVERGED))
     if opinions is None:
         return Quality(to_large, to_converged)
     judged, own = opinions.judged[name], opinions.own[name]
@@ -125,7 +125,8 @@ def _quality(name: str, rounds: Sequence[Round], opinions: Opinions | None) -> Q
     return Quality(to_large, to_converged, top_1, top_5, distance)
 
 
-def _distances(name: str, reference: str, rounds: Sequence[Round], opinions: Opinions | None) -> Distances | None:
+def distances(name: str, reference: str, rounds: Sequence[Round], opinions: Opinions | None) -> Distances | None:
+    """Of a contestant's pictures to the reference's, over the rounds that it took part in; None of its own."""
     if name == reference:
         return None
     taking = [i for i, r in enumerate(rounds) if name in r.shots]

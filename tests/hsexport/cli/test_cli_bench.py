@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,3 +95,25 @@ def test_ctrl_c_keeps_whole_rounds_and_says_one_line(tiny_bundle, tmp_path):
     assert told.strip().splitlines()[-1].startswith("hsexport: stopped; prompts that are done are kept")
     kept = {file.suffix for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert kept == {".zip"}
+
+
+def test_bench_sets_bundles_side_by_side(hsexport, tiny_bundle, prompt_file, tmp_path):
+    twin, out = shutil.copytree(tiny_bundle, tmp_path / "twin"), tmp_path / "report"
+    asked = ["--against", twin, "--schedule", "large:2", "--threads", "1", "--prompt-file", prompt_file, "--out", out]
+    done = hsexport("bench", tiny_bundle, *asked)
+    assert done.returncode == 0, done.stderr
+    assert "times as fast as" in done.stdout and "report.html" in done.stdout and "draw: 2 to do" in done.stderr
+    again = hsexport("bench", tiny_bundle, *asked, "--json")
+    summary, whole = json.loads(again.stdout), json.loads((out / "report.json").read_text())
+    assert summary["rows"] == whole["rows"] and not summary["times"] and list(whole["bundles"]) == ["bundle", "twin"]
+
+
+@pytest.mark.parametrize("option", ["--judge", "--readme", "--against-diffusers"])
+def test_options_for_schedules_alone_are_wrong_usage_beside_against(hsexport, tiny_bundle, tmp_path, option):
+    done = hsexport("bench", tiny_bundle, "--against", tiny_bundle, option, "here", cwd=tmp_path)
+    assert done.returncode == 2 and f"--against goes without {option}" in done.stderr
+
+
+def test_what_is_no_bundle_is_told_in_one_line(hsexport, tiny_bundle, prompt_file, tmp_path):
+    asked = ["--against", tmp_path / "nothing", "--prompt-file", prompt_file, "--out", tmp_path / "out"]
+    told_in_one_line(hsexport("bench", tiny_bundle, *asked), "nothing")

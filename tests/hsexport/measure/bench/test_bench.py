@@ -9,8 +9,9 @@ import pytest
 
 from hsengines.errors import HSError
 from hsexport.measure.bench.bench import BenchRequest, bench
-from hsexport.measure.bench.page import block, markdown, splice, write_report
+from hsexport.measure.bench.page import write_report
 from hsexport.measure.bench.report import Point, columns_of, front, headline, report_from_json, report_json
+from hsexport.measure.bench.table import block, markdown, splice
 from hsexport.measure.turns import Estimate
 from hsexport.progress import Reporter
 

@@ -7,7 +7,7 @@ import pytest
 
 from hsexport.measure.bench import plot
 from hsexport.measure.bench.labels import Ground, covered, placed
-from hsexport.measure.bench.report import report_from_json
+from hsexport.measure.bench.report import panels_of, report_from_json
 
 DOCS = Path(__file__).parents[4] / "docs"
 NOTHING = np.zeros((0, 4))
@@ -22,7 +22,8 @@ def labelled(monkeypatch, tmp_path):
 
         figures = []
         monkeypatch.setattr(pyplot, "close", figures.append)
-        plot.draw(report_from_json((DOCS / f"{name}.json").read_bytes()), [tmp_path / "plot.png"])
+        panels = panels_of(report_from_json((DOCS / f"{name}.json").read_bytes()))
+        plot.draw(panels, "large alone", [tmp_path / "plot.png"])
         monkeypatch.undo()
         figures[0].canvas.draw()  # the picture has other pixels than the figure
         panels = [(axis.get_window_extent(), [t.get_window_extent() for t in axis.texts]) for axis in figures[0].axes]

@@ -9,6 +9,7 @@ from hsruntime.schedule.presets import schedule_from_text
 
 SCHEDULES = {LARGE: "large:4", CONVERGED: "large:9", "mixed": "large:2,hybrid:1,small:1"}
 ENTRANTS = dict(SCHEDULES)
+REFERENCES = LARGE, CONVERGED
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def contestants(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def played(contestants):
-    return play(contestants, Prompt(3, "abc"))
+    return play(contestants, Prompt(3, "abc"), REFERENCES)
 
 
 def test_every_contestant_draws_the_same_noise_in_an_order_of_the_rounds_own(contestants):
@@ -35,7 +36,7 @@ def test_every_contestant_draws_the_same_noise_in_an_order_of_the_rounds_own(con
 
     prompts = [Prompt(seed, "abc") for seed in range(6)]
     for prompt in prompts:
-        play({name: listening(name) for name in contestants}, prompt)
+        play({name: listening(name) for name in contestants}, prompt, REFERENCES)
     orders = [tuple(name for drawn_for, name in drawn if drawn_for == prompt) for prompt in prompts]
     assert all(sorted(order) == sorted(SCHEDULES) for order in orders)
     assert len(set(orders)) > 1
@@ -62,7 +63,7 @@ def test_no_reference_has_a_distance_to_itself(played):
 
 @pytest.mark.parametrize(("text", "cut"), [("abc", False), ("abcdefghijklmnopqrstuvwxyz", True)])
 def test_a_prompt_that_is_cut_is_remembered(contestants, text, cut):
-    assert play(contestants, Prompt(0, text)).cut == cut
+    assert play(contestants, Prompt(0, text), REFERENCES).cut == cut
 
 
 def test_a_kept_round_comes_back_whole(played, tmp_path):
