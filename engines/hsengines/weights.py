@@ -11,28 +11,26 @@ from hsengines.errors import EngineBuildError
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """One way to store the matrices that a network multiplies with. Scales are in the type that the graph computes in.
-
-    `scales` says what shares one: an output "channel", or a "block" of a channel's neighbouring weights.
-    """
+    """One way to store the matrices that a network multiplies with; scales are in the type that it computes in."""
 
     bits: int
-    scales: str
     told: str
     activations: str = ""
     """What the other side of a product is quantised to, by a calibration; empty for nothing."""
     without_calibration: bool = True
     """Whether it is worth anything where activations stay as they are."""
+    blocks: tuple[int, ...] = ()
+    """Weights to a scale: the first that divides a row. None: a scale a row."""
 
 
 UNQUANTIZED = "unquantized"
 """In the type that the graph computes with."""
 FORMATS = {
-    "int8": WeightFormat(8, "channel", "8-bit integers"),
-    "int4": WeightFormat(4, "block", "4-bit integers, scales found by least squares"),
-    "fp8": WeightFormat(8, "channel", "E4M3 floats, and E4M3 activations where calibrated", "fp8"),
-    "int8-full": WeightFormat(8, "channel", "8-bit integers on both sides of a product", "int8", False),
-    "nvfp4": WeightFormat(4, "block", "E2M1 floats, blocks of 16 with E4M3 scales"),
+    "int8": WeightFormat(8, "8-bit integers"),
+    "int4": WeightFormat(4, "4-bit integers, scales found by least squares", blocks=(64, 32)),
+    "fp8": WeightFormat(8, "E4M3 floats, and E4M3 activations where calibrated", "fp8"),
+    "int8-full": WeightFormat(8, "8-bit integers on both sides of a product", "int8", False),
+    "nvfp4": WeightFormat(4, "E2M1 floats, blocks of 16 with E4M3 scales", blocks=(16,)),
 }
 """By the names that users give."""
 
@@ -67,6 +65,16 @@ def _entry(text: str) -> Asked:
     if (equals and not networks) or (colon and not modules):
         raise EngineBuildError(f"--weights '{text}' names no network", "write it like text=int4 or large:proj_out=int8")
     return Asked(networks or "*", modules, kind)
+
+
+SMALLEST = 32
+"""Rows or columns below which a matrix stays as it is: nothing is won."""
+
+
+def block_of(format: str, columns: int) -> int | None:
+    """Weights to a scale in rows of so many columns, 0 for a whole row; None where no block divides it."""
+    blocks = FORMATS[format].blocks if format in FORMATS else ()
+    return next((block for block in blocks if columns % block == 0), None) if blocks else 0
 
 
 def formats_in(text: str) -> tuple[str, ...]:

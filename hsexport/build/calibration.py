@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,11 +57,14 @@ class Calibration:
         """Those that were run and have products."""
         return sorted({name.partition("/")[0] for name in self.tensors})
 
-    def of(self, network: str) -> Ranges:
-        """One network's; nothing for one that was not run."""
+    def of(
+        self, network: str, levels: Sequence[int] = range(LEVELS), modes: Sequence[int] = range(len(MODES))
+    ) -> Ranges:
+        """One network's, of all noise levels and modes or of some; nothing for one that was not run."""
         own = f"{network}/"
         ours = {name.removeprefix(own): array for name, array in self.tensors.items() if name.startswith(own)}
-        largest = {n.removesuffix(LARGEST): float(a.max(initial=0)) for n, a in ours.items() if n.endswith(LARGEST)}
+        heard = {n.removesuffix(LARGEST): a[np.ix_(modes, levels)] for n, a in ours.items() if n.endswith(LARGEST)}
+        largest = {name: float(array.max(initial=0)) for name, array in heard.items()}
         squares = {n.removesuffix(SQUARES): a for n, a in ours.items() if n.endswith(SQUARES)}
         return Ranges(largest, squares)
 
@@ -91,6 +94,8 @@ def read_calibration(file: Path) -> Calibration:
     for name, array in tensors.items():
         if not name.endswith((LARGEST, SQUARES)) or array.dtype != np.float32:
             raise RecipeError(f"{file} is no calibration: it holds {name} of {array.dtype}", AGAIN)
+        if name.endswith(LARGEST) and array.shape != (len(MODES), LEVELS):
+            raise RecipeError(f"{file} is no calibration: {name} is {list(array.shape)}", AGAIN)
         if not np.isfinite(array).all() or (array < 0).any():
             raise RecipeError(f"{file}: {name} holds numbers that no range has", AGAIN)
     return Calibration(file, tensors, about)

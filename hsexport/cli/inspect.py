@@ -44,6 +44,7 @@ def inspect(bundle: Path, as_json: bool, steps: bool) -> None:
     console.print(_engine_table(opened.manifest))
     console.print()
     console.print(_build_table(opened.manifest))
+    _print_stored(console, opened.manifest)
     _print_fp32_blocks(console, opened.manifest)
 
 
@@ -104,14 +105,18 @@ def _model(t: Transformer) -> str:
 
 
 def _engine_table(manifest: Manifest) -> Table:
-    table = Table("engine", "MB", "precision", "types", "profiles", "error at build", "measured on", box=None)
+    table = Table(
+        "engine", "MB", "precision", "weights", "types", "profiles", "error at build", "measured on", box=None
+    )
     sizes = {f.path: f.size_bytes for f in manifest.files}
     for name, record in manifest.engines.items():
         megabytes = sum(sizes[path] for path in (record.file, *record.weights)) / 1e6
         parity = record.parity
         error, measured = (f"{parity.max_relative:.1e}", parity.measured_on) if parity else ("-", "-")
         profiles = ", ".join(p.name for p in record.spec.profiles)
-        table.add_row(name, f"{megabytes:.2f}", record.precision, _types(record), profiles, error, measured)
+        table.add_row(
+            name, f"{megabytes:.2f}", record.precision, record.weight_format, _types(record), profiles, error, measured
+        )
     return table
 
 
@@ -136,6 +141,26 @@ def _build_table(manifest: Manifest) -> Table:
             first = (name, products, record.build_key[:12]) if number == 0 else ("", "", "")
             table.add_row(first[0], profile.name, ranges, first[1], first[2])
     return table
+
+
+def _print_stored(console: Console, manifest: Manifest) -> None:
+    """Of engines with quantised weights: products by format, what is stored otherwise, and which block errs most."""
+    quantised = {name: record for name, record in manifest.engines.items() if record.products}
+    if not quantised:
+        return
+    table = Table(
+        "engine", "products by their weights", "stored otherwise", "because", "block that errs most", box=None
+    )
+    for name, record in quantised.items():
+        counts = ", ".join(f"{count} {format}" for format, count in record.products.items())
+        blocks = record.parity.blocks if record.parity else {}
+        worst = max(blocks, key=lambda block: blocks[block], default="")
+        told = f"{worst} {blocks[worst]:.1e}" if worst else "-"
+        others = [(f"{other.products} {other.format}", other.reason) for other in record.other_weights] or [("-", "")]
+        for number, other in enumerate(others):
+            table.add_row(*((name, counts, *other, told) if number == 0 else ("", "", *other, "")))
+    console.print()
+    console.print(table)
 
 
 def _print_fp32_blocks(console: Console, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hsengines.weights import UNQUANTIZED
 from hsexport.build.request import BuildRequest
 from hsexport.cli.build_options import build_request
 from hsexport.cli.command import FILE, command, json_option, one_of
@@ -89,14 +90,15 @@ def _table(*columns: str) -> Table:
 
 
 def _networks(plan: Plan) -> Table:
-    table = _table("weights", "parameters, M", "on disk, GB", f"in {plan.precision}, GB")
+    table = _table("weights", "parameters, M", "on disk, GB", "stored in", "in the bundle, GB")
     for network in plan.networks:
         if network.tensors:
             disk, bundle = (_gb(size) for size in (network.checkpoint_bytes, network.bundle_bytes))
-            table.add_row(network.name, f"{network.parameters / 1e6:.1f}", disk, bundle)
+            stored = network.precision if network.weights == UNQUANTIZED else network.weights
+            table.add_row(network.name, f"{network.parameters / 1e6:.1f}", disk, stored, bundle)
     total = sum(network.checkpoint_bytes for network in plan.networks)
     count = sum(network.parameters for network in plan.networks)
-    table.add_row("all", f"{count / 1e6:.1f}", _gb(total), _gb(plan.bundle_bytes))
+    table.add_row("all", f"{count / 1e6:.1f}", _gb(total), "", _gb(plan.bundle_bytes))
     return table
 
 

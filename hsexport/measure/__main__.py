@@ -7,7 +7,7 @@ import sys
 import click
 
 from hsengines.errors import HSError
-from hsexport.measure import backends, building, callers, edits, graphs, speed, weights  # noqa: F401
+from hsexport.measure import backends, building, calibration, callers, edits, formats, graphs, speed, weights  # noqa: F401
 from hsexport.measure.bench.table import block
 from hsexport.measure.blocks import BLOCKS, COMMANDS, blocks
 from hsexport.measure.gpu_check.check import gpu_check

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from hsengines.weights import UNQUANTIZED
 from hsexport.measure.blocks import PATH, Measured, measured_on, measurement, table
 from hsexport.measure.processes import ProcessEnded, in_new_process, private_peak, random_pair
 from hsexport.plan import measured
@@ -30,8 +31,16 @@ SERIES = (2, 6, 12, 20, 38)  # layers; SD3.5-Large has 38
 FEW, MANY = 2, 12  # layers of a narrow pair
 
 
-def large_at(pair: Path, cache: Path, precision: str = "bf16", arch: int = 89) -> tuple[Run, list[Product]]:
-    """A build for TensorRT-RTX of large alone, before its first stage."""
+def network_at(
+    pair: Path,
+    cache: Path,
+    precision: str = "bf16",
+    arch: int = 89,
+    network: str = "large",
+    weights: str = UNQUANTIZED,
+    calibration: Path | None = None,
+) -> tuple[Run, list[Product]]:
+    """A build for TensorRT-RTX of one network alone, before its first stage."""
     from hsengines.build import build_options
     from hsexport.build.memory import return_what_is_freed
     from hsexport.build.recipe import recipe_for
@@ -40,11 +49,13 @@ def large_at(pair: Path, cache: Path, precision: str = "bf16", arch: int = 89) -
     from hsexport.progress import Reporter
 
     return_what_is_freed()
-    options = build_options("tensorrt-rtx", precision=precision, architectures=(arch,))
+    options = build_options("tensorrt-rtx", precision=precision, architectures=(arch,), weights=weights)
     asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "max_batch": 1}
+    if calibration:
+        asked["calibration"] = calibration
     request = BuildRequest(str(pair / "large"), str(pair / "small"), cache / "bundle", cache, **asked)
     run = Run(request, Reporter())
-    return run, run.products([network for network in recipe_for(request).networks() if network.name == "large"])
+    return run, run.products([each for each in recipe_for(request).networks() if each.name == network])
 
 
 def exported(pair: Path, cache: Path) -> tuple[int, int]:
@@ -52,7 +63,7 @@ def exported(pair: Path, cache: Path) -> tuple[int, int]:
     from hsexport.build.stages.export import export_all
     from hsexport.plan.networks import resident_weights
 
-    run, products = large_at(pair, cache)
+    run, products = network_at(pair, cache)
     export_all(products, run)
     return len(resident_weights(products[0].network, run.request)), products[0].onnx.stat().st_size
 
@@ -64,7 +75,7 @@ def ours(pair: Path, cache: Path) -> tuple[float, int]:
     from hsexport.onnx.graph_files import load_graph
 
     start = perf_counter()
-    run, products = large_at(pair, cache)
+    run, products = network_at(pair, cache)
     export_all(products, run)
     optimise_all(products, run)
     return perf_counter() - start, len(load_graph(products[0].graph).graph)
@@ -77,7 +88,7 @@ def plain(pair: Path, cache: Path) -> tuple[float, int]:
     from hsexport.onnx.onnx_export import OPSET, dynamic_shapes
 
     start = perf_counter()
-    network: Network = large_at(pair, cache)[1][0].network
+    network: Network = network_at(pair, cache)[1][0].network
     assert network.weights is not None
     bf16, module = torch.bfloat16, network.skeleton().eval()
     numbers = ((name, np.asarray(weight.read(), np.float32)) for name, weight in network.weights.items())
@@ -122,17 +133,23 @@ def build_large(pair: Path, precision: str, arch: int) -> tuple[float, int, int,
     from hsexport.build.stages.compile import compile_all, engine_files
     from hsexport.build.stages.export import export_all
     from hsexport.build.stages.optimise import optimise_all
-    from hsexport.onnx.graph_files import load_graph
 
-    run, products = large_at(pair, pair / "cache", precision, arch)
+    run, products = network_at(pair, pair / "cache", precision, arch)
     export_all(products, run)
     optimise_all(products, run)
     start = perf_counter()
     with private_peak() as peak:
         compile_all(products, run)
     seconds, engine = perf_counter() - start, engine_files(products[0])[0].stat().st_size
-    values = load_graph(products[0].graph).graph.initializers.values()
-    return seconds, sum(value.const_value.nbytes for value in values if value.const_value is not None), engine, peak[0]
+    return seconds, weight_bytes(products[0]), engine, peak[0]
+
+
+def weight_bytes(product: Product) -> int:
+    """Of a graph as its backend takes it."""
+    from hsexport.onnx.graph_files import load_graph
+
+    values = load_graph(product.graph).graph.initializers.values()
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
 def slice_of(layers: int, precision: str, arch: int) -> dict[str, Any]:

@@ -13,18 +13,18 @@ from rich.console import Console
 
 from hsengines.errors import HSError
 from hsengines.traits import backend_names, traits_of
+from hsengines.weights import FORMATS, UNQUANTIZED
 from hsexport.measure.bench.against import compare
 from hsexport.measure.bench.bench import BenchRequest
 from hsexport.measure.bench.comparison import Comparison, markdown
 from hsexport.measure.bench.comparison_page import write_comparison
-from hsexport.measure.bench.report import UNQUANTIZED
 from hsexport.measure.blocks import PATH, Measured, measurement, threads_option
 from hsexport.measure.callers import COMMAND
 from hsexport.report import BuildReport
 from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import open_bundle
 
-CALIBRATED = ("int8-full",)
+CALIBRATED = tuple(name for name, kind in FORMATS.items() if not kind.without_calibration)
 """Formats that quantise activations as well, by what a bundle in fp32 was seen to have."""
 GROUPS = ("large", "small", "text", "decoder")
 

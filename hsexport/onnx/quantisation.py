@@ -13,8 +13,6 @@ import ml_dtypes
 import numpy as np
 import torch
 
-BLOCKS = {"int4": (64, 32), "nvfp4": (16,)}
-"""Weights to a scale, the first that divides a row."""
 LARGEST = {"int8": 127, "int8-full": 127, "int4": 7, "fp8": 448, "nvfp4": 6}
 """What the largest weight of a scale is mapped to."""
 TYPES = {
@@ -64,13 +62,6 @@ class Quantised:
         return self.values.astype(np.float32) * np.repeat(scales, self.values.shape[1] // scales.shape[1], axis=1)
 
 
-def block_of(format: str, columns: int) -> int | None:
-    """Weights to a scale in rows of so many columns, 0 for a whole row; None where no block divides it."""
-    if format not in BLOCKS:
-        return 0
-    return next((block for block in BLOCKS[format] if columns % block == 0), None)
-
-
 def quantised(matrix: np.ndarray, form: Form) -> Quantised:
     """A float32 matrix (rows, columns) in that form; numbers that are not finite are for the caller to have refused."""
     weight = None if form.importance is None else torch.from_numpy(form.importance.astype(np.float32))
@@ -89,7 +80,7 @@ def quantised(matrix: np.ndarray, form: Form) -> Quantised:
 def _blocks(rows: np.ndarray, form: Form, weight: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Rows as (rows, blocks, weights to a scale), and the importance of each beside them."""
     size = form.block or rows.shape[1]
-    blocks = torch.from_numpy(np.ascontiguousarray(rows, np.float32)).reshape(len(rows), -1, size)
+    blocks = torch.from_numpy(np.array(rows, np.float32, order="C")).reshape(len(rows), -1, size)
     return blocks, None if weight is None else weight.reshape(1, -1, size)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hsengines.spec import FLOATS, numpy_dtype
+from hsengines.weights import FORMATS, SMALLEST, UNQUANTIZED, Asked, asked_weights, block_of
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Weight, Weights
 from hsexport.networks.network import Network
@@ -38,6 +39,8 @@ class NetworkPlan:
 
     name: str
     precision: str
+    weights: str
+    """The format they are stored in."""
     tensors: int
     parameters: int
     checkpoint_bytes: int
@@ -60,13 +63,35 @@ def resident_weights(network: Network, request: BuildRequest) -> list[ResidentWe
     rules = [rule for rule in network.fp32_rules(precision, request.fp32) if not rule.operators]
     wide = [pattern for rule in rules for pattern in rule.modules]
     held: list[ResidentWeight] = []
+    asked = asked_weights(request.options.weights)
     for name, weight in _distinct(network.weights):
         if network.reads(name):
             own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
-            stored, size = weight.stored, math.prod(weight.shape) * item_bytes(own)
-            unchanged = stored is not None and stored.dtype == STORED[own]
+            format = _format_of(network, asked, name, weight)
+            size = stored_bytes(format, weight.shape, item_bytes(own))
+            stored = weight.stored
+            unchanged = stored is not None and stored.dtype == STORED[own] and format == UNQUANTIZED
             held.append(ResidentWeight(name, weight.shape, size, unchanged))
     return held
+
+
+def _format_of(network: Network, asked: Sequence[Asked], name: str, weight: Weight) -> str:
+    """What a weight is stored in: of products, which are matrices that a module multiplies with."""
+    module, _, kind = name.rpartition(".")
+    if kind != "weight" or len(weight.shape) != 2 or min(weight.shape) < SMALLEST:
+        return UNQUANTIZED
+    format, _ = network.format_of(asked, module)
+    return "int8" if block_of(format, weight.shape[1]) is None else format
+
+
+def stored_bytes(format: str, shape: Sequence[int], item: int) -> int:
+    """Of a weight in a format, whose scales, like numbers that are not quantised, have `item` bytes."""
+    numbers = math.prod(shape)
+    if format == UNQUANTIZED:
+        return numbers * item
+    block = block_of(format, shape[1])
+    scales = numbers // block if block else shape[0]
+    return numbers * FORMATS[format].bits // 8 + scales * (1 if format == "nvfp4" else item)
 
 
 def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
@@ -78,13 +103,16 @@ def _distinct(weights: Weights) -> Iterator[tuple[str, Weight]]:
         seen.add(weight)
 
 
-def network_plan(network: Network, weights: Sequence[ResidentWeight], precision: str) -> NetworkPlan:
+def network_plan(
+    network: Network, weights: Sequence[ResidentWeight], precision: str, format: str = UNQUANTIZED
+) -> NetworkPlan:
     """The sums."""
     sources = network.weights.sources.values() if network.weights else ()
     signature = (*network.spec.inputs, *network.spec.outputs)
     return NetworkPlan(
         name=network.name,
         precision=precision,
+        weights=format,
         tensors=len(weights),
         parameters=sum(tensor.elements for tensor in weights),
         checkpoint_bytes=sum(header.size_bytes for header in sources),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import structs
 
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
+from hsengines.weights import UNQUANTIZED, asked_weights
 from hsexport.build.recipe import recipe_for
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.previews import Previews
@@ -75,7 +78,10 @@ def plan_of(
     """
     options, backend, precision = request.options, request.backend, request.options.precision
     weights = {network.name: resident_weights(network, request) for network in networks}
-    plans = tuple(network_plan(net, weights[net.name], net.precision_in(precision)) for net in networks)
+    asked = asked_weights(options.weights)
+    plans = tuple(
+        network_plan(net, weights[net.name], net.precision_in(precision), net.weights_in(asked)) for net in networks
+    )
     schedule = schedule_for(facts)
     stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights or options.takes_weights)
     if request.stop_after:
@@ -92,6 +98,8 @@ def plan_of(
         optional_bytes={name: held.get(part, 0) for name, (part, _) in optional.items()},
         streams_weights=traits.resident_weights and not options.streams_weights,
         halves=precision == "fp32",
+        stored_bytes=partial(_stored_in, request, networks),
+        formats=traits.weights if options.weights == UNQUANTIZED else (),
     )
     work = work_of(request, facts, by_name, schedule, weights)
     return Plan(
@@ -113,6 +121,12 @@ def plan_of(
             *device_shortfalls(machine, gpu, choices, on_cpu=traits.on_cpu),
         ),
     )
+
+
+def _stored_in(request: BuildRequest, networks: Sequence[Network], weights: str) -> int:
+    """Bytes of all weights with `--weights` so."""
+    asked = replace(request, options=structs.replace(request.options, weights=weights))
+    return sum(weight.size_bytes for network in networks for weight in resident_weights(network, asked))
 
 
 def ask_room(request: BuildRequest, recipe: Recipe, previews: Previews) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hsengines.files import bytes_text
+from hsengines.weights import formats_in
 from hsexport.plan.gpus import GPUS, Gpu
 from hsexport.plan.machine import Machine
 from hsexport.plan.stages import StagePlan
@@ -72,6 +73,10 @@ class Choices:
     streams_weights: bool
     halves: bool
     """Whether a narrower precision is to be had."""
+    stored_bytes: Callable[[str], int]
+    """Of all weights with `--weights` as the text has it."""
+    formats: tuple[str, ...] = ()
+    """That they could be stored in."""
 
 
 def device_shortfalls(machine: Machine, gpu: Gpu | None, choices: Choices, *, on_cpu: bool) -> Iterator[Shortfall]:
@@ -115,8 +120,17 @@ def _savings(memory: RunMemory, choices: Choices) -> Iterator[tuple[int, str]]:
             yield saved, f"--without-{name} ({bytes_text(saved)})"
     if choices.halves:
         yield memory.weights_bytes // 2 + memory.cache_bytes // 2, "--precision bf16 on a GPU backend"
+    for words in MILDEST:
+        if all(format in choices.formats for format in formats_in(words)):
+            saved = memory.weights_bytes - choices.stored_bytes(words)
+            if saved > 0:
+                yield saved, f"--weights {words} ({bytes_text(saved)})"
     if choices.streams_weights:
         yield memory.weights_bytes, "--weight-streaming (slower: weights come over the bus)"
+
+
+MILDEST = ("text=int8", "int8", "int4,text=int8", "int4")
+"""Ways to store weights, the one that loses least first: what text encoders lose in 8 bits no picture shows."""
 
 
 def _larger_gpu(needed: int) -> str:

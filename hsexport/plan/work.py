@@ -8,6 +8,7 @@ from typing import Literal
 
 from hsengines.spec import EngineSpec
 from hsengines.traits import traits_of
+from hsengines.weights import FORMATS, UNQUANTIZED, asked_weights
 from hsexport.build.request import BuildRequest
 from hsexport.networks.network import Network
 from hsexport.plan.gpus import Gpu
@@ -42,6 +43,8 @@ class Run:
     flops: int
     moved_bytes: int
     """Resident weights read, keys and values read or written: activations come on top where they leave the chip."""
+    narrow_flops: int = 0
+    """Of the operations, those of products whose two sides are in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,22 @@ def work_of(
         text = facts.text[model.text].tokens
         return pass_flops(model, run_dims(shape, rows, text, region=kind == "region"))
 
+    def narrow_flops(kind: Kind, rows: int) -> int:
+        """Attention, whose operations grow with the square of tokens, has no weights to be quantised."""
+        format = networks["large" if kind == "region" else kind].weights_in(asked_weights(request.options.weights))
+        if format == UNQUANTIZED or not (FORMATS[format].activations and request.calibration):
+            return 0
+        terms = {name: count for name, count in models[kind].operations["layers"].items() if name.count("*") < 2}
+        text = facts.text[models[kind].text].tokens
+        return counted(terms, **run_dims(shape, rows, text, region=kind == "region"))
+
     def run_of(kind: Kind, rows: int, times: int) -> Run:
-        flops = sum(flops_of(kind, rows).values())
+        flops, narrow = sum(flops_of(kind, rows).values()), narrow_flops(kind, rows)
         if kind in ("small", "light"):
-            return Run(kind, times, flops, sizes[kind])
+            return Run(kind, times, flops, sizes[kind], narrow)
         # Keys and values of all tokens once: large writes them all, a region reads the cached and writes its own.
         once = LoopShape(1, rows, shape.grid, 0, shape.steps)
-        return Run(kind, times, flops, sizes["large"] + cache_bytes(facts, specs, once))
+        return Run(kind, times, flops, sizes["large"] + cache_bytes(facts, specs, once), narrow)
 
     def step_of(kind: Kind) -> Step:
         run = run_of(kind, shape.rows, 1)
@@ -180,7 +192,8 @@ def _seconds(runs: Iterable[Run], gpu: Gpu) -> float:
 
 
 def _time(run: Run, gpu: Gpu) -> RunTime:
-    computing, moving = run.flops / gpu.flops_per_second, run.moved_bytes / gpu.bytes_per_second
+    computing = (run.flops - run.narrow_flops) / gpu.flops_per_second + run.narrow_flops / gpu.flops_per_second_8_bit
+    moving = run.moved_bytes / gpu.bytes_per_second
     return RunTime(max(computing, moving), "compute" if computing >= moving else "memory")
 
 

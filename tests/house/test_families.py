@@ -19,6 +19,7 @@ WORDS = re.compile(
 )
 ALLOWED: dict[str, str] = {
     "hsexport/measure/gpu_check/": "its scales are the demo pair and `sd35`, a pair of that size",
+    "hsexport/measure/formats.py": "slices of SD3.5-Large and T5-XXL are what it measures",
     "hsexport/measure/graphs.py": "slices of SD3.5-Large are what it measures",
 }
 """Where a family's word may stand outside its folder, and why."""

@@ -79,7 +79,12 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 def network_layers(network: Any) -> tuple[Layer, ...]:
     """The layers of a parsed network that come from nodes of the graph, in order."""
     every = list(map(network.get_layer, range(network.num_layers)))
-    stored = {d.get_output(0).name: numpy_name(d.get_input(0).dtype) for d in every if d.type.name == "DEQUANTIZE"}
+    stored: dict[str, str] = {}
+    for layer in every:
+        if layer.type.name == "DEQUANTIZE":
+            stored[layer.get_output(0).name] = numpy_name(layer.get_input(0).dtype)
+        elif layer.type.name == "SHUFFLE" and layer.get_input(0).name in stored:  # to as many dimensions as the other
+            stored[layer.get_output(0).name] = stored[layer.get_input(0).name]
     return tuple(_parsed(layer, stored) for layer in every if _NODE.search(layer.metadata))
 
 

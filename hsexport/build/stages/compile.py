@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FOLDER = "engine"
 LOG = "builder.log"
+THEIR_NAMES = {"float8e4m3fn": "fp8", "float4e2m1": "fp4"}
+"""Of types that are stored and not computed with: ONNX's names, and what builders call them."""
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
 """The operators whose type decides speed and error; what lies between them is fused into them at will."""
 
@@ -144,4 +146,5 @@ def _quantised(node: ir.Node) -> list[str]:
     """The types of what a product reads quantised."""
     makers = [value.producer() for value in node.inputs if value is not None]
     stored = [maker.inputs[0] for maker in makers if maker and maker.op_type == "DequantizeLinear"]
-    return sorted(value.dtype.name.lower() for value in stored if value is not None and value.dtype is not None)
+    names = (value.dtype.name.lower() for value in stored if value is not None and value.dtype is not None)
+    return sorted(THEIR_NAMES.get(name, name) for name in names)

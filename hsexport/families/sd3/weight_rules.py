@@ -6,7 +6,11 @@ from hsengines.weights import FORMATS, UNQUANTIZED
 from hsexport.networks.network import WeightRule
 
 ALL, FEW_BITS = tuple(FORMATS), ("int4", "nvfp4")
-TEXT = (WeightRule(("*text_projection",), ALL, UNQUANTIZED, "its one answer is what every step is modulated by"),)
+LOOKED_UP = ("*shared", "*embed_tokens", "*token_embedding", "*position_embedding", "*relative_attention_bias")
+TEXT = (
+    WeightRule(LOOKED_UP, ALL, UNQUANTIZED, "rows are looked up, nothing is multiplied with them"),
+    WeightRule(("*text_projection",), ALL, UNQUANTIZED, "its one answer is what every step is modulated by"),
+)
 VAE = (WeightRule(("*",), ALL, UNQUANTIZED, "nearly all of it is convolutions"),)
 
 
@@ -15,6 +19,7 @@ def transformer_weight_rules(layers: int) -> tuple[WeightRule, ...]:
     outer = tuple(f"transformer_blocks.{number}.*" for number in (0, layers - 1))
     return (
         WeightRule(("time_text_embed.*",), ALL, UNQUANTIZED, "neighbouring steps differ in the fourth digit"),
+        WeightRule(("patch_weight",), ALL, UNQUANTIZED, "a token's numbers are few"),
         WeightRule(("proj_out",), ALL, UNQUANTIZED, "its error is the velocity's"),
         WeightRule(("*norm1*.linear", "norm_out.linear", "context_embedder"), ALL, "int8", "read once a picture"),
         WeightRule(outer, FEW_BITS, "int8", "first and last blocks err most"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hsengines.weights import UNQUANTIZED
 from hsexport.measure.bench.folder import Page, machine_told, sheet, write_folder
 from hsexport.measure.bench.report import (
-    UNQUANTIZED,
     BundleFacts,
     Report,
     columns_of,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from hsengines.weights import UNQUANTIZED
 from hsexport.measure.bench.rounds import CONVERGED, Round
 from hsexport.measure.bench.scores import Score
 from hsexport.measure.machine import Hardware
@@ -17,7 +18,6 @@ from hsruntime.bundle.manifest import Manifest
 from hsruntime.bundle.reader import Bundle, sha256_of
 
 SCHEMA_VERSION = 1
-UNQUANTIZED = "unquantized"
 MEANINGS = {
     "speedup": "Large alone at the bundle's default steps over this schedule: denoising loops of one prompt, median "
     "over prompts. With its 95 % interval and the quartiles of the prompts' ratios.",

@@ -9,19 +9,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from hsengines.weights import FORMATS, UNQUANTIZED
+from hsengines.weights import FORMATS, SMALLEST, UNQUANTIZED, block_of
 from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
 from hsexport.onnx.passes.ort_operators import turn_weights
 from hsexport.onnx.passes.plain_products import PlainProducts
-from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, block_of, quantised
+from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, quantised
 from hsexport.onnx.weights import HeldQuantised, held_quantised
 
 FLOAT = ir.DataType.FLOAT
 HELD_BLOCK = 32
 """Weights to a scale where a checkpoint has 8-bit integers of its own (Q8_0)."""
-SMALLEST = 32
-"""Rows or columns below which a matrix stays as it is: nothing is won."""
 ACTIVATIONS = {"fp8": ir.DataType.FLOAT8E4M3FN, "int8": ir.DataType.INT8}
 """Element types by the names that formats have for activations."""
 
@@ -242,9 +240,7 @@ class Made:
 
     _last: tuple[Made, Quantised] | None = None
 
-    def __init__(
-        self, tensor: ir.TensorProtocol, turned: bool, form: Form, held: HeldQuantised | None = None
-    ) -> None:
+    def __init__(self, tensor: ir.TensorProtocol, turned: bool, form: Form, held: HeldQuantised | None = None) -> None:
         self._tensor, self._turned, self._form, self._held = tensor, turned, form, held
 
     def values(self) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hsengines.spec import FLOATS, numpy_dtype
 from hsengines.traits import traits_of
+from hsengines.weights import UNQUANTIZED
 from hsruntime.adapters.changeable import ENGINES_OF, Changeable, Initialiser, path_of
 from hsruntime.adapters.lora import Adapter, Role, added
 from hsruntime.bundle.manifest import FOREIGN, BundleError
@@ -32,6 +33,11 @@ def read_changeable(bundle: Bundle, role: Role) -> Changeable:
         if role not in bundle.manifest.facts.members:
             raise RequestError(f"an adapter is for {role}, which the bundle does not have", "leave it out")
         told = f"the bundle takes no adapters for {role}"
+        formats = {
+            bundle.manifest.engines[name].weight_format for name in ENGINES_OF[role] if name in bundle.manifest.engines
+        }
+        if quantised := min(formats - {UNQUANTIZED}, default=""):
+            raise RequestError(f"{told}: its weights are stored in {quantised}", "build it with --lora")
         if traits.resident_weights:
             raise RequestError(f"{told}: its {backend} engines hold their weights", "build it with --refit")
         raise RequestError(f"{told}: it does not say where their weights lie", "build it again")
