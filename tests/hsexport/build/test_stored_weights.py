@@ -6,10 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 from lora_files import lora_of
+from safetensors.numpy import save_file
 
 from hsengines.build import build_options
 from hsexport.build.build import build
 from hsexport.build.request import BuildRequest
+from hsexport.checkpoints.source import DEMO
 from hsexport.measure.calibrate import CalibrationRequest, calibrate
 from hsexport.measure.pictures import psnr
 from hsexport.progress import Reporter
@@ -88,7 +90,8 @@ def test_bundle_tells_what_is_stored_otherwise_and_why(stored, hsexport):
 
 
 def test_quantised_engines_take_no_adapters_and_say_what_to_do(stored, tmp_path):
-    file = lora_of(tmp_path / "lora", {"transformer_blocks.1.attn.to_q": (192, 192)})
+    file = tmp_path / "style.safetensors"
+    save_file(lora_of(DEMO / "large", ["transformer_blocks.1.attn.to_q"]), file)
     with pytest.raises(RequestError, match=r"for large: its weights are stored in int8; build it with --lora"):
         Session.open(stored("int8"), adapters=str(file))
 

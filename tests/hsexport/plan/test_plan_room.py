@@ -1,6 +1,7 @@
 """What a plan says of sizes, and when it finds no room."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import onnx_ir as ir
 import pytest
@@ -148,9 +149,7 @@ def test_a_gpu_that_is_too_small_is_told_with_what_would_fit(sd35_recipe, roomy)
     assert "--max-batch 2" in tight.hints
     assert "--max-size 1024x1024" in tight.hints
     (none,) = plan_for(recipe, roomy, gpu_named("l4")).shortfalls
-    assert none.hints == (
-        "--max-batch 1 --max-size 1024x1024 and --weight-streaming (slower: weights come over the bus)",
-    )
+    assert none.hints == ("--max-batch 1 --max-size 1024x1024 and --weights int4,text=int8 (18.6 GB)",)
     assert not plan_for(
         sd35_recipe(backend="tensorrt", precision="bf16", max_batch=1), roomy, gpu_named("h100")
     ).shortfalls
@@ -259,3 +258,36 @@ def test_gpus_go_by_key_or_name():
     assert gpu_named("RTX-4090").memory_gb == 24
     with pytest.raises(GpuError, match=r"the GPU 'voodoo2'; choose one of h100, a100"):
         gpu_named("voodoo2")
+
+
+def test_weights_in_fewer_bits_are_counted_and_proposed_mildest_first(sd35_recipe, roomy):
+    def asked(weights, **more):
+        options = build_options("tensorrt", precision="bf16", weights=weights)
+        return plan_for(sd35_recipe(backend="tensorrt", options=options, max_batch=1, **more), roomy, gpu_named("h100"))
+
+    plain = plan_for(sd35_recipe(backend="tensorrt", precision="bf16", max_batch=1), roomy)
+    eight, four = asked("int8"), asked("int4,text=int8")
+    large = [network(plan, "large").bundle_bytes for plan in (plain, eight, four)]
+    assert 0.5 < large[1] / large[0] < 0.52  # position table and patches stay
+    assert 0.26 < large[2] / large[0] < 0.31  # first and last block in 8 bits, scales
+    assert [network(four, name).weights for name in ("large", "text_encoder", "vae_decoder")] == [
+        *("int4", "int8", "unquantized")
+    ]
+    assert network(four, "vae_decoder").bundle_bytes == network(plain, "vae_decoder").bundle_bytes
+    (tight,) = plan_for(
+        sd35_recipe(backend="tensorrt", precision="bf16", max_batch=1), roomy, gpu_named("rtx5090")
+    ).shortfalls
+    proposed = [hint for hint in tight.hints if hint.startswith("--weights")]
+    assert proposed, tight.hints
+    assert "text=int8" in proposed[0]
+
+
+def test_roofline_of_products_in_8_bits_is_faster_by_those_alone(sd35_recipe, roomy):
+    def seconds(weights, **more):
+        options = build_options("tensorrt", precision="bf16", weights=weights)
+        recipe = sd35_recipe(backend="tensorrt", options=options, **more)
+        return plan_for(recipe, roomy, gpu_named("h100")).roofline.large.seconds
+
+    plain, stored, calibrated = seconds("unquantized"), seconds("fp8"), seconds("fp8", calibration=Path("known"))
+    assert stored == plain
+    assert 0.5 * plain < calibrated < 0.75 * plain
