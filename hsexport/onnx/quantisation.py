@@ -24,6 +24,9 @@ TYPES = {
 }
 SCALE_TYPE = np.dtype(ml_dtypes.float8_e4m3fn)
 """Of nvfp4's blocks, which a scale for the whole matrix multiplies."""
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+BETWEEN = (E2M1[1:] + E2M1[:-1]) / 2
+"""The numbers of nvfp4, and where one ends and the next begins."""
 ROWS = 512
 """Looked at together: what is computed on the way is several times as large as the matrix."""
 STARTS = (1.0, 0.87, 0.75)
@@ -121,9 +124,11 @@ def _sum(values: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
 
 def _rounded(scaled: torch.Tensor, form: Form) -> torch.Tensor:
     """The nearest numbers that the format has, as float32."""
-    if form.format in ("fp8", "nvfp4"):
-        limit = LARGEST[form.format]
-        return torch.from_numpy(scaled.clamp(-limit, limit).numpy().astype(TYPES[form.format]).astype(np.float32))
+    if form.format == "nvfp4":  # many times as fast as a cast to it, and these are looked for in turns
+        return E2M1[torch.bucketize(scaled.abs(), BETWEEN)].copysign(scaled)
+    if form.format == "fp8":
+        limit = LARGEST["fp8"]
+        return torch.from_numpy(scaled.clamp(-limit, limit).numpy().astype(TYPES["fp8"]).astype(np.float32))
     limit = _largest(form)
     return scaled.round().clamp(-limit - (form.format == "int4"), limit)
 
