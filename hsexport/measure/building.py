@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from hsengines.errors import HSError
+from hsengines.weights import UNQUANTIZED
 from hsexport.measure.blocks import PATH, Measured, measured_on, measurement, table
 from hsexport.measure.processes import in_new_process
 from hsexport.report import BuildReport
@@ -64,23 +65,23 @@ def disk_wait() -> float:
     return int(fields[BLOCK_DELAY]) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
-def request_for(pair: Path, cache: Path) -> Any:
+def request_for(pair: Path, cache: Path, weights: str) -> Any:
     """What is asked of `plan` and of `build` alike."""
     from hsengines.build import build_options
     from hsexport.build.request import BuildRequest
 
-    options = build_options("tensorrt-rtx", precision="bf16", architectures=(89,))
+    options = build_options("tensorrt-rtx", precision="bf16", architectures=(89,), weights=weights)
     asked: dict[str, Any] = {"backend": "tensorrt-rtx", "options": options, "stop_after": "optimise"}
     return BuildRequest(str(pair / "large"), str(pair / "small"), out=cache / "bundle", cache=cache, **asked)
 
 
-def built(pair: Path, cache: Path) -> list[dict[str, Any]]:
+def built(pair: Path, cache: Path, weights: str) -> list[dict[str, Any]]:
     """Builds, and tells how long each network took."""
     from hsexport.build.build import build
     from hsexport.build.quiet import hush_libraries
 
     with Watched("nothing is kept") as report, hush_libraries():
-        build(request_for(pair, cache), report)
+        build(request_for(pair, cache, weights), report)
     return report.items
 
 
@@ -96,15 +97,16 @@ def block(report: Measured) -> str:
 
 @measurement(block)
 @click.argument("pair", type=PATH)
-def build(pair: Path) -> dict[str, Any]:
+@click.option("--weights", default=UNQUANTIZED, help="as `hsexport build` takes it")
+def build(pair: Path, weights: str) -> dict[str, Any]:
     """Build the graphs of PAIR, a folder of large and small, in a process of its own and print what it took."""
     from hsexport.plan.plan import plan_for
 
     if not DELAYS.exists() or DELAYS.read_text(encoding="ascii").strip() != "1":
         raise HSError("the kernel does not count disk waits", "sysctl -w kernel.task_delayacct=1")
     with tempfile.TemporaryDirectory(dir=pair) as folder:  # on the pair's own disk, as a user's cache would be
-        stages = plan_for(request_for(pair, Path(folder))).stages
-        items, peak = in_new_process(built, pair, Path(folder))
+        stages = plan_for(request_for(pair, Path(folder), weights)).stages
+        items, peak = in_new_process(built, pair, Path(folder), weights)
         # The checkpoint's own files have a second name elsewhere.
         files = [file.stat() for file in Path(folder).rglob("*") if file.is_file()]
         disk = sum(file.st_size for file in files if file.st_nlink == 1)
@@ -123,4 +125,4 @@ def build(pair: Path) -> dict[str, Any]:
         "transformer_disk_seconds": waited,
         "transformer_seconds_without_disk": whole - waited,
     }
-    return {"figures": figures, "items": items}
+    return {"figures": figures, "items": items, "weights": weights}

@@ -19,8 +19,10 @@ class Dequantise(GraphPass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """In place."""
-        found = [node for node in model.graph if node.op_type == "DequantizeLinear" and _all_known(node)]
-        for node in found:
+        before = len(model.graph)
+        for node in list(model.graph):  # in order: a scale may be made of another one
+            if node.op_type != "DequantizeLinear" or not _all_known(node):
+                continue
             out, name = node.outputs[0], f"{node.outputs[0].name}.numbers"
             tensor = _numbers(node, name)
             value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
@@ -29,7 +31,7 @@ class Dequantise(GraphPass):
             model.graph.remove(node, safe=True)
         for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
             del model.graph.initializers[name]
-        return ir.passes.PassResult(model, modified=bool(found))
+        return ir.passes.PassResult(model, modified=len(model.graph) < before)
 
 
 def _all_known(node: ir.Node) -> bool:

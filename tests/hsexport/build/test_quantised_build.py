@@ -102,6 +102,7 @@ def test_gguf_and_fp8_folder_equal_diffusers_with_their_numbers(tiny_pair_dirs, 
             assert largest_difference(pipeline, session, member, 6, (16, 16), 4.0, T5_LENGTH) <= 1
 
 
+@pytest.mark.slow
 def test_scaled_fp8_equals_diffusers_with_its_numbers(tiny_pair_dirs, tiny_cache, tmp_path):
     """Large has a scaled T5 by the newer names, small is one scaled file by the older ones."""
     large, small = tiny_pair_dirs

@@ -19,6 +19,8 @@ from hsruntime import Session
 from hsruntime.bundle.reader import open_bundle
 from hsruntime.request import RequestError
 
+pytestmark = pytest.mark.slow  # the demo pair; passes and numbers have small tests of their own
+
 PROMPTS = ["red apple", "turtle"]
 SCHEDULE = "large:3,hybrid:2,small:2"
 
@@ -64,7 +66,7 @@ OTHERS += [("int8", "openvino", 0.3, 36), ("int4", "openvino", 0.2, 18), ("int8-
 
 @pytest.mark.parametrize(
     ("format", "backend", "share", "decibels"),
-    [("int8", "ort-cpu", 0.3, 36), *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+    [("int8", "ort-cpu", 0.3, 36), *OTHERS],
 )
 def test_transformer_is_as_small_as_the_format_and_pictures_stay_near(
     stored, demo_bundle, format, backend, share, decibels
