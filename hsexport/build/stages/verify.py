@@ -39,6 +39,16 @@ def verify_all(products: Sequence[Product], run: Run) -> None:
 
     run.stage("verify", products, jobs, made=error, found=error)
     device.close()
+    for product in products:
+        blocks = product.record("parity", ParityRecord).blocks
+        block = max(blocks, key=lambda name: blocks[name], default="")
+        if block and blocks[block] > WORTH_A_WORD:
+            told = f"engine '{product.name}', weights in {product.weights}: block '{block}' errs by {blocks[block]:.0%}"
+            run.reporter.warn(f"{told} of its largest value; --weights ...,{product.name}:{block}*=int8 has more bits")
+
+
+WORTH_A_WORD = 0.25
+"""Of a block's error, over its largest value and over random inputs, beyond which a build says so."""
 
 
 def _key(product: Product, run: Run, measured_on: str, runner: str) -> BuildKey:
