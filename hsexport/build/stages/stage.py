@@ -40,8 +40,8 @@ class Product:
 
     network: Network
     precision: str
-    weights: str = UNQUANTIZED
     entries: dict[str, Path] = field(default_factory=dict)
+    weights: str = UNQUANTIZED
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class Run:
     def products(self, networks: Iterable[Network]) -> list[Product]:
         """Each network as the first stage takes it."""
         precision, asked = self.request.options.precision, self.asked_weights
-        return [Product(n, n.precision_in(precision), n.weights_in(asked)) for n in networks]
+        return [Product(n, n.precision_in(precision), weights=n.weights_in(asked)) for n in networks]
 
     @cached_property
     def asked_weights(self) -> tuple[Asked, ...]:

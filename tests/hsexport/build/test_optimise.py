@@ -93,11 +93,13 @@ def test_graph_that_the_backend_would_choke_on_is_refused_by_node(graphs_at):
 def test_weight_format_is_a_reason_to_make_a_graph_anew_where_there_are_weights(tiny_request, graphs_at):
     graphs = graphs_at("fp16")
     request, _ = tiny_request
-    options = BuildOptions(precision="fp16", weights="made-up")
-    heard = Heard()
-    products = [replace(graphs[name]) for name in ("small", "select_cache")]
-    optimise_all(products, Run(replace(request, backend="tensorrt-rtx", options=options), heard))
-    assert heard.reasons["small"].endswith("weight format unquantized -> made-up")
+    options = BuildOptions(precision="fp16", weights="small=int8")
+    run = Run(replace(request, backend="tensorrt-rtx", options=options), heard := Heard())
+    networks = [graphs[name].network for name in ("small", "large", "select_cache")]
+    products = [replace(graphs[made.name], weights=made.weights) for made in run.products(networks)]
+    optimise_all(products, run)
+    assert "weight format unquantized -> int8" in heard.reasons["small"]
+    assert heard.reasons["large"] == ""
     assert heard.reasons["select_cache"] == ""
 
 
