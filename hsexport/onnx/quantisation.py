@@ -135,8 +135,7 @@ def _rounded(scaled: torch.Tensor, form: Form) -> torch.Tensor:
 
 def _nvfp4(matrix: np.ndarray, form: Form, weight: torch.Tensor | None) -> Quantised:
     """E2M1 in blocks whose scales are E4M3 times one number for all."""
-    whole = np.float32(np.abs(matrix).max(initial=0) / LARGEST["nvfp4"] / LARGEST["fp8"])
-    whole = np.maximum(whole.astype(form.scale_type).astype(np.float32), np.float32(TINY))
+    whole = scale_of_scales(matrix, form)
     inner = Form("nvfp4", form.block, SCALE_TYPE)
     values, scales = np.empty(matrix.shape, TYPES["nvfp4"]), []
     for start in range(0, len(matrix), ROWS):
@@ -146,4 +145,10 @@ def _nvfp4(matrix: np.ndarray, form: Form, weight: torch.Tensor | None) -> Quant
             _rounded(blocks / scale, inner).reshape(len(blocks), -1).numpy().astype(TYPES["nvfp4"])
         )
         scales.append(scale[..., 0].numpy().astype(SCALE_TYPE))
-    return Quantised(values, np.concatenate(scales), np.asarray(whole, np.float32))
+    return Quantised(values, np.concatenate(scales), whole)
+
+
+def scale_of_scales(matrix: np.ndarray, form: Form) -> np.ndarray:
+    """The number that a matrix's blocks' scales are multiplied with, so that the largest of them is E4M3's."""
+    whole = np.float32(np.abs(matrix).max(initial=0) / LARGEST["nvfp4"] / LARGEST["fp8"])
+    return np.maximum(np.asarray(whole, form.scale_type).astype(np.float32), np.float32(TINY))

@@ -14,7 +14,7 @@ from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
 from hsexport.onnx.passes.ort_operators import turn_weights
 from hsexport.onnx.passes.plain_products import PlainProducts
-from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, quantised
+from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, quantised, scale_of_scales
 from hsexport.onnx.weights import HeldQuantised, held_quantised
 
 FLOAT = ir.DataType.FLOAT
@@ -253,10 +253,8 @@ class Made:
         return self._lying(scales) if self._form.block else scales[:, 0]
 
     def scale_of_scales(self) -> np.ndarray:
-        """A number."""
-        found = self._found().scale_of_scales
-        assert found is not None
-        return found
+        """A number, which is written long after the others, with the graph itself."""
+        return scale_of_scales(self._tensor.numpy().astype(np.float32, copy=False), self._form)
 
     def _lying(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array.T) if self._turned else array
