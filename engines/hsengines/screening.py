@@ -8,7 +8,6 @@ does not matter is skipped.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from hsengines.errors import EngineLoadError
@@ -25,10 +24,11 @@ _NAME = 8  # of TensorProto
 _SUBGRAPHS = (6, 11)  # of AttributeProto
 
 
-def screen(onnx: Path) -> None:
-    """Raises EngineLoadError for a file that no build writes."""
+def screen(onnx: Path) -> set[str]:
+    """The operators of a file. Raises EngineLoadError for one that no build writes."""
+    found: set[str] = set()
     if not onnx.is_file():
-        return  # who opens it says so
+        return found  # who opens it says so
     size_bytes = onnx.stat().st_size
     if size_bytes > MOST_BYTES:
         _refuse(onnx, f"it has {size_bytes} bytes")
@@ -40,14 +40,16 @@ def screen(onnx: Path) -> None:
             if field == _GRAPH:
                 for node in (part for number, part in _fields(model_part) if number == _NODE):
                     nodes += 1
-                    _screen_node(onnx, node)
+                    found.add(_screened(onnx, node))
     except (IndexError, ValueError):
         _refuse(onnx, "it is no ONNX file")
     if nodes > MOST_NODES:
         _refuse(onnx, f"it has {nodes} nodes")
+    return found
 
 
-def _screen_node(onnx: Path, node: memoryview) -> None:
+def _screened(onnx: Path, node: memoryview) -> str:
+    """A node's operator."""
     domain = operator = b""
     for field, part in _fields(node):
         if field == _DOMAIN:
@@ -58,15 +60,7 @@ def _screen_node(onnx: Path, node: memoryview) -> None:
             _refuse(onnx, "it has control flow")
     if domain not in DOMAINS and operator not in FOREIGN.get(domain, ()):
         _refuse(onnx, f"it has the operator {operator[:60]!r} of {domain[:60]!r}")
-
-
-def operators(onnx: Path) -> set[str]:
-    """The operators of a file that has been, or will be, screened; none of one that is no ONNX file."""
-    with suppress(OSError, IndexError, ValueError):
-        graphs = [part for field, part in _fields(memoryview(onnx.read_bytes())) if field == _GRAPH]
-        nodes = [part for graph in graphs for field, part in _fields(graph) if field == _NODE]
-        return {bytes(p).decode() for node in nodes for field, p in _fields(node) if field == _OPERATOR}
-    return set()
+    return operator.decode(errors="replace")
 
 
 def weights_made_anew(onnx: Path) -> Iterator[str]:

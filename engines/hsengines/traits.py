@@ -49,6 +49,10 @@ class BackendTraits:
     offered: bool = True
     """Whether users may name it."""
 
+    def stores(self, format: str, architecture: int) -> bool:
+        """Whether it has products with weights in that format for a compute capability."""
+        return architecture in dict(self.weight_architectures).get(format, (architecture,))
+
     @property
     def install(self) -> str:
         """The command that brings its library."""

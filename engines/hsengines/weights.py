@@ -77,6 +77,15 @@ def block_of(format: str, columns: int) -> int | None:
     return next((block for block in blocks if columns % block == 0), None) if blocks else 0
 
 
+def fitting(format: str, rows: int, columns: int) -> tuple[str, str]:
+    """What a matrix that is to be stored in a format can be stored in, and why if that is another one."""
+    if format != UNQUANTIZED and min(rows, columns) < SMALLEST:
+        return UNQUANTIZED, "narrow: nothing would be won"
+    if block_of(format, columns) is None:
+        return "int8", f"no block of {format} divides its rows"
+    return format, ""
+
+
 def formats_in(text: str) -> tuple[str, ...]:
     """Every format that a text asks for, each once, but for the one that is none."""
     return tuple(dict.fromkeys(entry.format for entry in asked_weights(text) if entry.format != UNQUANTIZED))

@@ -100,12 +100,17 @@ def _begun(out: Path, about: Mapping[str, Any]) -> Calibration | None:
     return known
 
 
+def is_region(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a step's inputs hold keys of cached tokens."""
+    return any(name.startswith("past_k") and shape[1] > 0 for name, shape in shapes.items())
+
+
 class Heard:
     """What was heard so far, by the names that a calibration has for it."""
 
     def __init__(self, tensors: dict[str, np.ndarray]) -> None:
         self.tensors = tensors
-        self._weights: dict[str, dict[int, list[str]]] = {}
+        self.weights: dict[str, dict[int, list[str]]] = {}
         self._levels: np.ndarray = np.ones(1)
 
     def watched(self, engine: Path, folder: Path) -> tuple[Path, list[str]]:
@@ -115,7 +120,7 @@ class Heard:
         for weights in engine.parent.glob(f"{engine.name}.data"):
             link_or_copy(weights, folder / weights.name)
         ir.save(model, folder / engine.name)
-        self._weights[engine.stem] = ranges.weights
+        self.weights[engine.stem] = ranges.weights
         return folder / engine.name, ranges.outputs
 
     def take(self, engine: str, inputs: Tensors, told: Mapping[str, np.ndarray]) -> None:
@@ -124,8 +129,8 @@ class Heard:
             self._levels = inputs["timesteps"].read() / 1000
         row = int(inputs["step"].read()[0]) if "step" in inputs else None
         level = LEVELS - 1 if row is None else min(int(self._levels[row] * LEVELS), LEVELS - 1)
-        mode = int(any(name.startswith("past_k") and tensor.shape[1] for name, tensor in inputs.items()))
-        for number, weights in self._weights[engine].items():
+        mode = int(is_region({name: tensor.shape for name, tensor in inputs.items()}))
+        for number, weights in self.weights[engine].items():
             for weight in weights:
                 self._keep(f"{engine}/{weight}", told[f"{LARGEST} {number}"], told[f"{SQUARES} {number}"], mode, level)
 

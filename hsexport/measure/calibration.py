@@ -19,6 +19,7 @@ from hsengines.weights import asked_weights
 from hsexport.build.calibration import LARGEST, Calibration, Ranges, read_calibration
 from hsexport.build.verify.bundle import UNNAMED, recipe_of
 from hsexport.measure.blocks import PATH, Measured, bundle_argument, grid, measured_on, measurement
+from hsexport.measure.calibrate import is_region
 from hsexport.measure.prompts import prompts_for
 from hsexport.networks.network import Network
 from hsexport.onnx.graph_files import load_graph, save_graph
@@ -56,7 +57,7 @@ def steps_seen(bundle: Bundle, prompts: list[str], schedules: list[str]) -> list
             count += 1
             if count % EVERY == 0:
                 given = {name: tensor.read().copy() for name, tensor in inputs.items()}
-                seen.append(Seen(any(n.startswith("past_k") and a.shape[1] for n, a in given.items()), given))
+                seen.append(Seen(is_region({name: array.shape for name, array in given.items()}), given))
 
     session = Session(bundle, SessionOptions(), backend=WatchedBackend(lambda file: (file, []), heard))
     try:

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from hsengines.weights import FORMATS, UNQUANTIZED
 from hsexport.measure.blocks import measurement
@@ -31,9 +30,10 @@ def calibrated(product: Product, file: Path) -> Path:
     """A calibration of one network by its golden: one random input, which serves to build and to nothing else."""
     from hsengines.files import replace_file
     from hsengines.ort.cpu import run_graph
-    from hsexport.build.calibration import LEVELS, MODES, calibration_bytes
+    from hsexport.build.calibration import calibration_bytes
+    from hsexport.measure.calibrate import Heard
     from hsexport.onnx.graph_files import load_graph, save_graph
-    from hsexport.onnx.passes.expose_ranges import LARGEST, SQUARES, ExposeRanges
+    from hsexport.onnx.passes.expose_ranges import ExposeRanges
     from hsexport.onnx.passes.graph_pass import apply
     from hsexport.onnx.passes.ort_operators import OrtOperators
     from hsexport.onnx.weights import attach_weights
@@ -45,14 +45,10 @@ def calibrated(product: Product, file: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         save_graph(model, Path(folder) / "graph.onnx")
         found = run_graph(Path(folder) / "graph.onnx", load_golden(product.golden)[0])
-    tensors = {}
-    for number, weights in ranges.weights.items():
-        for weight in weights:
-            levels = np.zeros((len(MODES), LEVELS), np.float32)
-            levels[0, -1] = found[f"{LARGEST} {number}"].max()
-            tensors[f"{product.name}/{weight}/{LARGEST}"] = levels
-            tensors[f"{product.name}/{weight}/{SQUARES}"] = found[f"{SQUARES} {number}"]
-    replace_file(file, calibration_bytes(tensors, {"members": {}}))
+    heard = Heard({})
+    heard.weights[product.name] = ranges.weights
+    heard.take(product.name, {}, found)
+    replace_file(file, calibration_bytes(heard.tensors, {"members": {}}))
     return file
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hsengines.spec import FLOATS, numpy_dtype
-from hsengines.weights import FORMATS, SMALLEST, UNQUANTIZED, Asked, asked_weights, block_of
+from hsengines.weights import FORMATS, UNQUANTIZED, Asked, asked_weights, block_of, fitting
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Weight, Weights
 from hsexport.networks.network import Network
@@ -78,10 +78,10 @@ def resident_weights(network: Network, request: BuildRequest) -> list[ResidentWe
 def _format_of(network: Network, asked: Sequence[Asked], name: str, weight: Weight) -> str:
     """What a weight is stored in: of products, which are matrices that a module multiplies with."""
     module, _, kind = name.rpartition(".")
-    if kind != "weight" or len(weight.shape) != 2 or min(weight.shape) < SMALLEST:
+    if kind != "weight" or len(weight.shape) != 2:
         return UNQUANTIZED
-    format, _ = network.format_of(asked, module)
-    return "int8" if block_of(format, weight.shape[1]) is None else format
+    wanted, _ = network.format_of(asked, module)
+    return fitting(wanted, *weight.shape)[0]
 
 
 def stored_bytes(format: str, shape: Sequence[int], item: int) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from hsengines.backend import NO_WEIGHTS, Weights
 from hsengines.build import BuildOptions
@@ -24,12 +23,12 @@ from hsengines.ort.session import (
     replace_weights,
     session_options,
 )
-from hsengines.screening import operators, weights_made_anew
+from hsengines.screening import screen, weights_made_anew
 from hsengines.spec import EngineSpec
 
 PROVIDERS = ["CPUExecutionProvider"]
-QUANTISES = "QuantizeLinear"
-"""The operator in front of products of 8 by 8 bits."""
+DEQUANTISES = "DequantizeLinear"
+"""The operator in front of what multiplies with quantised weights, until ONNX Runtime has kernels of its own for it."""
 
 
 def run_graph(onnx: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -50,18 +49,6 @@ def profile_graph(onnx: Path, inputs: Mapping[str, np.ndarray], rounds: int, thr
             session.run(None, dict(inputs))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return events
-
-
-def _options(engine: Path, threads: int) -> ort.SessionOptions:
-    """A session's for this engine.
-
-    Sums of products of 8 by 8 bits leave 16 bits, which is what CPUs have that do not multiply and add bytes in one
-    step: ten times the error, unless ONNX Runtime is told to mind. It then takes no 8-bit weights beside floats.
-    """
-    options = session_options(threads)
-    if QUANTISES in operators(engine):
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
 
 
 def _check_lowered(engine: str, lowered: Path) -> None:
@@ -89,14 +76,17 @@ class OrtCpuBackend(OrtBackend):
     def load(self, engine: Path, spec: EngineSpec, device: Device, replaced: Weights = NO_WEIGHTS) -> OrtEngine:
         """Loads an ONNX file and checks its inputs and outputs against `spec`."""
         del device
-        options = _options(engine, self._threads)
+        options = session_options(self._threads)
         replace_weights(options, replaced)
         return OrtEngine(spec, open_session(engine, spec, options, PROVIDERS))
 
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options
+        if DEQUANTISES not in screen(engine):
+            open_session(engine, spec, session_options(), PROVIDERS)
+            return
         with tempfile.TemporaryDirectory(dir=engine.parent) as folder:
-            session = _options(engine, 0)
+            session = session_options()
             session.optimized_model_filepath = str(Path(folder) / "lowered.onnx")
             session.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
             open_session(engine, spec, session, PROVIDERS)

@@ -120,13 +120,14 @@ class TrtBackend(Backend[Own]):
 
     def _check_weights(self, options: Own, architectures: Iterable[int]) -> None:
         """Raises EngineBuildError for a format of weights that an architecture has no products for."""
-        limits, asked = dict(traits_of(self.name).weight_architectures), list(architectures)
+        traits, asked = traits_of(self.name), list(architectures)
         for found in formats_in(options.weights):
-            if lacking := [each for each in asked if each not in limits.get(found, asked)]:
-                told = " and ".join(f"sm_{each}" for each in limits[found])
+            if lacking := [each for each in asked if not traits.stores(found, each)]:
+                told = " and ".join(f"sm_{each}" for each in dict(traits.weight_architectures)[found])
+                others = " or ".join(format for format in traits.weights if traits.stores(format, lacking[0]))
                 raise EngineBuildError(
                     f"{self.title} builds --weights {found} for {told}, not for sm_{lacking[0]}",
-                    f"name others with --arch, or choose {_formats_for(self.name, lacking[0])}",
+                    f"name others with --arch, or choose {others}",
                 )
 
     def _configure(self, config: Any, options: Own) -> None:
@@ -152,12 +153,6 @@ class TrtBackend(Backend[Own]):
         """The maker of the engine's contexts."""
         del plan
         return Contexts(self.library, runtime, engine)
-
-
-def _formats_for(backend: str, architecture: int) -> str:
-    traits = traits_of(backend)
-    limits = dict(traits.weight_architectures)
-    return " or ".join(f for f in traits.weights if architecture in limits.get(f, (architecture,)))
 
 
 def _weights_kept(onnx: Path, plan: Path, options: RtxOptions) -> tuple[Path, ...]:

@@ -64,9 +64,9 @@ class TensorRtRtxBackend(TrtBackend[RtxOptions]):
         """
         if options.architectures:
             return tuple(sorted(set(options.architectures)))
-        limits, formats = dict(traits_of(self.name).weight_architectures), formats_in(options.weights)
+        traits, formats = traits_of(self.name), formats_in(options.weights)
         known = (each for each in self._known_architectures() if each >= OLDEST)
-        return tuple(sorted(each for each in known if all(each in limits.get(f, (each,)) for f in formats)))
+        return tuple(each for each in known if all(traits.stores(format, each) for format in formats))
 
     def _configure(self, config: Any, options: RtxOptions) -> None:
         super()._configure(config, options)

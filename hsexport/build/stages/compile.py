@@ -109,7 +109,7 @@ def audit(product: Product, files: EngineFiles) -> Audit:
     model = ir.load(product.graph)
     quantised = {node.name or "": _quantised(node) for node in model.graph if node.op_type in PRODUCTS}
     answers = {node.name or "": [v.dtype.numpy().name for v in node.outputs if v.dtype] for node in model.graph}
-    products = {node.name or "" for node in model.graph if node.op_type in PRODUCTS}
+    products = set(quantised)
     seen: dict[str, str] = {}
     seen_quantised: dict[str, str] = {}
     for layer in files.layers:

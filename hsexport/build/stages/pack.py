@@ -85,6 +85,7 @@ def _weights_of(product: Product) -> EngineWeights | None:
 
 def _engine(product: Product, run: Run) -> EngineRecord:
     engine, *weights = map(_in_bundle, engine_files(product))
+    report = product.record("graph", GraphReport)
     return EngineRecord(
         file=engine,
         weights=weights,
@@ -92,9 +93,9 @@ def _engine(product: Product, run: Run) -> EngineRecord:
         build_key=product.entries["engine"].name,
         precision=product.precision,
         weight_format=product.weights,
-        products=product.record("graph", GraphReport).products,
-        other_weights=product.record("graph", GraphReport).other_weights,
-        fp32_blocks=product.record("graph", GraphReport).fp32_blocks,
+        products=report.products,
+        other_weights=report.other_weights,
+        fp32_blocks=report.fp32_blocks,
         options=run.backend.key_facts(options_for(product, run)),
         audit=product.record("engine", Built).audit,
         golden=_golden(product),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass, add_initializer
 
 
 class Dequantise(GraphPass):
@@ -23,11 +23,8 @@ class Dequantise(GraphPass):
         for node in list(model.graph):  # in order: a scale may be made of another one
             if node.op_type != "DequantizeLinear" or not _all_known(node):
                 continue
-            out, name = node.outputs[0], f"{node.outputs[0].name}.numbers"
-            tensor = _numbers(node, name)
-            value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-            model.graph.register_initializer(value)
-            out.replace_all_uses_with(value)
+            out = node.outputs[0]
+            out.replace_all_uses_with(add_initializer(model.graph, _numbers(node, f"{out.name}.numbers")))
             model.graph.remove(node, safe=True)
         for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
             del model.graph.initializers[name]

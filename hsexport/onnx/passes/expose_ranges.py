@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass, add_initializer
 from hsexport.onnx.passes.quantise import products
 
 LARGEST, SQUARES = "largest", "squares"
@@ -45,9 +45,9 @@ class ExposeRanges(GraphPass):
 
 def _expose(graph: ir.Graph, value: ir.Value, columns: int, number: int) -> None:
     """A row of zeros beside the value's own: a text stream that comes from the cache has none."""
-    shape = _constant(graph, f"shape {number}", np.asarray([-1, columns], np.int64))
-    zeros = _constant(graph, f"zeros {number}", np.zeros((1, columns), np.float32))
-    first = _constant(graph, f"first {number}", np.asarray([0], np.int64))
+    shape = add_initializer(graph, ir.Tensor(np.asarray([-1, columns], np.int64), name=f"shape {number}"))
+    zeros = add_initializer(graph, ir.Tensor(np.zeros((1, columns), np.float32), name=f"zeros {number}"))
+    first = add_initializer(graph, ir.Tensor(np.asarray([0], np.int64), name=f"first {number}"))
     rows = ir.node("Reshape", [value, shape], name=f"rows {number}")
     more = ir.node("Concat", [zeros, rows.outputs[0]], {"axis": 0}, name=f"more {number}")
     size = ir.node("Abs", more.outputs, name=f"size {number}")
@@ -59,10 +59,3 @@ def _expose(graph: ir.Graph, value: ir.Value, columns: int, number: int) -> None
     for node in (largest, squares):
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([columns])
         graph.outputs.append(node.outputs[0])
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -41,6 +41,14 @@ class GraphPass(ir.passes.InPlacePass):
         return PassError(f"{type(self).__name__}: {said}", hint)
 
 
+def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """A new initialiser of a graph, called as the tensor is."""
+    shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+    value = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def apply(model: ir.Model, *passes: ir.passes.PassBase) -> None:
     """Runs passes in order, in place. Raises PassError."""
     if not passes:

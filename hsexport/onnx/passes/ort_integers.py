@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass, add_initializer
 
 ZERO = "zero of bytes"
 
@@ -23,9 +23,7 @@ class OrtIntegers(GraphPass):
         """In place."""
         found = [node for node in model.graph if node.op_type == "MatMul" and all(map(_integers, node.inputs))]
         if found:
-            zero = ir.Value(name=ZERO, const_value=ir.Tensor(np.array(128, np.uint8), name=ZERO))
-            zero.type, zero.shape = ir.TensorType(ir.DataType.UINT8), ir.Shape(())
-            model.graph.register_initializer(zero)
+            zero = add_initializer(model.graph, ir.Tensor(np.array(128, np.uint8), name=ZERO))
             for node in found:
                 _lower(model.graph, node, zero)
             model.opset_imports.setdefault(ORT_DOMAIN, 1)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from hsengines.weights import FORMATS, SMALLEST, UNQUANTIZED, block_of
-from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass
+from hsengines.weights import FORMATS, UNQUANTIZED, block_of, fitting
+from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass, add_initializer
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
 from hsexport.onnx.passes.ort_operators import turn_weights
 from hsexport.onnx.passes.plain_products import PlainProducts
@@ -111,12 +111,9 @@ class Quantise(GraphPass):
         return [self._decided(Product(*found)) for found in products(graph)]
 
     def _decided(self, product: Product) -> Product:
-        format, reason = self._storage.format_of(product.name.removesuffix(".weight"))
-        if format != UNQUANTIZED and min(product.shape) < SMALLEST:
-            format, reason = UNQUANTIZED, "narrow: nothing would be won"
-        elif format != UNQUANTIZED and block_of(format, product.shape[1]) is None:
-            format, reason = "int8", f"no block of {format} divides its rows"
-        return Product(product.node, product.weight, product.turned, format, reason)
+        wanted, reason = self._storage.format_of(product.name.removesuffix(".weight"))
+        format, other = fitting(wanted, *product.shape)
+        return Product(product.node, product.weight, product.turned, format, other or reason)
 
     def _measured(self, found: list[Product]) -> dict[tuple[ir.Value, str], list[Product]]:
         """Products by what they read and the type it is to be quantised to."""
@@ -198,17 +195,10 @@ class Added:
     def _lazy(self, name: str, read: Callable[[], np.ndarray], dtype: np.dtype, shape: tuple[int, ...]) -> ir.Value:
         kind = ir.DataType.from_numpy(dtype)
         tensor = ir.LazyTensor(lambda: ir.Tensor(read(), dtype=kind, name=name), kind, ir.Shape(shape), name=name)
-        return self._register(name, tensor)
+        return add_initializer(self._graph, tensor)
 
     def _given(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
-        return self._register(name, ir.Tensor(array, dtype=dtype, name=name))
-
-    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, ir.Tensor(array, dtype=dtype, name=name))
 
     def _node(
         self,
