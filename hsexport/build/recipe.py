@@ -17,8 +17,6 @@ from hsruntime.facts import Defaults, Facts, Latent, Lora, Sizes, Transformer, s
 from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.presets import resolve_schedule
 
-DEFAULT_STEPS = 28  # of a preset
-
 
 def recipe_for(request: BuildRequest, fetcher: Fetcher = DOWNLOADS) -> Recipe:
     """The recipe of the pair that is asked for, found and checked. Raises PairError, RecipeError or ScheduleError.
@@ -33,7 +31,7 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     family, latent = pair.family, pair.family.latent(pair)
     sizes = _sizes(pair, latent, request)
     wanted = request.schedule or ("hybridstitch" if pair.small else "lightstitch" if request.light else "large")
-    schedule = resolve_schedule(wanted, request.steps, DEFAULT_STEPS)
+    schedule = resolve_schedule(wanted, request.steps, family.steps(pair))
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
     adapters = {member.role: _adapters(member, request) for member in pair.members}
@@ -45,17 +43,20 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         told = (Lora(name=a.file.name, sha256=a.sha256, scale=a.scale) for a in adapters[member.role])
         return family.transformer(member, latent, sizes, tuple(told))
 
-    large = transformer(pair.large)
+    large, small = transformer(pair.large), transformer(pair.small) if pair.small else None
+    guided = any(member.guidance == "classifier-free" for member in (large, small) if member)
     facts = Facts(
         family=family.name,
         large=large,
-        small=transformer(pair.small) if pair.small else None,
+        small=small,
         light=family.light(pair.large, large, request.light) if request.light else None,
         latent=latent,
         sizes=sizes,
         sigmas=family.sigmas(pair),
         text=family.text_sides(pair, request.parts_left_out, request.max_sequence_length),
-        defaults=Defaults(schedule=wanted, steps=schedule.steps, guidance_scale=request.guidance_scale),
+        defaults=Defaults(
+            schedule=wanted, steps=schedule.steps, guidance_scale=request.guidance_scale if guided else 1.0
+        ),
     )
     _check_bounds(facts)
     schedule_for(facts)

@@ -102,3 +102,35 @@ def load_tokenizer(folder: Path) -> Any:
             "a bundle takes tokenizers that the tokenizers library runs",
         )
     return tokenizer
+
+
+def pad_id_of(tokenizer: Path, vocabulary: int) -> int:
+    """The id that fills a prompt up to its full length, below the text encoder's `vocabulary`. Raises PairError."""
+    found = stated_pad_id(tokenizer)
+    if found is None:
+        found = load_tokenizer(tokenizer).pad_token_id
+    if found is None or not 0 <= found < vocabulary:
+        raise PairError(
+            f"{tokenizer} pads with {'no token' if found is None else f'token {found}'}, expected one of the text "
+            f"encoder's {vocabulary}",
+            "is it the tokenizer of that text encoder? download or save the model again",
+        )
+    return int(found)
+
+
+MARKS = ("\ufff9", "a \ufff9 b")
+"""Prompts that no template has in itself."""
+
+
+def chat_template_of(tokenizer: Path, **options: Any) -> tuple[str, str]:
+    """What the chat template puts before a prompt and behind it. Raises PairError for one that changes the prompt."""
+    loaded = load_tokenizer(tokenizer)
+    if getattr(loaded, "padding_side", "right") != "right":
+        raise PairError(f"{tokenizer} pads in front of the prompt, expected behind it", AGAIN)
+    with told_by_folder(tokenizer):
+        messages = ([{"role": "user", "content": mark}] for mark in MARKS)
+        first, second = (loaded.apply_chat_template(each, tokenize=False, **options) for each in messages)
+    before, mark, behind = first.partition(MARKS[0])
+    if not mark or second != before + MARKS[1] + behind:
+        raise PairError(f"{tokenizer} has a chat template that does not hold the prompt as it is", AGAIN)
+    return before, behind

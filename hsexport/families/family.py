@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hsexport.networks.network import Network
 
 
+DEFAULT_STEPS = 28
+
+
 class Family(ABC):
     """Made anew for each question; holds nothing."""
 
@@ -79,6 +82,11 @@ class Family(ABC):
     @abstractmethod
     def sigmas(self, pair: Pair) -> Sigmas:
         """How noise levels are spaced."""
+
+    def steps(self, pair: Pair) -> int:
+        """That a preset has if nobody says how many."""
+        del pair
+        return DEFAULT_STEPS
 
     @abstractmethod
     def text_sides(self, pair: Pair, without: Collection[str], longest: int | None) -> dict[str, TextSide]:

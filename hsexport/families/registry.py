@@ -42,6 +42,12 @@ FAMILIES: dict[str, FamilyRow] = {
         ),
         optional={"t5": ("text_encoder_3", "leave T5 out: a smaller bundle that follows long prompts less closely")},
     ),
+    "flux2": FamilyRow(
+        title="FLUX.2",
+        made="hsexport.families.flux2.family:Flux2",
+        transformer="Flux2Transformer2DModel",
+        parts=("vae", "text_encoder", "tokenizer", "scheduler"),
+    ),
 }
 
 

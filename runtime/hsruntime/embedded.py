@@ -129,7 +129,8 @@ def generate(
 def encode(session: Session, given: Options) -> tuple[tuple[bytes, Any], ...]:
     """Text embeddings by name as DLPack capsules, with rows of negative prompts if that guidance asks for them."""
     asked = _named(given)
-    guided = asked.get("guidance_scale", session.manifest.facts.defaults.guidance_scale) > 1
+    facts = session.manifest.facts
+    guided = facts.has_guidance and asked.get("guidance_scale", facts.defaults.guidance_scale) > 1
     negative = asked.get("negative_prompt", "") if guided else None
     others = {name: asked.get(name) for name in ("prompt_2", "prompt_3")}
     found = session.encode(asked.get("prompt", []), negative_prompt=negative, **others)

@@ -17,6 +17,7 @@ ALWAYS_STEPS = 128
 SHIFTS = (0.001, 1000.0)
 """Between which a shift of noise levels lies; flow matching models are trained with 1 to 12 or so."""
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Text = Annotated[str, Meta(max_length=10_000)]
 Size = tuple[Count, Count]
 """Width and height in pixels."""
 RESIDUAL = "residual_"
@@ -80,6 +81,8 @@ class Transformer(Strict, frozen=True, kw_only=True):
     positions: Positions
     text: str
     """The text side that it reads."""
+    guidance: Literal["classifier-free", "none"] = "classifier-free"
+    """How a prompt is followed: by a second row of the negative prompt, or not at all, as distilled ones do."""
     operations: dict[str, Operations]
     """Of a step over G rows, M active of N image tokens and T text tokens, L of them live, by part of the network; a
     part "layers" is there."""
@@ -128,7 +131,7 @@ class Sizes(Strict, frozen=True, kw_only=True):
 class Sigmas(Strict, frozen=True, kw_only=True):
     """The rule that spaces noise levels (hsruntime.loop.flow has one function a rule), and its numbers."""
 
-    rule: Literal["flow-match-euler", "trailing"]
+    rule: Literal["flow-match-euler", "trailing", "empirical-mu"]
     levels: Count
     """As many the pair was trained on; a timestep is sigma times it."""
     shift: Annotated[float, Meta(ge=SHIFTS[0], le=SHIFTS[1])]
@@ -143,6 +146,10 @@ class TextSlot(Strict, frozen=True, kw_only=True):
     pad_id: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     into: dict[str, str]
     """Its outputs to the inputs of the side's join."""
+    before: Text = ""
+    """What a chat template puts in front of a prompt."""
+    behind: Text = ""
+    """And behind it."""
 
 
 class TextSide(Strict, frozen=True, kw_only=True):
@@ -195,6 +202,11 @@ class Facts(Strict, frozen=True, kw_only=True):
         """That a schedule may have: one for each noise level, and no more than the engines can be given at once."""
         most_given = 2 * self.sizes.max_batch * max(model.given for model in self.members.values())
         return min(self.sigmas.levels, max(ALWAYS_STEPS, MOST_NUMBERS // most_given))
+
+    @property
+    def has_guidance(self) -> bool:
+        """Whether any member takes a second row for each picture."""
+        return any(member.guidance == "classifier-free" for member in self.members.values())
 
     @property
     def slots(self) -> list[TextSlot]:

@@ -107,7 +107,7 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         size = checked_size(manifest, (self.width, self.height), latents, like)
         seeds = seed_list(self.seed, pictures)
         original = self._original(image, size) if image else None
-        schedule = self._schedule(manifest, begins=image is not None)
+        schedule = self._schedule(manifest, size, begins=image is not None)
         return Request(
             prompts=prompts,
             negative_prompts=negatives,
@@ -137,11 +137,12 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         drawn = None if self.mask is None else read_mask("mask", self.mask, size, image.size)
         return Original(np.asarray(pixels), drawn, checked_blur(self.mask_blur))
 
-    def _schedule(self, manifest: Manifest, *, begins: bool) -> Schedule:
+    def _schedule(self, manifest: Manifest, size: Size, *, begins: bool) -> Schedule:
         """With a region that is marked as it is marked, and a start where the picture begins from another."""
         strength = checked_strength(self.strength, begins=begins)
         marked = self.region_mask is not None
-        wanted = checked_schedule(manifest, self.schedule, self.steps, marked=marked or self.mask is not None)
+        is_marked = marked or self.mask is not None
+        wanted = checked_schedule(manifest, self.schedule, self.steps, marked=is_marked, size=size)
         if marked:
             wanted = marked_by_hand(wanted)
         if wanted.start and not begins:

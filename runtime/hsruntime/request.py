@@ -17,6 +17,7 @@ from hsruntime.facts import Size
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.schedule import Schedule
+from hsruntime.telling import warn_caller
 from hsruntime.text.encode import TextEmbeddings, conditioning_specs
 from hsruntime.text.tokenize import PromptRow
 
@@ -35,6 +36,10 @@ LARGEST_LATENT = 10_000
 
 class RequestError(HSError):
     """A call of `generate` that cannot be met."""
+
+
+class GuidanceWarning(UserWarning):
+    """Guidance was asked of a pair that takes none."""
 
 
 @dataclass(frozen=True)
@@ -244,13 +249,19 @@ def checked_guidance(manifest: Manifest, asked: float | None) -> float:
     if abs(scale) > LARGEST_SCALE:
         told = f"guidance_scale {scale:g} lies outside -{LARGEST_SCALE}..{LARGEST_SCALE}"
         raise RequestError(told, "scales lie between 1 and 10 or so")
+    if scale > 1 and not manifest.facts.has_guidance:
+        if asked is not None:
+            warn_caller(f"guidance_scale {scale:g} is not used: the pair is distilled, and takes none", GuidanceWarning)
+        return 1.0
     return scale
 
 
-def checked_schedule(manifest: Manifest, wanted: str | Schedule | None, steps: int | None, *, marked: bool) -> Schedule:
+def checked_schedule(
+    manifest: Manifest, wanted: str | Schedule | None, steps: int | None, *, marked: bool, size: Size
+) -> Schedule:
     """As asked, else the bundle's; `marked`: whether there is a mask that a region may follow. Raises ScheduleError."""
     steps = None if steps is None else whole("steps", steps)
-    return schedule_for(manifest.facts, wanted, steps, marked=marked)
+    return schedule_for(manifest.facts, wanted, steps, marked=marked, size=size)
 
 
 DEFAULT_STRENGTH = 0.6

@@ -393,9 +393,9 @@ class Session:
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop, and the picture that others begin from."""
         patch = self.manifest.facts.latent.patch_size
-        sigmas = noise_levels(self.manifest.facts.sigmas, request.schedule)
-        timesteps = (sigmas[:-1] * np.float32(self.manifest.facts.sigmas.levels)).astype(np.float32)
         noise = begun = tokens_from_latents(request.latents, patch)
+        sigmas = noise_levels(self.manifest.facts.sigmas, request.schedule, noise.shape[1])
+        timesteps = (sigmas[:-1] * np.float32(self.manifest.facts.sigmas.levels)).astype(np.float32)
         if request.original:
             original = tokens_from_latents(self._encoded(request.original), patch)
             begun = sigmas[0] * noise + (1 - sigmas[0]) * original

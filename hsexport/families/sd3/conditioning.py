@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from hsexport.families.sd3.transformer import flat
+from hsexport.families.shared.blocks import flat, steering
 
 NORMS = ("norm1", "norm1_context")
 
@@ -50,14 +50,3 @@ class Linears(nn.Module):
         for name in NORMS:
             self.add_module(name, nn.Module())
             getattr(self, name).linear = getattr(block, name).linear
-
-
-def steering(linear: nn.Linear, emb: Tensor, *, scale_first: bool = False) -> list[Tensor]:
-    """Shift, scale, gate, shift ... from emb (rows, width), each (rows, width), 1 added to every scale.
-
-    `scale_first`: as AdaLayerNormContinuous has it, scale and shift.
-    """
-    parts = list(linear(emb).chunk(linear.out_features // emb.shape[-1], dim=-1))
-    if scale_first:
-        parts.reverse()
-    return [part + 1 if place % 3 == 1 else part for place, part in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""Text encoders and VAE decoder, wrapped to the tensors StableDiffusion3Pipeline takes from them."""
+"""Text encoders and the VAE's halves, wrapped to the tensors StableDiffusion3Pipeline takes from them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+from hsexport.families.shared.vae_modules import Decoder, Encoder
 
 
 class ClipEncoder(nn.Module):
@@ -53,44 +55,30 @@ class JoinText(nn.Module):
         return torch.cat([clip, states_3], dim=1), torch.cat([pooled_1, pooled_2], dim=-1)
 
 
-class VaeEncoder(nn.Module):
-    """Pictures by latent (B, h, w, s * s * 3), float 0..1, to latents (B, h, w, C) as the loop takes them.
-
-    The numbers of a latent are its square of s pixels, line by line, so that every extent is a symbol of its own.
-    """
+class VaeEncoder(Encoder):
+    """To latents as the loop takes them: the posterior's mode, shifted and scaled."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.encoder = vae.encoder
-        self.quant_conv = vae.quant_conv
-        self.side = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.channels = int(vae.config.latent_channels)
-        self.scaling_factor = float(vae.config.scaling_factor)
-        self.shift_factor = float(vae.config.shift_factor or 0.0)
+        super().__init__(vae, 2 ** (len(vae.config.block_out_channels) - 1))
+        self.scaling_factor, self.shift_factor = factors(vae)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor]:
-        """The mode of the posterior, scaled; 0..1 becomes -1..1 first, as in VaeImageProcessor."""
-        squares = pixels.unflatten(-1, (self.side, self.side, 3)).permute(0, 5, 1, 3, 2, 4)
-        moments = self.encoder(squares.flatten(4, 5).flatten(2, 3) * 2 - 1)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        mode = (moments[:, : self.channels] - self.shift_factor) * self.scaling_factor
-        return (mode.permute(0, 2, 3, 1),)
+    def taken(self, mode: Tensor) -> Tensor:
+        """As StableDiffusion3Img2ImgPipeline takes it."""
+        return (mode - self.shift_factor) * self.scaling_factor
 
 
-class VaeDecoder(nn.Module):
-    """Latents (B, C, h, w) as the loop leaves them to pictures (B, H, W, 3), float 0..1."""
+class VaeDecoder(Decoder):
+    """From latents as the loop leaves them."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.post_quant_conv = vae.post_quant_conv
-        self.decoder = vae.decoder
-        self.scaling_factor = float(vae.config.scaling_factor)
-        self.shift_factor = float(vae.config.shift_factor or 0.0)
+        super().__init__(vae)
+        self.scaling_factor, self.shift_factor = factors(vae)
 
-    def forward(self, latents: Tensor) -> tuple[Tensor]:
-        """Unscales, decodes, maps -1..1 to 0..1 and clips, as VaeImageProcessor does."""
-        z = latents / self.scaling_factor + self.shift_factor
-        if self.post_quant_conv is not None:
-            z = self.post_quant_conv(z)
-        return ((self.decoder(z) * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1),)
+    def given(self, latents: Tensor) -> Tensor:
+        """As StableDiffusion3Pipeline gives it."""
+        return latents / self.scaling_factor + self.shift_factor
+
+
+def factors(vae: AutoencoderKL) -> tuple[float, float]:
+    """Scaling and shift of a VAE's latents."""
+    return float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from msgspec import structs
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
 from hsexport.checkpoints.documents import told_by_folder
 from hsexport.families.recipe import Recipe
-from hsexport.families.sd3.counts import decoder_activations, encoder_operations, vae_operations
+from hsexport.families.sd3.counts import encoder_operations
 from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
 from hsexport.families.sd3.text import encoders_of
-from hsexport.families.sd3.weight_rules import TEXT, VAE
-from hsexport.families.sd3.weights import config_fact, part_weights
+from hsexport.families.sd3.weight_rules import TEXT
+from hsexport.families.sd3.weights import part_weights
+from hsexport.families.shared.vae_networks import Half, vae_networks
+from hsexport.families.shared.weights import config_fact
 from hsexport.networks.network import Network
 
 if TYPE_CHECKING:
@@ -72,44 +71,11 @@ def join_text_network(recipe: Recipe) -> Network:
     return Network(spec, skeleton, {"B": 3}, narrow_tensors=("*",))
 
 
-def vae_networks(recipe: Recipe) -> list[Network]:
-    """Latents to pictures, and pictures to latents, of any height and width in the profile."""
-    latent, config = recipe.facts.latent, recipe.pair.parts["vae"]
-    scale, latents = latent.vae_scale, ("B", latent.channels, "h", "w")
-    decoder = _vae(
-        recipe,
-        "VaeDecoder",
-        ("decoder.", "post_quant_conv."),
-        EngineSpec(
-            "vae_decoder",
-            (TensorSpec("latents", "float32", latents),),
-            (TensorSpec("pictures", "float32", ("B", f"{scale}*h", f"{scale}*w", 3)),),
-        ),
-    )
-    encoder = _vae(
-        recipe,
-        "VaeEncoder",
-        ("encoder.", "quant_conv."),
-        EngineSpec(
-            "vae_encoder",
-            (TensorSpec("pixels", "float32", ("B", "h", "w", scale * scale * 3)),),
-            (TensorSpec("latents", "float32", ("B", "h", "w", latent.channels)),),
-        ),
-    )
-    return [
-        replace(
-            decoder,
-            operations=vae_operations,
-            activations=lambda dims, _: decoder_activations(config, dims),
-        ),
-        replace(encoder, operations=vae_operations),
-    ]
+def vae_network_pair(recipe: Recipe) -> list[Network]:
+    """The VAE's decoder and encoder."""
+    vae, folder = recipe.pair.parts["vae"], recipe.pair.shared["vae"]
 
-
-def _vae(recipe: Recipe, module: str, modules: tuple[str, ...], spec: EngineSpec) -> Network:
-    folder, ranges = recipe.pair.shared["vae"], recipe.ranges()
-
-    def skeleton() -> nn.Module:
+    def skeleton(module: str) -> nn.Module:
         from accelerate import init_empty_weights
         from diffusers import AutoencoderKL
 
@@ -121,15 +87,11 @@ def _vae(recipe: Recipe, module: str, modules: tuple[str, ...], spec: EngineSpec
             )
             return made.float()
 
-    return Network(
-        structs.replace(spec, profiles=(Profile("all", {name: ranges[name] for name in ("B", "h", "w")}),)),
-        skeleton,
-        {"B": 2, "h": 6, "w": 10},
-        weights=part_weights(folder, modules=modules),
-        facts=config_fact(recipe.pair.parts["vae"].document),
-        weight_rules=VAE,
-        group="vae",
+    halves = (
+        Half(lambda: skeleton("VaeDecoder"), part_weights(folder, modules=("decoder.", "post_quant_conv."))),
+        Half(lambda: skeleton("VaeEncoder"), part_weights(folder, modules=("encoder.", "quant_conv."))),
     )
+    return vae_networks(recipe, *halves, vae.document, vae.block_out_channels)
 
 
 def _states(name: str, length: int, width: int) -> TensorSpec:

@@ -111,7 +111,7 @@ class Sd3(Family):
 
     def networks(self, recipe: Recipe) -> list[Network]:
         """Large, small, what conditions them, text encoders and their join, the VAE's decoder and encoder."""
-        from hsexport.families.sd3.encoders import join_text_network, text_encoder_networks, vae_networks
+        from hsexport.families.sd3.encoders import join_text_network, text_encoder_networks, vae_network_pair
         from hsexport.families.sd3.networks import conditioning_network, large_network, light_network, small_network
 
         pair, light = recipe.pair, recipe.facts.light
@@ -119,7 +119,7 @@ class Sd3(Family):
         steps += [small_network(recipe, pair.small)] if pair.small else []
         steps += [light_network(recipe, light.outer)] if light and light.outer else []
         conditioning = [conditioning_network(recipe, member) for member in pair.members]
-        surroundings = [join_text_network(recipe), *vae_networks(recipe)]
+        surroundings = [join_text_network(recipe), *vae_network_pair(recipe)]
         return [*steps, *conditioning, *text_encoder_networks(recipe), *surroundings]
 
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:

@@ -7,66 +7,39 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from hsengines.spec import DimRange, EngineSpec, Profile, TensorSpec
+from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.families.pair import Member
 from hsexport.families.recipe import Recipe
 from hsexport.families.sd3.counts import conditioning_operations, middle_of, modulation_chunks, transformer_activations
 from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weight_rules import transformer_weight_rules
 from hsexport.families.sd3.weights import transformer_weights
+from hsexport.families.shared.step_specs import TRACE_DIMS, cached_step, profiles, whole_step
 from hsexport.networks.network import Network
-from hsruntime.facts import Transformer
 
 if TYPE_CHECKING:
     from torch import nn
 
-TRACE_DIMS = {"G": 2, "M": 6, "R": 10, "T": 5, "U": 4, "N": 12, "S": 3}
-REGION_RATIO = 0.3  # what the region profile is tuned for
-
 
 def large_network(recipe: Recipe) -> Network:
-    """Large's step: M active image tokens, R cached ones, T live text tokens, U cached ones.
-
-    R = U = 0 makes it the whole model; T = 0 leaves the text stream to the cache. With a light form beside it, it
-    answers what its middle blocks add to both streams.
-    """
-    arch, ranges = recipe.facts.large, recipe.ranges()
-    past = [*_slots(arch, "past", arch.image_slots, "R"), *_slots(arch, "past_text", arch.text_slots, "U")]
-    presents = [*_slots(arch, "present", arch.image_slots, "M"), *_slots(arch, "present_text", arch.text_slots, "T")]
-    rows, tokens, text, steps = ranges["G"], ranges["N"], ranges["T"], ranges["S"]
-    region = DimRange(1, max(1, round(REGION_RATIO * tokens.optimum)), tokens.maximum)
-    cached = DimRange(0, tokens.optimum - region.optimum, max(1, tokens.maximum - 1))
-    live, kept = DimRange(0, text.optimum, text.maximum), DimRange(0, 0, text.maximum)
-    none = DimRange(0, 0, 0)
-    profiles = (
-        Profile("full", {"G": rows, "M": tokens, "R": none, "T": text, "U": none, "S": steps}),
-        Profile("region", {"G": rows, "M": region, "R": cached, "T": live, "U": kept, "S": steps}),
-    )
-    velocity = TensorSpec("velocity", "float32", ("G", "M", recipe.facts.latent.token_width))
-    inputs = (*_step_inputs(recipe, recipe.pair.large, "M"), *past)
+    """Large's step; with a light form beside it, it answers what its middle blocks add to both streams."""
     residual = _residual(recipe, "M") if recipe.facts.light else ()
-    spec = EngineSpec("large", inputs, (velocity, *presents, *residual), profiles)
+    spec = cached_step(recipe, _conditions(recipe.pair.large), *residual)
     return _denoiser(
         recipe, spec, recipe.pair.large, narrow=("modulation", "context", "past_*", "present_*", *RESIDUAL)
     )
 
 
 def small_network(recipe: Recipe, small: Member) -> Network:
-    """Small's step: always the whole picture, no cache."""
-    return _denoiser(recipe, _whole_picture(recipe, "small", small), small, narrow=("modulation", "context"))
+    """Small's step."""
+    return _denoiser(recipe, whole_step(recipe, "small", _conditions(small)), small, narrow=("modulation", "context"))
 
 
 def light_network(recipe: Recipe, outer: tuple[int, int]) -> Network:
     """A step of large's outer blocks: always the whole picture, no cache."""
     large = recipe.pair.large
-    spec = _whole_picture(recipe, "light", large, *_residual(recipe, "N"))
+    spec = whole_step(recipe, "light", (*_conditions(large), *_residual(recipe, "N")))
     return _denoiser(recipe, spec, large, narrow=("modulation", "context", *RESIDUAL), outer=outer)
-
-
-def _whole_picture(recipe: Recipe, name: str, member: Member, *further: TensorSpec) -> EngineSpec:
-    velocity = TensorSpec("velocity", "float32", ("G", "N", recipe.facts.latent.token_width))
-    inputs = (*_step_inputs(recipe, member, "N"), *further)
-    return EngineSpec(name, inputs, (velocity,), _profiles(recipe, "G", "N", "T", "S"))
 
 
 RESIDUAL = ("residual_image", "residual_text")
@@ -85,7 +58,7 @@ def conditioning_network(recipe: Recipe, member: Member) -> Network:
         TensorSpec("text", "float32", ("G", "T", config.joint_attention_dim)),
         TensorSpec("pooled", "float32", ("G", config.pooled_projection_dim)),
     )
-    spec = EngineSpec(f"condition_{member.role}", inputs, _conditions(member), _profiles(recipe, "G", "T", "S"))
+    spec = EngineSpec(f"condition_{member.role}", inputs, _conditions(member), profiles(recipe, "G", "T", "S"))
 
     def module() -> nn.Module:
         from hsexport.families.sd3.conditioning import Conditioning
@@ -99,31 +72,12 @@ def conditioning_network(recipe: Recipe, member: Member) -> Network:
     return replace(made, operations=conditioning_operations, activations=lambda dims, _: dims["S"] * dims["G"] * size)
 
 
-def _slots(arch: Transformer, prefix: str, layers: int, tokens: str) -> list[TensorSpec]:
-    """Of a cache, layer by layer, key before value: past_k_0, past_v_0, past_k_1, ..."""
-    shape = ("G", tokens, arch.heads, arch.head_size)
-    return [TensorSpec(f"{prefix}_{which}_{layer}", "float32", shape) for layer in range(layers) for which in "kv"]
-
-
-def _step_inputs(recipe: Recipe, member: Member, tokens: str) -> tuple[TensorSpec, ...]:
-    return (
-        TensorSpec("tokens", "float32", ("G", tokens, recipe.facts.latent.token_width)),
-        TensorSpec("positions", "int32", ("G", tokens)),
-        TensorSpec("step", "int32", (1,)),
-        *_conditions(member),
-    )
-
-
 def _conditions(member: Member) -> tuple[TensorSpec, ...]:
     width = member.config.width
     return (
         TensorSpec("modulation", "float32", ("S", "G", 1, modulation_chunks(member.config) * width)),
         TensorSpec("context", "float32", ("G", "T", width)),
     )
-
-
-def _profiles(recipe: Recipe, *dims: str) -> tuple[Profile, ...]:
-    return (Profile("full", {name: recipe.ranges()[name] for name in dims}),)
 
 
 def _denoiser(

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
-from hsexport.families.sd3.config import FAMILY, OTHER
+from hsexport.families.sd3.config import FAMILY
 from hsexport.families.sd3.t5_gguf import part_headers
+from hsexport.families.shared.layers import OTHER
 from hsruntime.facts import SHIFTS
 
 VAE_DEFAULTS: dict[str, Any] = {

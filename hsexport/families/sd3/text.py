@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hsexport.checkpoints.documents import AGAIN, PairError, read_document
-from hsexport.checkpoints.tokenizers import load_tokenizer, stated_pad_id
+from hsexport.checkpoints.tokenizers import pad_id_of
 from hsexport.families.pair import Pair
 from hsexport.families.sd3.parts import T5_LENGTH, TEXT_ENCODERS, EncoderConfig
 from hsruntime.facts import TextSide, TextSlot
@@ -34,7 +34,7 @@ def text_side(pair: Pair, without: Collection[str], longest: int | None) -> Text
             engine=encoder.name,
             tokenizer=f"tokenizers/{TEXT_ENCODERS[encoder.name][0]}.json",
             length=lengths[encoder.name],
-            pad_id=_pad_id(_tokenizer(pair, encoder), encoder.vocabulary),
+            pad_id=pad_id_of(_tokenizer(pair, encoder), encoder.vocabulary),
             into={answer: f"{answer}_{number}" for answer in ANSWERS[encoder.kind]},
         )
         for number, encoder in enumerate(encoders, start=1)
@@ -58,17 +58,3 @@ def _length(pair: Pair, encoder: EncoderConfig) -> int:
         where = f"{tokenizer}/tokenizer_config.json"
         raise PairError(f"{where} has model_max_length {found!r}, expected a number of tokens", AGAIN)
     return min(encoder.longest, int(found))
-
-
-def _pad_id(tokenizer: Path, vocabulary: int) -> int:
-    """The id that fills a prompt up to its full length."""
-    found = stated_pad_id(tokenizer)
-    if found is None:
-        found = load_tokenizer(tokenizer).pad_token_id
-    if found is None or not 0 <= found < vocabulary:
-        raise PairError(
-            f"{tokenizer} pads with {'no token' if found is None else f'token {found}'}, expected one of the text "
-            f"encoder's {vocabulary}",
-            "is it the tokenizer of that text encoder? download or save the model again",
-        )
-    return int(found)

@@ -6,8 +6,7 @@ What follows from prompts and noise levels alone is `hsexport.families.sd3.condi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from hsexport.checkpoints.weights import stored
 from hsexport.checkpoints.weights.streamed import tensor_of
 from hsexport.families.pair import Member
 from hsexport.families.sd3.config import TransformerConfig
+from hsexport.families.shared.blocks import Cache, KeyValue, Modulation, attended, feed_forward, flat, joined, project
 from hsruntime.facts import Positions
 
 
@@ -38,35 +38,6 @@ def original_of(member: Member, dtype: torch.dtype = torch.float32) -> SD3Transf
     return model.eval()
 
 
-class KeyValue(NamedTuple):
-    """Keys and values of one attention layer, each (G, tokens, H, D)."""
-
-    key: Tensor
-    value: Tensor
-
-
-def attended(query: Tensor, past: KeyValue) -> Tensor:
-    """What tokens (G, M, H, D) take of all keys and values: (G, M, H * D)."""
-    q, k, v = (tensor.transpose(1, 2) for tensor in (query, *past))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def flat(layer: nn.Module, x: Tensor) -> Tensor:
-    """A token-wise layer over (G, tokens, width), run in two dimensions.
-
-    As a two-dimensional product it exports as one Gemm with its bias; in three it becomes MatMul and Add, and the
-    additions were 9 % of small's time on ONNX Runtime's CPU provider (width 128, 256 tokens).
-    """
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def project(x: Tensor, linear: nn.Linear, norm: nn.Module | None, heads: int) -> Tensor:
-    """One of query, key, value: projected, split into heads, and only then normalised (norm_q has D weights)."""
-    size = linear.out_features // heads  # said, for of no tokens at all none can be inferred
-    split = linear(x.flatten(0, 1)).view(*x.shape[:2], heads, size)
-    return split if norm is None else norm(split)
-
-
 def image_key_value(attention: Attention, x: Tensor) -> KeyValue:
     """Keys and values of the active tokens: what a cache keeps of a layer."""
     key = project(x, attention.to_k, attention.norm_k, attention.heads)
@@ -77,11 +48,6 @@ def text_key_value(attention: Attention, text: Tensor) -> KeyValue:
     """Keys and values of the text tokens."""
     key = project(text, attention.add_k_proj, attention.norm_added_k, attention.heads)
     return KeyValue(key, project(text, attention.add_v_proj, None, attention.heads))
-
-
-def joined(parts: list[KeyValue]) -> KeyValue:
-    """All keys and all values, part after part; attention does not care about their order."""
-    return KeyValue(torch.cat([p.key for p in parts], dim=1), torch.cat([p.value for p in parts], dim=1))
 
 
 def self_attention(attention: Attention, x: Tensor, past: list[KeyValue]) -> tuple[Tensor, KeyValue]:
@@ -110,46 +76,6 @@ def joint_attention(
     out = attended(torch.cat([query, text_query], dim=1), everything)
     image_out = flat(attention.to_out[0], out[:, :active])
     return image_out, flat(attention.to_add_out, out[:, active:]), present, present_text
-
-
-class Modulation(NamedTuple):
-    """How one part of a block is steered, each (G, 1, width): the 1 that a scale is added to is in it."""
-
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
-
-    def normed(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """The stream as the part reads it; `norm` has no weights of its own."""
-        return norm(x) * self.scale + self.shift
-
-    def residual(self, x: Tensor, out: Tensor) -> Tensor:
-        """The stream with what the part answered."""
-        return x + self.gate * out
-
-
-def feed_forward(block: nn.Module, norm: nn.Module, x: Tensor, steered: Modulation) -> Tensor:
-    """A modulated feed-forward with its residual."""
-    return steered.residual(x, flat(block, steered.normed(norm, x)))
-
-
-@dataclass
-class Cache:
-    """Keys and values, slot after slot as the layers come: what a call is given, and what it leaves behind."""
-
-    past: list[KeyValue]  # of cached image tokens, one for each attention layer; empty without a cache
-    past_text: list[KeyValue]  # of cached text tokens, one for each joint attention
-    presents: list[KeyValue] = field(default_factory=list)
-    presents_text: list[KeyValue] = field(default_factory=list)
-    residual: list[Tensor] = field(default_factory=list)  # what the middle blocks added to image and text
-
-    def image(self) -> list[KeyValue]:
-        """The cached image tokens of the layer that comes next."""
-        return self.past[len(self.presents) :][:1]
-
-    def everything(self) -> list[KeyValue]:
-        """The cached image and text tokens of the joint attention that comes next."""
-        return [*self.image(), *self.past_text[len(self.presents_text) :][:1]]
 
 
 class TokenTransformer(nn.Module):

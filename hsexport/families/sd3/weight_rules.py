@@ -11,7 +11,6 @@ TEXT = (
     WeightRule(LOOKED_UP, ALL, UNQUANTIZED, "rows are looked up, nothing is multiplied with them"),
     WeightRule(("*text_projection",), ALL, UNQUANTIZED, "its one answer is what every step is modulated by"),
 )
-VAE = (WeightRule(("*",), ALL, UNQUANTIZED, "nearly all of it is convolutions"),)
 
 
 def transformer_weight_rules(layers: int) -> tuple[WeightRule, ...]:

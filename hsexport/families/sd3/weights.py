@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hsexport.checkpoints.weights import Origin, Weight, Weights, changed, stored
-from hsexport.checkpoints.weights.adapter import Adapter, fused
-from hsexport.families.agreement import WRITER
+from hsexport.checkpoints.weights import Origin, Weights, changed, stored
+from hsexport.checkpoints.weights.adapter import Adapter
 from hsexport.families.pair import Member
 from hsexport.families.sd3.t5_gguf import part_headers
+from hsexport.families.shared.weights import member_weights, modern
 from hsruntime.facts import Positions
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
@@ -34,16 +33,12 @@ def transformer_weights(
     fused first.
     """
     without = tuple(f"transformer_blocks.{number}." for number in left_out)
-    sources = {
-        name: header
-        for name, header in member.tensors.items()
-        if bool(CONDITIONING.match(name)) == conditions and not name.startswith(without)
-    }
-    whole: dict[str, Weight] = fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
-    tensors, digests = {name: whole[name] for name in sources}, tuple(adapter.digest for adapter in adapters)
-    origins = {name: Origin.as_it_lies(name, weight) for name, weight in tensors.items()}
+    read = member_weights(
+        member, adapters, lambda name: bool(CONDITIONING.match(name)) == conditions and not name.startswith(without)
+    )
     if conditions:
-        return Weights(member.directory.transformer, tensors, sources, digests, origins)
+        return read
+    tensors, origins = dict(read.tensors), dict(read.origins)
     by_token, table = tensors.pop(PATCH_WEIGHT), tensors.pop(TABLE)
     origins["patch_weight"] = Origin(PATCH_WEIGHT, by_token.shape, BY_TOKEN)
     origins["patch_bias"] = origins.pop(PATCH_BIAS)
@@ -55,7 +50,7 @@ def transformer_weights(
     tensors["position_table"] = changed(table, shape, lambda whole: centre_rows(whole, kept))
     # A wide and a tall crop of one table have one shape; only this tells them apart.
     crop = f"{kept.rows}x{kept.columns} of {kept.table_size}"
-    return Weights(member.directory.transformer, tensors, sources, (crop, *digests), origins)
+    return replace(read, tensors=tensors, extra=(crop, *read.extra), origins=origins)
 
 
 BY_TOKEN = (0, 2, 3, 1)
@@ -81,15 +76,6 @@ def centre_rows(table: np.ndarray, kept: Positions) -> np.ndarray:
     return np.ascontiguousarray(middle.reshape(kept.rows * kept.columns, -1))
 
 
-OLD_ATTENTION = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
-MODERN = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def modern(name: str) -> str:
-    """What diffusers calls a tensor of a VAE that an older diffusers wrote, whose attention had other names."""
-    return OLD_ATTENTION.sub(lambda found: f"{found[1]}.{MODERN[found[2]]}.", name)
-
-
 def part_weights(folder: Path, *, prefix: str = "", kind: str = "", modules: tuple[str, ...] = ()) -> Weights:
     """All weights in a component's folder, or those of `modules`, `prefix` before each name.
 
@@ -104,9 +90,3 @@ def part_weights(folder: Path, *, prefix: str = "", kind: str = "", modules: tup
         found |= {f"text_model.{name}": header for name, header in headers.items() if name.startswith(bare)}
     weights = {name: stored(header) for name, header in headers.items()}
     return Weights(folder, {prefix + modern(name): weights[header.name] for name, header in found.items()}, headers)
-
-
-def config_fact(document: Mapping[str, Any]) -> dict[str, str]:
-    """What shapes the module, as a fact of the build key: the configuration without who wrote it."""
-    shaping = {key: value for key, value in document.items() if key not in WRITER}
-    return {"config": json.dumps(shaping, sort_keys=True)}

@@ -14,7 +14,7 @@ from hsengines.spec import EngineSpec, TensorSpec
 from hsengines.traits import traits_of
 from hsruntime.facts import Count, Defaults, Facts, Sha256, Strict
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 ENCODER = "vae_encoder"
 """The engine that takes pictures in, where there is one; opened for the first picture that begins from another."""
 UNSEALED = "0" * 64

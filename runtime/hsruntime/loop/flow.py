@@ -16,16 +16,16 @@ def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def noise_levels(sigmas: Sigmas, schedule: Schedule) -> np.ndarray:
+def noise_levels(sigmas: Sigmas, schedule: Schedule, tokens: int) -> np.ndarray:
     """A schedule's (steps + 1,) float32, from 1 or so down to 0: those that it states, or as its grid spaces them.
 
-    Of a schedule with a start, those behind it.
+    Of a schedule with a start, those behind it. `tokens`: of the picture, by which some pairs' are shifted.
     """
     if schedule.sigmas:
         levels = np.array(schedule.sigmas)
     else:
-        shift = sigmas.shift if schedule.shift is None else schedule.shift
         steps = schedule.start + schedule.steps
+        shift = shift_of(sigmas, tokens, steps) if schedule.shift is None else schedule.shift
         levels = GRIDS[schedule.grid](structs.replace(sigmas, shift=shift), steps)[schedule.start :]
     return np.append(levels, 0).astype(np.float32)
 
@@ -45,7 +45,21 @@ def _trailing(sigmas: Sigmas, steps: int) -> np.ndarray:
     return shifted(np.linspace(1, 1 / steps, steps, dtype=np.float32), sigmas.shift)
 
 
-RULES = {"flow-match-euler": _flow_match_euler, "trailing": _trailing}
+RULES = {"flow-match-euler": _flow_match_euler, "trailing": _trailing, "empirical-mu": _trailing}
+
+
+def shift_of(sigmas: Sigmas, tokens: int, steps: int) -> float:
+    """The pair's own: one for all pictures, or by how many tokens and steps they have.
+
+    Source of the latter: Flux2KleinPipeline's compute_empirical_mu, of which this is the exponential.
+    """
+    if sigmas.rule != "empirical-mu":
+        return sigmas.shift
+    at_200 = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return float(np.exp(at_200))
+    at_10 = 8.73809524e-05 * tokens + 1.89833333
+    return float(np.exp(at_200 + (at_200 - at_10) / 190 * (steps - 200)))
 
 
 def _own(sigmas: Sigmas, steps: int) -> np.ndarray:

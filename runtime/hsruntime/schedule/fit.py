@@ -7,7 +7,7 @@ from itertools import groupby, islice
 
 from msgspec import structs
 
-from hsruntime.facts import Facts
+from hsruntime.facts import Facts, Size
 from hsruntime.loop.flow import noise_levels
 from hsruntime.loop.program import MARKED, reads
 from hsruntime.schedule.presets import resolve_schedule
@@ -20,11 +20,17 @@ ABSENT = {
 
 
 def schedule_for(
-    facts: Facts, wanted: str | Schedule | None = None, steps: int | None = None, *, marked: bool = False
+    facts: Facts,
+    wanted: str | Schedule | None = None,
+    steps: int | None = None,
+    *,
+    marked: bool = False,
+    size: Size | None = None,
 ) -> Schedule:
     """As asked, else the bundle's own; its interval of guidance written out in segments.
 
-    `marked`: whether there is a mask that a region may follow. Raises ScheduleError.
+    `marked`: whether there is a mask that a region may follow; `size`: of the picture, the bundle's default if none is
+    given. Raises ScheduleError.
     """
     schedule = resolve_schedule(wanted or facts.defaults.schedule, steps, facts.defaults.steps)
     if schedule.start + schedule.steps > facts.most_steps:
@@ -40,11 +46,30 @@ def schedule_for(
         raise ScheduleError(
             f"signal '{MARKED}' takes the region that is marked, and none is", "give a mask, or take another signal"
         )
+    schedule = structs.replace(schedule, segments=[_by_members(facts, segment) for segment in schedule.segments])
     if schedule.guidance is None:
         return schedule
-    levels = iter(noise_levels(facts.sigmas, schedule)[:-1])
+    rows, columns = facts.latent.grid(size or facts.sizes.default)
+    levels = iter(noise_levels(facts.sigmas, schedule, rows * columns)[:-1])
     parted = [part for segment in schedule.segments for part in _parted(segment, levels, schedule.guidance)]
     return check_schedule(structs.replace(schedule, segments=parted, guidance=None))
+
+
+def _by_members(facts: Facts, segment: Segment) -> Segment:
+    """Without guidance, where the only members that a segment runs are those that take none.
+
+    Raises ScheduleError where one takes it and the other does not.
+    """
+    parts = {"large": segment.large or segment.light, "small": segment.small}
+    guided = {facts.members[name].guidance == "classifier-free" for name, part in parts.items() if part}
+    if segment.guidance != "full" or False not in guided or not facts.has_guidance:
+        return segment
+    if True in guided:
+        raise ScheduleError(
+            f"{segment}: large and small run together, and only one of them takes guidance",
+            "run one after the other (large:2,small:2), or take members of one kind",
+        )
+    return structs.replace(segment, guidance="off")
 
 
 def marked_by_hand(schedule: Schedule) -> Schedule:

@@ -39,7 +39,8 @@ class PromptTokenizer:
 
     def ids(self, prompts: list[PromptRow]) -> np.ndarray:
         """Ids (B, length) int32, padded and cut."""
-        return np.array([e.ids for e in self._fixed.encode_batch(list(map(self.text, prompts)))], np.int32)
+        texts = [self._placed(self.text(row)) for row in prompts]
+        return np.array([e.ids for e in self._fixed.encode_batch(texts)], np.int32)
 
     def text(self, row: PromptRow) -> str:
         """What of a row this encoder reads."""
@@ -48,11 +49,16 @@ class PromptTokenizer:
 
     def lost(self, prompt: str) -> tuple[str, int]:
         """The end of `prompt` that does not fit, as written, and the whole number of ids; ("", n) if all fits."""
-        whole = self._whole.encode(prompt)
+        whole = self._whole.encode(self._placed(prompt))
         if len(whole.ids) <= self.encoder.length:
             return "", len(whole.ids)
-        kept = [span for span in self._fixed.encode(prompt).offsets if span != (0, 0)]
-        return prompt[max((end for _, end in kept), default=0) :].strip(), len(whole.ids)
+        kept = [span for span in self._fixed.encode(self._placed(prompt)).offsets if span != (0, 0)]
+        seen = max((end for _, end in kept), default=0) - len(self.encoder.before)
+        return prompt[max(0, seen) :].strip(), len(whole.ids)
+
+    def _placed(self, prompt: str) -> str:
+        """In the encoder's chat template, if it has one."""
+        return f"{self.encoder.before}{prompt}{self.encoder.behind}"
 
 
 MOST_BYTES = 128 * 2**20

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from live_transformer import live_transformer
 from tiny_pair import randomise
 
-from hsexport.families.sd3.transformer import Cache, KeyValue
+from hsexport.families.shared.blocks import Cache, KeyValue
 from hsruntime.facts import Positions
 from hsruntime.loop.flow import grid_positions, latents_from_tokens, tokens_from_latents
 

@@ -1,0 +1,1 @@
+"""What several families are made of; nobody outside `families` looks in here."""
