@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hsengines.spec import EngineSpec, TensorSpec
@@ -102,7 +102,7 @@ def _network(
         facts={
             "positions": f"{facts.positions.rows}x{facts.positions.columns}",
             "text": str(recipe.facts.text[facts.text].tokens),
-            "config": json.dumps(asdict(config), sort_keys=True),
+            "config": json.dumps(config.diffusers(), sort_keys=True),
         },
         narrow_tensors=narrow,
         fp32_blocks=TRANSFORMER_FP32,

@@ -3,6 +3,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.embeddings import PatchEmbed
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from hsruntime.loop.flow import grid_positions, latents_from_tokens, noise_level
 from hsruntime.schedule.presets import schedule_from_text
 
 SIDES = st.integers(1, 6)
+TOKENS = 4096
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -20,10 +22,23 @@ def test_sigmas_equal_diffusers(shift, steps):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
     pair = Sigmas(rule="flow-match-euler", levels=1000, shift=shift)
-    sigmas = noise_levels(pair, schedule_from_text(f"large:{steps}"))
+    sigmas = noise_levels(pair, schedule_from_text(f"large:{steps}"), TOKENS)
     assert sigmas.dtype == np.float32
     # Two units in the last place of a float32 near 1: the two orders of computing round differently.
     np.testing.assert_allclose(sigmas, scheduler.sigmas.numpy(), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("tokens", [1, 1024, 4096, 4300, 4301, 16384])
+@pytest.mark.parametrize("steps", [1, 4, 10, 28, 50, 200])
+def test_sigmas_that_follow_from_tokens_and_steps_equal_the_pipelines(tokens, steps):
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    spaced = np.linspace(1.0, 1 / steps, steps)
+    scheduler.set_timesteps(steps, sigmas=spaced, mu=compute_empirical_mu(tokens, steps))
+    pair = Sigmas(rule="empirical-mu", levels=1000, shift=1.0)
+    found = noise_levels(pair, schedule_from_text(f"large:{steps}"), tokens)
+    np.testing.assert_allclose(found, scheduler.sigmas.numpy(), rtol=0, atol=4e-7)
+    asked = noise_levels(pair, schedule_from_text(f"large:{steps};shift=2"), tokens)
+    np.testing.assert_allclose(asked[:-1], 2 * spaced / (1 + spaced), rtol=0, atol=4e-7)
 
 
 @given(b=SIDES, c=SIDES, h=SIDES, w=SIDES, p=st.integers(1, 4))

@@ -45,7 +45,7 @@ def error(sigmas, solver):
 
 
 def levels(text):
-    return noise_levels(PAIR, schedule_from_text(text))
+    return noise_levels(PAIR, schedule_from_text(text), tokens=64)
 
 
 @pytest.mark.parametrize("solver", ["ab2", "dpmpp_2m"])
@@ -127,7 +127,7 @@ def test_a_change_of_the_model_restarts_the_solver(tiny_bundle, schedule, restar
     """A slope between two models' velocities is none; a region goes on with large's."""
     with Session.open(tiny_bundle) as session:
         result = session.generate("red", schedule=f"{schedule};solver=ab2,grid=trailing,signal=std")
-        sigmas = noise_levels(session.manifest.facts.sigmas, result.schedule)
+        sigmas = noise_levels(session.manifest.facts.sigmas, result.schedule, tokens=16)
         (executor,) = session._executors._kept.values()
         rows = executor.loop._coefficients
         assert [step for step in range(1, 5) if np.allclose(rows[step], first_order(sigmas, step))] == restarted

@@ -26,8 +26,8 @@ def test_guidance_runs_at_the_noise_levels_of_its_interval_alone(facts, grid, in
         assert "full guidance" in err.message  # light after a large step that left some out
         return
     asked = schedule_for(facts, f"{text};grid={grid}")
-    levels = noise_levels(facts.sigmas, found)
-    assert np.array_equal(levels, noise_levels(facts.sigmas, asked))
+    levels = noise_levels(facts.sigmas, found, tokens=16)
+    assert np.array_equal(levels, noise_levels(facts.sigmas, asked, tokens=16))
     assert found.guidance is None
     steps = [segment for segment in found.segments for _ in range(segment.steps)]
     modes = [segment.mode for segment in asked.segments for _ in range(segment.steps)]
