@@ -13,7 +13,7 @@ from hsexport.checkpoints.tokenizers import load_tokenizer
 from hsexport.checkpoints.weights.adapter import Adapter, read_adapter
 from hsexport.families.pair import Member, Pair, load_pair
 from hsexport.families.recipe import Recipe
-from hsruntime.facts import Defaults, Facts, Latent, Lora, Sizes, Transformer, size_text
+from hsruntime.facts import MOST_REFERENCES, Defaults, Facts, Latent, Lora, Sizes, Transformer, size_text
 from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.presets import resolve_schedule
 
@@ -89,7 +89,13 @@ def _sizes(pair: Pair, latent: Latent, request: BuildRequest) -> Sizes:
         raise RecipeError(f"sizes {shown[0]} (minimum), {shown[1]} and {shown[2]} (maximum) are not in ascending order")
     if request.max_batch < 1:
         raise RecipeError(f"--max-batch {request.max_batch} is too small", "ask for 1 or more")
-    return Sizes(default=default, minimum=(low[0], low[1]), maximum=(high[0], high[1]), max_batch=request.max_batch)
+    references = pair.family.references if request.references is None else request.references
+    if references and not pair.family.references:
+        raise RecipeError(f"--references {references}: the pair's family draws after no pictures", "leave it out")
+    if not 0 <= references <= MOST_REFERENCES:
+        raise RecipeError(f"--references {references} lies outside 0..{MOST_REFERENCES}")
+    ends = {"minimum": (low[0], low[1]), "maximum": (high[0], high[1])}
+    return Sizes(default=default, **ends, max_batch=request.max_batch, references=references)
 
 
 def _check_size(name: str, size: tuple[int, ...], unit: int, reach: int) -> None:

@@ -44,6 +44,7 @@ class BuildRequest:
     min_size: Size | None = None
     max_size: Size | None = None
     max_batch: int = 4
+    references: int | None = None
     schedule: str | None = None
     steps: int | None = None
     guidance_scale: float = 3.5

@@ -20,6 +20,7 @@ from hsexport.checkpoints.weights.adapter import AdapterRequest
 from hsexport.cli.command import FILE, Option, one_of, option_from, with_options
 from hsexport.cli.options import presets, size_from_text
 from hsexport.families.registry import options_to_leave_out
+from hsruntime.facts import MOST_REFERENCES
 
 ALONE = {"none": None, "light": (2, 1)}
 """What --small may be in place of a model, and the blocks that large's light form then keeps."""
@@ -109,6 +110,11 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
     click.option("--min-size", metavar="WxH", type=size_from_text, help="default: half of --size"),
     click.option("--max-size", metavar="WxH", type=size_from_text, help="default: half as much again as --size"),
     click.option("--max-batch", default=4, help="pictures at once"),
+    click.option(
+        "--references",
+        type=click.IntRange(0, MOST_REFERENCES),
+        help="pictures that one may be drawn after; 1 where the model family knows them, else none",
+    ),
     click.option(
         "--schedule",
         shell_complete=presets,

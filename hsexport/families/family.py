@@ -27,6 +27,8 @@ class Family(ABC):
 
     name: str
     """As in the registry, and in the manifest for people to read."""
+    references: int = 0
+    """How many pictures one may be drawn after, if nobody says how many; 0 for a family that knows none."""
     own_parts: tuple[str, ...] = ()
     """Parts that each member brings for itself; all others are shared, and must be the same where both have one."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hsengines.spec import DimRange
 from hsexport.networks.step_networks import step_networks
-from hsruntime.facts import Facts
+from hsruntime.facts import REFERENCE, Facts
 
 if TYPE_CHECKING:
     from hsexport.checkpoints.source import Role
@@ -35,7 +35,9 @@ class Recipe:
         sizes, per_token, scale = self.facts.sizes, self.facts.latent.pixels_per_token, self.facts.latent.vae_scale
         (width, height), (max_width, max_height), batch = sizes.default, sizes.maximum, sizes.max_batch
         steps, most, text = self.facts.defaults.steps, self.facts.most_steps, self.facts.text_tokens
-        tokens = DimRange(1, width * height // per_token**2, max_width * max_height // per_token**2)
+        most = max_width * max_height // per_token**2
+        most += sizes.references * min(most, REFERENCE // per_token**2)
+        tokens = DimRange(1, width * height // per_token**2, most)
         cached = max(tokens.maximum, text)
         return {
             "B": DimRange(1, 1, batch),

@@ -26,7 +26,9 @@ def kind_of(request: Request) -> Hashable:
         return None
     original = request.original.digest if request.original else None
     marked = request.marked.tobytes() if request.marked is not None else None
-    return request.size, request.guidance_scale, schedule_json(request.schedule), original, marked, request.adapters
+    after = tuple((pixels.shape, pixels.tobytes()) for pixels in request.references)
+    schedule = schedule_json(request.schedule)
+    return request.size, request.guidance_scale, schedule, original, marked, after, request.adapters
 
 
 def most_together(manifest: Manifest, asked: int | None) -> int:

@@ -16,6 +16,9 @@ ALWAYS_STEPS = 128
 """As many a schedule may have, however much that makes."""
 SHIFTS = (0.001, 1000.0)
 """Between which a shift of noise levels lies; flow matching models are trained with 1 to 12 or so."""
+MOST_REFERENCES = 4
+REFERENCE = 1024 * 1024
+"""Pixels of a picture that others are drawn after; a larger one is made smaller, as diffusers' pipelines do it."""
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=10_000)]
 Size = tuple[Count, Count]
@@ -126,6 +129,8 @@ class Sizes(Strict, frozen=True, kw_only=True):
     minimum: Size
     maximum: Size
     max_batch: Count
+    references: Annotated[int, Meta(ge=0, le=MOST_REFERENCES)] = 0
+    """How many pictures one may be drawn after, at the most; each no larger than `maximum`, nor than `REFERENCE`."""
 
 
 class Sigmas(Strict, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from hsruntime.bundle.manifest import ENCODER, Manifest
 from hsruntime.facts import Size
 from hsruntime.loop.program import MARKED
 from hsruntime.loop.region import marked_tokens
-from hsruntime.picture.original import Original, checked_blur, read_mask, read_picture, size_like
+from hsruntime.picture.original import Original, checked_blur, read_mask, read_picture, read_reference, size_like
 from hsruntime.request import (
     DEFAULT_STRENGTH,
     Callback,
@@ -49,6 +49,7 @@ MOST_THREADS = 4096
 
 OF_EACH = ("prompt", "prompt_2", "prompt_3", "negative_prompt", "seed")
 """Options that may differ between pictures made together; they share the others."""
+REFERENCES = ("reference", "reference_2", "reference_3", "reference_4")
 
 
 class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +74,12 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     width: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
     height: Annotated[Side | None, Meta(description="pixels, within the bundle's range")] = None
     image: Annotated[bytes | None, Meta(description="a picture to begin from: the bytes of a PNG, JPEG or WebP")] = None
+    reference: Annotated[bytes | None, Meta(description="a picture to draw after, or to change as the prompt says")] = (
+        None
+    )
+    reference_2: Annotated[bytes | None, Meta(description="a second one")] = None
+    reference_3: Annotated[bytes | None, Meta(description="a third one")] = None
+    reference_4: Annotated[bytes | None, Meta(description="a fourth one")] = None
     strength: Annotated[
         float | None, Meta(description="share of the steps that are drawn anew over the picture, above 0 up to 1")
     ] = None
@@ -121,7 +128,18 @@ class PictureOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             original=original,
             marked=self._marked(manifest, schedule, size, original),
             adapters=names_from(self.lora),
+            references=self._references(manifest),
         )
+
+    def _references(self, manifest: Manifest) -> tuple[np.ndarray, ...]:
+        given = {name: data for name in REFERENCES if (data := getattr(self, name)) is not None}
+        if len(given) > (most := manifest.facts.sizes.references):
+            raise RequestError(
+                f"there {'is a reference' if len(given) == 1 else f'are {len(given)} references'}, the bundle takes "
+                f"{most or 'none'}",
+                "leave out, or build with --references, where the model family draws after pictures",
+            )
+        return tuple(read_reference(name, data, manifest.facts) for name, data in given.items())
 
     def _image(self, manifest: Manifest) -> Image | None:
         if self.image is None:

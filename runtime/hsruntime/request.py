@@ -70,6 +70,7 @@ class Request:
     original: Original | None = None  # what the pictures begin from, beside `latents`, which are the noise
     marked: np.ndarray | None = None  # (h, w) bool, the region's tokens where the caller marked them
     adapters: Asked | None = None  # None: those that the session was opened with
+    references: tuple[np.ndarray, ...] = ()  # (H, W, 3) uint8 each: what the pictures are drawn after
 
     @property
     def pictures(self) -> int:
@@ -83,8 +84,8 @@ class Request:
 
     @property
     def keeps(self) -> bool:
-        """Whether part of the original stays as it is."""
-        return self.original is not None and self.original.drawn is not None
+        """Whether part of what is denoised stays as it is: of an original, or what the pictures are drawn after."""
+        return bool(self.references) or (self.original is not None and self.original.drawn is not None)
 
     @property
     def all_prompts(self) -> list[PromptRow]:

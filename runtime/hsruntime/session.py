@@ -29,7 +29,7 @@ from hsruntime.loop.solvers import solver_coefficients
 from hsruntime.options import PICTURE_FILES, PictureOptions, SessionOptions
 from hsruntime.picture.decode import finite, tile_side
 from hsruntime.picture.encode import encoded
-from hsruntime.picture.original import Original, PictureFile, file_bytes
+from hsruntime.picture.original import PictureFile, file_bytes
 from hsruntime.request import Callback, Request, Result, check_batch, negative_rows, prompt_rows
 from hsruntime.schedule.schedule import Schedule
 from hsruntime.text.encode import (
@@ -178,6 +178,10 @@ class Session:
         mask: PictureFile | None = None,
         mask_blur: float | None = None,
         region_mask: PictureFile | None = None,
+        reference: PictureFile | None = None,
+        reference_2: PictureFile | None = None,
+        reference_3: PictureFile | None = None,
+        reference_4: PictureFile | None = None,
         lora: str | Sequence[str] | None = None,
         callback: Callback | None = None,
     ) -> Result:
@@ -197,6 +201,8 @@ class Session:
         steps that is run, by default 0.6; those before it fall away, as `result.schedule` tells. mask: likewise a
         picture, white where the image is drawn anew; elsewhere it keeps its pixels. mask_blur: pixels, the width of the
         edge inside the mask. region_mask: white where large refines, in place of the schedule's own choice.
+        reference, reference_2, ...: pictures to draw after, or to change as the prompt says, as many as the bundle was
+        built for; no larger than 1024 * 1024 pixels and the bundle's largest picture, else they are made smaller.
         lora: names in the adapter folder, such as "style:0.8", in place of the session's own adapters; "" for none.
         callback: called with a Progress after each step; an exception it raises ends the call.
 
@@ -218,6 +224,10 @@ class Session:
             mask=file_bytes("mask", mask),
             mask_blur=mask_blur,
             region_mask=file_bytes("region_mask", region_mask),
+            reference=file_bytes("reference", reference),
+            reference_2=file_bytes("reference_2", reference_2),
+            reference_3=file_bytes("reference_3", reference_3),
+            reference_4=file_bytes("reference_4", reference_4),
             lora=lora,
         )
         return self.run(asked.completed(self.manifest, embeddings=embeddings, latents=latents, callback=callback))
@@ -324,7 +334,7 @@ class Session:
             images=images,
             latents=latents,
             seeds=request.seeds,
-            region=region.mask if region else None,
+            region=region.mask[:, : shape.drawn] if region else None,
             grid=shape.grid,
             schedule=schedule,
             segments=tuple(times),
@@ -391,29 +401,37 @@ class Session:
         return BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
-        """Noise and noise levels into the loop, and the picture that others begin from."""
+        """Noise and noise levels into the loop, the picture that others begin from, and those they are drawn after."""
         patch = self.manifest.facts.latent.patch_size
         noise = begun = tokens_from_latents(request.latents, patch)
         sigmas = noise_levels(self.manifest.facts.sigmas, request.schedule, noise.shape[1])
         timesteps = (sigmas[:-1] * np.float32(self.manifest.facts.sigmas.levels)).astype(np.float32)
+        original = np.zeros_like(noise[:1])
         if request.original:
-            original = tokens_from_latents(self._encoded(request.original), patch)
+            original = tokens_from_latents(self._encoded(request.original.pixels), patch)
             begun = sigmas[0] * noise + (1 - sigmas[0]) * original
+        after = [tokens_from_latents(self._encoded(pixels), patch) for pixels in request.references]
         coefficients = solver_coefficients(sigmas, request.schedule.solver)
-        loop.begin(begun, timesteps, coefficients, request.guidance_scale)
-        if request.original and request.keeps:
-            drawn = request.original.drawn_latents(self.manifest.facts.latent.vae_scale)
-            every_channel = np.broadcast_to(drawn, (1, request.latents.shape[1], *drawn.shape))
-            loop.keep(original, noise, tokens_from_latents(every_channel, patch), sigmas[1:])
+        loop.begin(_with_references(begun, after), timesteps, coefficients, request.guidance_scale)
+        if request.keeps:
+            drawn = np.ones_like(noise[:1])
+            if request.original and request.original.drawn is not None:
+                mask = request.original.drawn_latents(self.manifest.facts.latent.vae_scale)
+                drawn = tokens_from_latents(np.broadcast_to(mask, (1, request.latents.shape[1], *mask.shape)), patch)
+            fixed = _with_references(drawn, [np.zeros_like(each) for each in after])
+            loop.keep(_with_references(original, after), _with_references(noise, after), fixed, sigmas[1:])
 
-    def _encoded(self, original: Original) -> np.ndarray:
-        """Latents (1, C, h, w); its network is opened the first time, or where memory is short every time."""
+    def _encoded(self, pixels: np.ndarray) -> np.ndarray:
+        """Latents (1, C, h, w) of a picture (H, W, 3) uint8.
+
+        Its network is opened the first time, or where memory is short every time.
+        """
         if self._on_demand:
             with closing(self._load(ENCODER)) as engine:
-                return encoded(original.pixels, engine, self._device, self.manifest.facts.latent, self._tile)
+                return encoded(pixels, engine, self._device, self.manifest.facts.latent, self._tile)
         if ENCODER not in self._engines:
             self._engines[ENCODER] = self._load(ENCODER)
-        return encoded(original.pixels, self._engines[ENCODER], self._device, self.manifest.facts.latent, self._tile)
+        return encoded(pixels, self._engines[ENCODER], self._device, self.manifest.facts.latent, self._tile)
 
     def _loop_shape(self, request: Request) -> LoopShape:
         return LoopShape.of(
@@ -423,7 +441,14 @@ class Session:
             request.pictures,
             guided=request.guided,
             marked=request.marked,
+            references=[(pixels.shape[1], pixels.shape[0]) for pixels in request.references],
         )
+
+
+def _with_references(tokens: np.ndarray, references: Sequence[np.ndarray]) -> np.ndarray:
+    """Tokens (B, I, P) with those of pictures (1, F, P) behind them."""
+    behind = (np.broadcast_to(each, (len(tokens), *each.shape[1:])) for each in references)
+    return np.concatenate([tokens, *behind], axis=1)
 
 
 def _bytes_of(mib: float | None) -> int | None:

@@ -108,6 +108,10 @@ class Request(c.Structure):
         ("region_mask", File),
         ("strength", c.c_double),
         ("mask_blur", c.c_double),
+        ("reference", File),
+        ("reference_2", File),
+        ("reference_3", File),
+        ("reference_4", File),
     )
 
 

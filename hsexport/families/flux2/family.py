@@ -30,6 +30,7 @@ class Flux2(Family):
     """Joint blocks, then single-stream ones; rotary positions, one modulation for all blocks, text sides of its own."""
 
     name = "flux2"
+    references = 1
     own_parts = OWN
 
     def read_transformer(self, transformer: Path) -> tuple[TransformerConfig, dict[str, TensorHeader]]:

@@ -30,18 +30,19 @@ def step_network(recipe: Recipe, member: Member) -> Network:
     facts, config, is_large = getattr(recipe.facts, member.role), member.config, member.role == "large"
     conditions = _conditions(config)
     spec = cached_step(recipe, conditions) if is_large else whole_step(recipe, "small", conditions)
-    text = recipe.facts.text[facts.text].tokens
+    text, references = recipe.facts.text[facts.text].tokens, recipe.facts.sizes.references
 
     def module() -> nn.Module:
         from hsexport.families.flux2.transformer import TokenTransformer, transformer_like
 
-        return TokenTransformer(transformer_like(config), facts.positions, text, takes_cache=is_large)
+        made = transformer_like(config)
+        return TokenTransformer(made, facts.positions, text, takes_cache=is_large, references=references)
 
     cache = ("past_*", "present_*") if is_large else ()
     made = _network(recipe, spec, member, module, ("modulation", "context", *cache), conditions=False)
     return replace(
         made,
-        limits={"positions": facts.positions.rows * facts.positions.columns, "step": "S"},
+        limits={"positions": (1 + references) * facts.positions.rows * facts.positions.columns, "step": "S"},
         layers=config.layers,
         activations=lambda dims, fused: transformer_activations(config, dims, fused=fused),
     )
@@ -101,6 +102,7 @@ def _network(
         ),
         facts={
             "positions": f"{facts.positions.rows}x{facts.positions.columns}",
+            "references": str(recipe.facts.sizes.references),
             "text": str(recipe.facts.text[facts.text].tokens),
             "config": json.dumps(config.diffusers(), sort_keys=True),
         },

@@ -21,10 +21,15 @@ def turns(ids: Tensor, axes: tuple[int, ...], theta: float) -> Tensor:
     return torch.cat([whole.cos(), whole.sin()], dim=-1).float()
 
 
-def image_turns(kept: Positions, axes: tuple[int, ...], theta: float) -> Tensor:
-    """Of a picture's tokens, row by row: (rows * columns, D)."""
+BETWEEN = 10
+"""How far apart the pipeline puts what is drawn and each picture that it is drawn after."""
+
+
+def image_turns(kept: Positions, references: int, axes: tuple[int, ...], theta: float) -> Tensor:
+    """Of a picture's tokens, row by row, and of as many others: ((1 + references) * rows * columns, D)."""
     first, rows, columns = map(torch.arange, (1, kept.rows, kept.columns))
-    return turns(torch.cartesian_prod(first, rows, columns, first), axes, theta)
+    pictures = torch.arange(1 + references) * BETWEEN
+    return turns(torch.cartesian_prod(pictures, rows, columns, first), axes, theta)
 
 
 def text_turns(tokens: int, axes: tuple[int, ...], theta: float) -> Tensor:

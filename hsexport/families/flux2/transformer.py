@@ -45,7 +45,8 @@ class Places(NamedTuple):
 class TokenTransformer(nn.Module):
     """A step of a transformer over tokens, made of a diffusers model's layers, which it takes apart.
 
-    `text` is how many text tokens it may be given. Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept
+    `text` is how many text tokens it may be given, `references` how many pictures beside the one that is drawn, whose
+    tokens are tokens like any others. Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept
     table, step (1,) int32, modulation (S, 1, 17 * width) and context (G, T, width) as Conditioning answers them, and,
     if it takes a cache, a key and a value (G, R, H, D) for each block in turn, joint ones first, then a key and a value
     (G, U, H, D) of cached text for each. Outputs: velocity (G, M, P), and for a cache-taking one the keys, turned, and
@@ -53,7 +54,13 @@ class TokenTransformer(nn.Module):
     """
 
     def __init__(
-        self, model: Flux2Transformer2DModel, kept: Positions, text: int, *, takes_cache: bool = False
+        self,
+        model: Flux2Transformer2DModel,
+        kept: Positions,
+        text: int,
+        *,
+        takes_cache: bool = False,
+        references: int = 0,
     ) -> None:
         super().__init__()
         self.takes_cache = takes_cache
@@ -66,7 +73,7 @@ class TokenTransformer(nn.Module):
         self.turned = Turned()
         axes, theta = model.config.axes_dims_rope, model.config.rope_theta
         with torch.device("cpu"):  # whatever holds the weights: these are no weights
-            self.register_buffer("image_turns", image_turns(kept, axes, theta), persistent=False)
+            self.register_buffer("image_turns", image_turns(kept, references, axes, theta), persistent=False)
             self.register_buffer("text_turns", text_turns(text, axes, theta), persistent=False)
 
     def forward(

@@ -124,6 +124,10 @@ typedef struct hsr_request {
     hsr_file region_mask; /* white where large refines, in place of the schedule's own choice */
     double strength;      /* share of the steps that is drawn anew over the image, up to 1; 0: as ever */
     double mask_blur;     /* pixels over which what is drawn fades in, inwards from the mask's edge */
+    hsr_file reference;   /* a picture to draw after, or to change as the prompt says, where the bundle takes some */
+    hsr_file reference_2;
+    hsr_file reference_3;
+    hsr_file reference_4;
 } hsr_request;
 
 /* Tensors lie on the CPU and are not copied. To keep one, set its field to NULL and call its deleter when done, from any

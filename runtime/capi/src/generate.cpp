@@ -84,7 +84,11 @@ Ref arguments_of(hsr_session &session, const hsr_request &request) {
         .with("strength", real(request.strength))
         .with("mask", file(request.mask, "mask"))
         .with("mask_blur", real(request.mask_blur))
-        .with("region_mask", file(request.region_mask, "region_mask"));
+        .with("region_mask", file(request.region_mask, "region_mask"))
+        .with("reference", file(request.reference, "reference"))
+        .with("reference_2", file(request.reference_2, "reference_2"))
+        .with("reference_3", file(request.reference_3, "reference_3"))
+        .with("reference_4", file(request.reference_4, "reference_4"));
     Ref self = object_of(session), pairs = asked.pairs();
     Ref embeddings = embeddings_of(request), latents = borrowed(request.latents, "latents"), on_step = callback(request);
     return tuple({self.release(), pairs.release(), embeddings.release(), latents.release(), on_step.release()});

@@ -32,6 +32,7 @@ class LoopShape:
     active: int  # M; 0 if the schedule has no region
     steps: int  # S: room for as many, see STEPS_TOGETHER
     text_cached: bool = False  # whether region steps take the text's keys and values from the cache
+    references: tuple[tuple[int, int], ...] = ()  # (h, w) in tokens of each picture that these are drawn after
 
     @classmethod
     def of(
@@ -43,10 +44,12 @@ class LoopShape:
         *,
         guided: bool,
         marked: np.ndarray | None = None,
+        references: Iterable[Size] = (),
     ) -> LoopShape:
         """What a schedule needs for as many pictures of `size` (width, height) pixels at once.
 
-        `marked` are the tokens (h, w) of a region that the caller marked.
+        `marked` are the tokens (h, w) of a region that the caller marked; `references` are sizes of pictures to draw
+        after.
         """
         grid, active = facts.latent.grid(size), 0
         if marked is not None:
@@ -55,12 +58,18 @@ class LoopShape:
             active = active_count(schedule.region.ratio, grid[0] * grid[1])
         room = min(facts.most_steps, -(-schedule.steps // STEPS_TOGETHER) * STEPS_TOGETHER)
         cached_text = schedule.has_region and schedule.region.text == "cached"
-        return cls(pictures, pictures * (2 if guided else 1), grid, active, room, cached_text)
+        rows, others = pictures * (2 if guided else 1), tuple(map(facts.latent.grid, references))
+        return cls(pictures, rows, grid, active, room, cached_text, others)
+
+    @property
+    def drawn(self) -> int:
+        """I, tokens of a picture."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def tokens(self) -> int:
-        """N."""
-        return self.grid[0] * self.grid[1]
+        """N: those of the picture, and behind them those of what it is drawn after, which never change."""
+        return self.drawn + sum(h * w for h, w in self.references)
 
     @property
     def cached(self) -> int:
@@ -90,6 +99,7 @@ class Layout:
             "B": shape.pictures,
             "G": shape.rows,
             "N": shape.tokens,
+            "I": shape.drawn,
             "M": shape.active,
             "R": shape.cached,
             "T": text,
@@ -161,7 +171,10 @@ class Buffers:
         self.layout = Layout(manifest.facts, manifest.specs, shape)
         self._device, self._shape = device, shape
         self._positions = {
-            role: grid_positions(model.positions, shape.grid) for role, model in manifest.facts.members.items()
+            role: np.concatenate(
+                [grid_positions(model.positions, grid, i) for i, grid in enumerate((shape.grid, *shape.references))]
+            )
+            for role, model in manifest.facts.members.items()
         }
         # Gathers must never meet rows that are not there: engines are warmed up before a region is chosen.
         self._everything = np.tile(np.arange(shape.tokens, dtype=np.int32), (shape.pictures, 1))
@@ -231,6 +244,8 @@ class Buffers:
                 return np.arange(shape.rows - shape.pictures, shape.rows)
             case "large_positions" | "small_positions":
                 return self._positions[buffer.removesuffix("_positions")]
+            case "picture_index":
+                return row_index(shape.tokens, self._everything[:, : shape.drawn])
             case "index":
                 return by_row(row_index(shape.tokens, self._everything))
             case "text_index":

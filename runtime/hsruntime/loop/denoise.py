@@ -75,7 +75,7 @@ class Chooser:
         self._draws = 0
         self._whole = True  # whether the last step of large ran on the whole picture
         self._gathered: str | None = None  # the guidance whose rows hold the region's cache
-        self._idle = np.zeros((loop.shape.pictures, loop.shape.tokens), np.float32)
+        self._idle = np.zeros((loop.shape.pictures, loop.shape.drawn), np.float32)
 
     def compares(self, run: Segment, following: Segment) -> str:
         """Whom the last step of `run` must ask what it would have done, if anyone."""
@@ -100,7 +100,7 @@ class Chooser:
     def after(self, run: Segment, steps: int) -> None:
         """Counts how long each token has been left out."""
         if run.large == "region" and self.region:
-            self._idle = np.where(self.region.mask, 0, self._idle + steps)
+            self._idle = np.where(self.region.mask[:, : self._idle.shape[1]], 0, self._idle + steps)
         else:
             self._idle[:] = 0
         self._whole = self._whole or run.large == "full"
@@ -109,6 +109,9 @@ class Chooser:
         scores = self._scores()
         if self._policy.starvation:
             scores = scores * np.exp(np.float32(self._policy.starvation) * self._idle)
+        # What the picture is drawn after is never drawn: its keys and values stay in the cache.
+        behind = self._loop.shape.tokens - scores.shape[1]
+        scores = np.pad(scores, ((0, 0), (0, behind)), constant_values=-np.inf)
         return region_from_scores(scores, self._loop.shape.active)
 
     def _scores(self) -> np.ndarray:

@@ -39,7 +39,7 @@ class Executor:
         self.loop = Loop(manifest, engines, device, shape, self._conditioning, load)
         self._text = text(self._conditioning) if text else None
         self._latent, self._grid = manifest.facts.latent, shape.grid
-        self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.latents, tile)
+        self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.picture, tile)
 
     def encode(self, prompts: list[PromptRow]) -> None:
         """Prompts by row into the conditioning, by encoders that stay open."""
@@ -57,11 +57,13 @@ class Executor:
 
     def decode(self) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 of the loop's latents."""
+        self.loop.take_picture()
         return self._decoder.decode()
 
     def latents(self) -> np.ndarray:
         """The loop's latents (B, C, h, w) float32; a small copy beside decoding them."""
-        return latents_from_tokens(self.loop.latents.read(), self._latent.patch_size, self._grid)
+        self.loop.take_picture()
+        return latents_from_tokens(self.loop.picture.read(), self._latent.patch_size, self._grid)
 
     def close(self) -> None:
         """Frees replays and bindings."""

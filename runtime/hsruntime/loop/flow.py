@@ -131,9 +131,13 @@ def latents_from_tokens(tokens: np.ndarray, patch: int, grid: tuple[int, int]) -
     return np.ascontiguousarray(split.reshape(len(tokens), c, h * patch, w * patch))
 
 
-def grid_positions(kept: Positions, grid: tuple[int, int]) -> np.ndarray:
-    """Rows (h*w,) int32 of the kept position table for a picture of (h, w) tokens."""
+def grid_positions(kept: Positions, grid: tuple[int, int], picture: int = 0) -> np.ndarray:
+    """Rows (h*w,) int32 of the kept position table for a picture of (h, w) tokens.
+
+    `picture`: 0 for what is drawn, then those that it is drawn after, each in a table of its own behind the last.
+    """
     (h, w), size, top, left = grid, kept.table_size, 0, 0
     if kept.origin == "centre":
         top, left = (size - h) // 2 - (size - kept.rows) // 2, (size - w) // 2 - (size - kept.columns) // 2
-    return ((np.arange(h)[:, None] + top) * kept.columns + np.arange(w) + left).ravel().astype(np.int32)
+    places = (np.arange(h)[:, None] + top) * kept.columns + np.arange(w) + left
+    return (picture * kept.rows * kept.columns + places).ravel().astype(np.int32)

@@ -56,7 +56,9 @@ class Loop:
         self._keeps = False
         self._taken = 0
         self._steps = 0
-        self.latents, self._scores, self._magnitudes = map(self._buffers.tensor, ("latents", "scores", "magnitudes"))
+        self._scores, self._magnitudes = map(self._buffers.tensor, ("scores", "magnitudes"))
+        self.picture = self._buffers.tensor("picture" if shape.references else "latents")
+        """(B, I, P) once `take_picture` was called."""
 
     def close(self) -> None:
         """Frees replays, then bindings: a graph goes before the contexts it was captured from."""
@@ -71,6 +73,7 @@ class Loop:
         `keeps`: whether part of the picture stays what it was.
         """
         needed = [*self._needed(schedule), *(["keep"] if keeps else [])]
+        needed += ["picture"] if self.shape.references else []
         self._keeps = keeps
         self._solver, self._order, self._remembers = schedule.solver, schedule.order, "remember" in needed
         self._conditions = [name for name in needed if name.startswith("condition")]
@@ -206,12 +209,18 @@ class Loop:
     def _changes(self) -> tuple[float, float]:
         """Mean absolute change of the guided velocity in the last step, and its mean magnitude before it."""
         self._replays["settle"].launch()
-        return float(self._scores.read().mean()), float(self._magnitudes.read().mean())
+        drawn = slice(self.shape.drawn)
+        return float(self._scores.read()[:, drawn].mean()), float(self._magnitudes.read()[:, drawn].mean())
 
     def scores(self, signal: str) -> np.ndarray:
-        """Scores (B, N) of the step just taken; one copy to the host."""
+        """Scores (B, I) of the step just taken; one copy to the host."""
         self._replays[f"score {signal}"].launch()
-        return self._scores.read()
+        return self._scores.read()[:, : self.shape.drawn]
+
+    def take_picture(self) -> None:
+        """Fills `picture` with what was denoised, where that is not all of the latents."""
+        if self.shape.references:
+            self._replays["picture"].launch()
 
     def set_region(self, region: Region, segment: Segment) -> None:
         """Fixes the active tokens for `segment` and gathers the cached tokens' keys and values.

@@ -30,6 +30,8 @@ BUFFERS = {
     "noise": ("float32 B N P", "what it is mixed with"),
     "drawn": ("float32 B N P", "1 where the picture is drawn anew, 0 where it keeps to the original"),
     "reached": ("float32 S", "the noise levels that the steps lead to"),
+    "picture": ("float32 B I P", "what is denoised without what it is drawn after"),
+    "picture_index": ("int32 B I", "its tokens' places in `latents`"),
     "scores": ("float32 B N", "how much a token asks for large"),
     "magnitudes": ("float32 B N", "of the velocity before"),
     "step": ("int32 1", "the step's number"),
@@ -209,6 +211,7 @@ PROGRAM: dict[str, tuple[Row, ...]] = {
     ),
     "remember": (_copy("second", "third"), _copy("last", "second"), _copy("guided", "last")),
     "keep": (_run("keep", "latents original noise drawn reached step", "kept=next_latents"), ADVANCE[1]),
+    "picture": (_run("prepare", "latents index=picture_index", "tokens=picture"),),
     "merge": (
         _run("merge_cache", "fresh=fresh_* everything=cache_* index=merge_index", "merged"),
         _copy("merged", "cache_*"),
@@ -218,9 +221,9 @@ PROGRAM: dict[str, tuple[Row, ...]] = {
 
 "condition" comes before the first step; "gather" fills a new region's cache; "gap" asks small, or light, for its
 velocity at the latents of the step about to be taken; "score" follows a step; "settle" compares it with the one before;
-"remember" keeps its velocity for steps that are skipped; "keep" puts the original back, with as much noise as the step
-led to, where a picture is not drawn anew; "merge" takes back into the cache what the last region step
-made of it.
+"picture" leaves out what the pictures are drawn after; "remember" keeps its velocity for steps that are skipped; "keep"
+puts the original back, with as much noise as the step led to, where a picture is not drawn anew; "merge" takes back
+into the cache what the last region step made of it.
 """
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from hsengines.errors import first_line
-from hsruntime.facts import Latent, Size, Sizes, size_text
+from hsruntime.facts import REFERENCE, Facts, Latent, Size, Sizes, size_text
 from hsruntime.loop.region import marked_tokens
 from hsruntime.request import RequestError
 from hsruntime.telling import warn_caller
@@ -144,6 +144,23 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
     eight = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     eight.info = image.info
     return eight
+
+
+def read_reference(subject: str, data: bytes, facts: Facts) -> np.ndarray:
+    """A picture to draw after (H, W, 3) uint8, no larger than the bundle takes, its sides cut to whole tokens.
+
+    Source: Flux2KleinPipeline. Raises RequestError.
+    """
+    image, unit = read_picture(subject, data), facts.latent.pixels_per_token
+    most, area = facts.sizes.maximum, image.width * image.height
+    scale = min(1.0, (REFERENCE / area) ** 0.5, *(side / own for side, own in zip(most, image.size, strict=True)))
+    if scale < 1:
+        image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.LANCZOS)
+    width, height = (side // unit * unit for side in image.size)
+    if not (width and height):
+        raise RequestError(f"the {subject} has {size_text(image.size)} pixels, of which none make a token of {unit}")
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
 def size_like(asked: Size, sizes: Sizes, latent: Latent) -> Size:

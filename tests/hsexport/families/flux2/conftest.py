@@ -22,14 +22,16 @@ def flux2_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def flux2_built(flux2_store, tmp_path_factory):
-    """Builds a bundle of two folders, 32x32 pixels of 8x8 tokens by default, sides from 16 to 48."""
+    """Builds a bundle of two folders, 32x32 pixels of 8x8 tokens by default, sides from 16 to 80,
+    after two others at most.
+    """
     from hsexport.build.build import build
     from hsexport.build.request import BuildRequest
     from hsexport.progress import Reporter
 
     def built(large, small, **asked):
         out = tmp_path_factory.mktemp("flux2") / "bundle"
-        options = {"size": (32, 32), "max_sequence_length": TEXT} | asked
+        options = {"size": (32, 32), "max_size": (80, 80), "max_sequence_length": TEXT, "references": 2} | asked
         build(BuildRequest(str(large), small and str(small), out, flux2_store, **options), Reporter())
         return out
 

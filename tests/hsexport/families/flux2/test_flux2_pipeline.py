@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import TEXT
 from diffusers import Flux2KleinPipeline
-from tiny_flux2 import make_flux2_pair
 
 from hsengines.build import build_options
 from hsexport.build.verify.bundle import verify_bundle
