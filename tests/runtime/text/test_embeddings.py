@@ -48,7 +48,7 @@ def test_embeddings_are_taken_in_the_row_s_order(session):
 def test_latents_are_what_the_decoder_saw(session):
     (painted,) = (session.generate("red", schedule="small:2"),)
     executor = next(reversed(session._executors._kept.values()))
-    tokens = executor.loop.latents.read()
+    tokens = executor.loop.picture.read()
     np.testing.assert_array_equal(
         tokens_from_latents(painted.latents, session.manifest.facts.latent.patch_size), tokens
     )
