@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hsexport.families.flux2.config import TransformerConfig
 from hsexport.families.shared.counts import Dims, Shapes, products
@@ -11,6 +12,27 @@ from hsruntime.facts import Operations
 CHUNKS = 17
 """Shifts, scales and gates of a token's width that a step takes: 6 of image, 6 of text, 3 of both together, 2 of the
 output."""
+
+
+def left_out_by(config: TransformerConfig, outer: tuple[int, int]) -> tuple[str, ...]:
+    """How names of weights begin in the blocks that a light form leaves out, joint and single-stream ones in a row."""
+    joint, stop = config.num_layers, config.layers - outer[1]
+    numbers = range(outer[0], stop)
+    return (
+        *(f"transformer_blocks.{number}." for number in numbers if number < joint),
+        *(f"single_transformer_blocks.{number - joint}." for number in numbers if number >= joint),
+    )
+
+
+def without_middle(config: TransformerConfig, outer: tuple[int, int]) -> TransformerConfig:
+    """A transformer of the outer blocks alone, as far as counting goes."""
+    gone = left_out_by(config, outer)
+    joint = sum(name.startswith("transformer_blocks.") for name in gone)
+    return replace(
+        config,
+        num_layers=config.num_layers - joint,
+        num_single_layers=config.num_single_layers - (len(gone) - joint),
+    )
 
 
 def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:

@@ -6,10 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
+from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import TensorHeader, read_headers
 from hsexport.families.family import DEFAULT_STEPS, Family
 from hsexport.families.flux2.config import TransformerConfig, check_checkpoint, transformer_config_from
-from hsexport.families.flux2.counts import CHUNKS, transformer_operations
+from hsexport.families.flux2.counts import CHUNKS, transformer_operations, without_middle
 from hsexport.families.flux2.pair_check import OWN, check_pair, text_of
 from hsexport.families.flux2.parts import Parts
 from hsexport.families.flux2.text import text_side
@@ -75,6 +78,16 @@ class Flux2(Family):
             adapters=adapters,
         )
 
+    def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
+        """The first and last blocks, joint and single-stream ones counted in a row."""
+        kept = without_middle(member.config, outer)
+        if sum(outer) >= member.config.layers:
+            raise PairError(
+                f"--light {outer[0]}+{outer[1]} leaves out none of the {member.config.layers} blocks of {member}",
+                "keep fewer",
+            )
+        return structs.replace(large, layers=kept.layers, outer=outer, operations=transformer_operations(kept))
+
     def sigmas(self, pair: Pair) -> Sigmas:
         """Shifted by how many tokens and steps there are."""
         return Sigmas(rule="empirical-mu", levels=pair.parts.levels, shift=1.0)
@@ -90,12 +103,19 @@ class Flux2(Family):
 
     def networks(self, recipe: Recipe) -> list[Network]:
         """Steps, what conditions them, text sides, the VAE's decoder and encoder."""
-        from hsexport.families.flux2.networks import conditioning_network, step_network
+        from hsexport.families.flux2.networks import (
+            conditioning_network,
+            large_network,
+            light_network,
+            small_network,
+        )
         from hsexport.families.flux2.surroundings import text_networks, vae_network_pair
 
-        members = recipe.pair.members
-        steps = [step_network(recipe, member) for member in members]
-        conditioning = [conditioning_network(recipe, member) for member in members]
+        pair, light = recipe.pair, recipe.facts.light
+        steps = [large_network(recipe)]
+        steps += [small_network(recipe, pair.small)] if pair.small else []
+        steps += [light_network(recipe, light.outer)] if light and light.outer else []
+        conditioning = [conditioning_network(recipe, member) for member in pair.members]
         return [*steps, *conditioning, *text_networks(recipe), *vae_network_pair(recipe)]
 
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:

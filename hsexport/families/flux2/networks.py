@@ -6,15 +6,21 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.families.flux2.config import TransformerConfig
-from hsexport.families.flux2.counts import CHUNKS, conditioning_operations, transformer_activations
+from hsexport.families.flux2.counts import (
+    CHUNKS,
+    conditioning_operations,
+    left_out_by,
+    transformer_activations,
+    without_middle,
+)
 from hsexport.families.flux2.rules import TRANSFORMER_FP32, transformer_weight_rules
 from hsexport.families.pair import Member
 from hsexport.families.recipe import Recipe
-from hsexport.families.shared.step_specs import TRACE_DIMS, cached_step, profiles, whole_step
+from hsexport.families.shared.step_specs import RESIDUAL, TRACE_DIMS, cached_step, profiles, residual, whole_step
 from hsexport.families.shared.weights import member_weights
 from hsexport.networks.network import Network
 
@@ -25,25 +31,47 @@ CONDITIONING = re.compile(r"(time_guidance_embed|context_embedder|\w+_modulation
 """Tensors of a transformer that its conditioning network reads; all others are the denoiser's."""
 
 
-def step_network(recipe: Recipe, member: Member) -> Network:
-    """A member's step: large's by way of the cache, small's always the whole picture."""
-    facts, config, is_large = getattr(recipe.facts, member.role), member.config, member.role == "large"
-    conditions = _conditions(config)
-    spec = cached_step(recipe, conditions) if is_large else whole_step(recipe, "small", conditions)
+def large_network(recipe: Recipe) -> Network:
+    """Large's step; with a light form beside it, it answers what its middle blocks add to both streams."""
+    light, conditions = recipe.facts.light, _conditions(recipe.pair.large.config)
+    spec = cached_step(recipe, conditions, *(residual(recipe, "M") if light else ()))
+    form = {"takes_cache": True, "outer": light.outer if light else None}
+    return _step_network(recipe, recipe.pair.large, spec, form, ("past_*", "present_*", *RESIDUAL))
+
+
+def small_network(recipe: Recipe, small: Member) -> Network:
+    """Small's step."""
+    return _step_network(recipe, small, whole_step(recipe, "small", _conditions(small.config)), {})
+
+
+def light_network(recipe: Recipe, outer: tuple[int, int]) -> Network:
+    """A step of large's outer blocks: always the whole picture, no cache."""
+    large = recipe.pair.large
+    spec = whole_step(recipe, "light", (*_conditions(large.config), *residual(recipe, "N")))
+    return _step_network(recipe, large, spec, {"outer": outer, "light": True}, RESIDUAL)
+
+
+def _step_network(
+    recipe: Recipe, member: Member, spec: EngineSpec, form: dict[str, Any], narrow: tuple[str, ...] = ()
+) -> Network:
+    """`form`: of the TokenTransformer."""
+    facts, config = getattr(recipe.facts, member.role), member.config
     text, references = recipe.facts.text[facts.text].tokens, recipe.facts.sizes.references
 
     def module() -> nn.Module:
         from hsexport.families.flux2.transformer import TokenTransformer, transformer_like
 
-        made = transformer_like(config)
-        return TokenTransformer(made, facts.positions, text, takes_cache=is_large, references=references)
+        return TokenTransformer(transformer_like(config), facts.positions, text, references=references, **form)
 
-    cache = ("past_*", "present_*") if is_large else ()
-    made = _network(recipe, spec, member, module, ("modulation", "context", *cache), conditions=False)
+    without = without_middle(config, form["outer"]) if form.get("light") else config
+    left_out = left_out_by(config, form["outer"]) if form.get("light") else ()
+    outer = form.get("outer")
+    made = _network(recipe, spec, member, module, ("modulation", "context", *narrow), left_out=left_out)
     return replace(
         made,
         limits={"positions": (1 + references) * facts.positions.rows * facts.positions.columns, "step": "S"},
-        layers=config.layers,
+        facts={**made.facts} | ({"outer blocks": "+".join(map(str, outer))} if outer else {}),
+        layers=without.layers,
         activations=lambda dims, fused: transformer_activations(config, dims, fused=fused),
     )
 
@@ -82,7 +110,8 @@ def _network(
     module: Callable[[], nn.Module],
     narrow: tuple[str, ...],
     *,
-    conditions: bool,
+    conditions: bool = False,
+    left_out: tuple[str, ...] = (),
 ) -> Network:
     """What all of a member's networks share; each has the weights that its part of the transformer reads."""
     facts, config = getattr(recipe.facts, member.role), member.config
@@ -98,7 +127,9 @@ def _network(
         skeleton,
         TRACE_DIMS,
         weights=member_weights(
-            member, recipe.adapters[member.role], lambda name: bool(CONDITIONING.match(name)) == conditions
+            member,
+            recipe.adapters[member.role],
+            lambda name: bool(CONDITIONING.match(name)) == conditions and not name.startswith(left_out),
         ),
         facts={
             "positions": f"{facts.positions.rows}x{facts.positions.columns}",

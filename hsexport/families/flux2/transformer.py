@@ -17,7 +17,17 @@ from hsexport.checkpoints.weights.streamed import tensor_of
 from hsexport.families.flux2.config import TransformerConfig
 from hsexport.families.flux2.rotary import Turned, image_turns, text_turns
 from hsexport.families.pair import Member
-from hsexport.families.shared.blocks import Cache, KeyValue, Modulation, attended, feed_forward, flat, joined, project
+from hsexport.families.shared.blocks import (
+    Added,
+    Cache,
+    KeyValue,
+    Modulation,
+    attended,
+    feed_forward,
+    flat,
+    joined,
+    project,
+)
 from hsruntime.facts import Positions
 
 
@@ -35,6 +45,33 @@ def original_of(member: Member, dtype: torch.dtype = torch.float32) -> Flux2Tran
     return model.eval()
 
 
+def middle_of(layers: int, outer: tuple[int, int] | None) -> range:
+    """The blocks, of both kinds counted together, between so many in front and so many behind; none without `outer`."""
+    return range(outer[0], layers - outer[1]) if outer else range(0)
+
+
+class Streams:
+    """Image and text, apart for joint blocks or one behind the other for single-stream ones; changed when asked."""
+
+    def __init__(self, image: Tensor, text: Tensor, whole: Tensor | None = None) -> None:
+        self._image, self._text, self._whole = image, text, whole
+
+    def joined(self) -> Tensor:
+        """(G, M + T, width), image first."""
+        return torch.cat([self._image, self._text], dim=1) if self._whole is None else self._whole
+
+    def after(self, whole: Tensor) -> Streams:
+        """What a single-stream block made of them."""
+        return Streams(self._image, self._text, whole)
+
+    def apart(self) -> tuple[Tensor, Tensor]:
+        """(G, M, width) and (G, T, width)."""
+        if self._whole is None:
+            return self._image, self._text
+        active = self._image.shape[1]
+        return self._whole[:, :active], self._whole[:, active:]
+
+
 class Places(NamedTuple):
     """What image tokens (G, M, D) and text tokens (G, T, D) are turned by."""
 
@@ -46,11 +83,14 @@ class TokenTransformer(nn.Module):
     """A step of a transformer over tokens, made of a diffusers model's layers, which it takes apart.
 
     `text` is how many text tokens it may be given, `references` how many pictures beside the one that is drawn, whose
-    tokens are tokens like any others. Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept
-    table, step (1,) int32, modulation (S, 1, 17 * width) and context (G, T, width) as Conditioning answers them, and,
-    if it takes a cache, a key and a value (G, R, H, D) for each block in turn, joint ones first, then a key and a value
-    (G, U, H, D) of cached text for each. Outputs: velocity (G, M, P), and for a cache-taking one the keys, turned, and
-    values of the active tokens (G, M, H, D) and of the text (G, T, H, D), in the same order.
+    tokens are tokens like any others. Inputs: tokens (G, M, P), positions (G, M) int32 rows of the kept table, step
+    (1,) int32, modulation (S, 1, 17 * width) and context (G, T, width) as Conditioning answers them, and, if it takes a
+    cache, a key and a value (G, R, H, D) for each block in turn, joint ones first, then a key and a value (G, U, H, D)
+    of cached text for each. Outputs: velocity (G, M, P), and for a cache-taking one the keys, turned, and values of the
+    active tokens (G, M, H, D) and of the text (G, T, H, D), in the same order.
+
+    With `outer`, how many blocks lie in front of the middle ones and behind them, it answers last what these add to
+    both streams, (G, M, width) and (G, T, width). A `light` one is without them, and takes that in place of a cache.
     """
 
     def __init__(
@@ -61,33 +101,44 @@ class TokenTransformer(nn.Module):
         *,
         takes_cache: bool = False,
         references: int = 0,
+        outer: tuple[int, int] | None = None,
+        light: bool = False,
     ) -> None:
         super().__init__()
-        self.takes_cache = takes_cache
+        self.takes_cache, self.light = takes_cache, light
         self.x_embedder = model.x_embedder
         self.transformer_blocks = model.transformer_blocks
         self.single_transformer_blocks = model.single_transformer_blocks
+        self.middle = middle_of(len(self.transformer_blocks) + len(self.single_transformer_blocks), outer)
+        for number in self.middle if light else ():
+            blocks, place = self.place(number)
+            blocks[place] = nn.Identity()
         self.norm_out = model.norm_out
         del self.norm_out.linear
         self.proj_out = model.proj_out
-        self.turned = Turned()
+        self.turned, self.added = Turned(), Added()
         axes, theta = model.config.axes_dims_rope, model.config.rope_theta
         with torch.device("cpu"):  # whatever holds the weights: these are no weights
             self.register_buffer("image_turns", image_turns(kept, references, axes, theta), persistent=False)
             self.register_buffer("text_turns", text_turns(text, axes, theta), persistent=False)
 
+    def place(self, number: int) -> tuple[nn.ModuleList, int]:
+        """The list that a block lies in, and its place there."""
+        behind = number - len(self.transformer_blocks)
+        return (self.transformer_blocks, number) if behind < 0 else (self.single_transformer_blocks, behind)
+
     def forward(
         self, tokens: Tensor, positions: Tensor, step: Tensor, modulation: Tensor, context: Tensor, *past: Tensor
     ) -> tuple[Tensor, ...]:
-        """Velocity, then keys and values."""
-        pairs = [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
-        cache = Cache(pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :])
+        """Velocity, then keys and values, then what the middle blocks added."""
+        pairs = [] if self.light else [KeyValue(past[i], past[i + 1]) for i in range(0, len(past), 2)]
+        cache = Cache(pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :], residual=list(past) if self.light else [])
         steered = modulation.index_select(0, step).split(self.proj_out.in_features, dim=-1)
         x, _ = self.streams(tokens, positions, context, steered, cache)
         shift, scale = steered[-2:]
         velocity = self.proj_out(self.norm_out.norm(x) * scale + shift)
         kept = [*cache.presents, *cache.presents_text] if self.takes_cache else []
-        return (velocity, *(t for kv in kept for t in kv))
+        return (velocity, *(t for kv in kept for t in kv), *([] if self.light else cache.residual))
 
     def streams(
         self, tokens: Tensor, positions: Tensor, text: Tensor, steered: tuple[Tensor, ...], cache: Cache
@@ -96,13 +147,25 @@ class TokenTransformer(nn.Module):
         image, of_text, single = (
             [Modulation(*steered[at : at + 3]) for at in places] for places in ((0, 3), (6, 9), (12,))
         )
-        places, x = self.places(positions, text), self.x_embedder(tokens)
-        for block in self.transformer_blocks:
-            x, text = self.joint_block(block, (x, text), (image, of_text), places, cache)
-        active, stream = x.shape[1], torch.cat([x, text], dim=1)
-        for block in self.single_transformer_blocks:
-            stream = self.single_block(block, stream, active, single[0], places, cache)
-        return stream[:, :active], stream[:, active:]
+        places, streams = self.places(positions, text), Streams(self.x_embedder(tokens), text)
+        before = streams.apart()
+        for number in range(len(self.transformer_blocks) + len(self.single_transformer_blocks)):
+            if number == self.middle.start:
+                before = streams.apart()
+                if self.light:
+                    streams = Streams(*(x + more for x, more in zip(before, cache.residual, strict=True)))
+            blocks, place = self.place(number)
+            if self.light and number in self.middle:
+                continue
+            if blocks is self.transformer_blocks:
+                x, text = self.joint_block(blocks[place], streams.apart(), (image, of_text), places, cache)
+                streams = Streams(x, text)
+            else:
+                joined = streams.joined()
+                streams = streams.after(self.single_block(blocks[place], joined, single[0], places, cache))
+            if number + 1 == self.middle.stop and not self.light:
+                cache.residual = [self.added(now, x) for now, x in zip(streams.apart(), before, strict=True)]
+        return streams.apart()
 
     def places(self, positions: Tensor, text: Tensor) -> Places:
         """Of the active tokens, and of the text tokens that are live."""
@@ -144,10 +207,10 @@ class TokenTransformer(nn.Module):
         return x, feed_forward(block.ff_context, block.norm2_context, text, of_text[1])
 
     def single_block(
-        self, block: nn.Module, stream: Tensor, active: int, steered: Modulation, places: Places, cache: Cache
+        self, block: nn.Module, stream: Tensor, steered: Modulation, places: Places, cache: Cache
     ) -> Tensor:
         """One block over both streams at once, image first, attention beside feed-forward."""
-        attn, width = block.attn, block.attn.inner_dim
+        attn, width, active = block.attn, block.attn.inner_dim, places.image.shape[1]
         whole = flat(attn.to_qkv_mlp_proj, steered.normed(block.norm, stream))
         *parts, inner = whole.split([width, width, width, whole.shape[-1] - 3 * width], dim=-1)
         query, key, value = (part.unflatten(-1, (attn.heads, attn.head_dim)) for part in parts)

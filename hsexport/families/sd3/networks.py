@@ -14,7 +14,7 @@ from hsexport.families.sd3.counts import conditioning_operations, middle_of, mod
 from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weight_rules import transformer_weight_rules
 from hsexport.families.sd3.weights import transformer_weights
-from hsexport.families.shared.step_specs import TRACE_DIMS, cached_step, profiles, whole_step
+from hsexport.families.shared.step_specs import RESIDUAL, TRACE_DIMS, cached_step, profiles, residual, whole_step
 from hsexport.networks.network import Network
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 def large_network(recipe: Recipe) -> Network:
     """Large's step; with a light form beside it, it answers what its middle blocks add to both streams."""
-    residual = _residual(recipe, "M") if recipe.facts.light else ()
-    spec = cached_step(recipe, _conditions(recipe.pair.large), *residual)
+    spec = cached_step(recipe, _conditions(recipe.pair.large), *(residual(recipe, "M") if recipe.facts.light else ()))
     return _denoiser(
         recipe, spec, recipe.pair.large, narrow=("modulation", "context", "past_*", "present_*", *RESIDUAL)
     )
@@ -38,16 +37,8 @@ def small_network(recipe: Recipe, small: Member) -> Network:
 def light_network(recipe: Recipe, outer: tuple[int, int]) -> Network:
     """A step of large's outer blocks: always the whole picture, no cache."""
     large = recipe.pair.large
-    spec = whole_step(recipe, "light", (*_conditions(large), *_residual(recipe, "N")))
+    spec = whole_step(recipe, "light", (*_conditions(large), *residual(recipe, "N")))
     return _denoiser(recipe, spec, large, narrow=("modulation", "context", *RESIDUAL), outer=outer)
-
-
-RESIDUAL = ("residual_image", "residual_text")
-
-
-def _residual(recipe: Recipe, tokens: str) -> tuple[TensorSpec, ...]:
-    width = recipe.facts.large.width
-    return tuple(TensorSpec(n, "float32", ("G", t, width)) for n, t in zip(RESIDUAL, (tokens, "T"), strict=True))
 
 
 def conditioning_network(recipe: Recipe, member: Member) -> Network:

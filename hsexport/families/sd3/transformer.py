@@ -20,7 +20,17 @@ from hsexport.checkpoints.weights import stored
 from hsexport.checkpoints.weights.streamed import tensor_of
 from hsexport.families.pair import Member
 from hsexport.families.sd3.config import TransformerConfig
-from hsexport.families.shared.blocks import Cache, KeyValue, Modulation, attended, feed_forward, flat, joined, project
+from hsexport.families.shared.blocks import (
+    Added,
+    Cache,
+    KeyValue,
+    Modulation,
+    attended,
+    feed_forward,
+    flat,
+    joined,
+    project,
+)
 from hsruntime.facts import Positions
 
 
@@ -154,14 +164,6 @@ class TokenTransformer(nn.Module):
     def velocity(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """(G, M, P) of the image stream behind the last block."""
         return self.proj_out(self.norm_out.norm(x) * scale + shift)
-
-
-class Added(nn.Module):
-    """What blocks added to a stream: a module, so that the exported nodes are none of a block's own."""
-
-    def forward(self, after: Tensor, before: Tensor) -> Tensor:
-        """(G, tokens, width)."""
-        return after - before
 
 
 class OuterTransformer(TokenTransformer):

@@ -93,3 +93,11 @@ def steering(linear: nn.Linear, emb: Tensor, *, scale_first: bool = False) -> li
     if scale_first:
         parts.reverse()
     return [part + 1 if place % 3 == 1 else part for place, part in enumerate(parts)]
+
+
+class Added(nn.Module):
+    """What blocks added to a stream: a module, so that the exported nodes are none of a block's own."""
+
+    def forward(self, after: Tensor, before: Tensor) -> Tensor:
+        """(G, tokens, width)."""
+        return after - before

@@ -39,6 +39,15 @@ def whole_step(recipe: Recipe, name: str, conditions: Sequence[TensorSpec]) -> E
     return EngineSpec(name, inputs, (_velocity(recipe, "N"),), profiles(recipe, "G", "N", "T", "S"))
 
 
+RESIDUAL = ("residual_image", "residual_text")
+
+
+def residual(recipe: Recipe, tokens: str) -> tuple[TensorSpec, ...]:
+    """What large's middle blocks add to both streams, for a light form of it."""
+    width = recipe.facts.large.width
+    return tuple(TensorSpec(n, "float32", ("G", t, width)) for n, t in zip(RESIDUAL, (tokens, "T"), strict=True))
+
+
 def profiles(recipe: Recipe, *dims: str) -> tuple[Profile, ...]:
     """One, over the whole range of each dimension."""
     return (Profile("full", {name: recipe.ranges()[name] for name in dims}),)

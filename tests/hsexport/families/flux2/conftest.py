@@ -31,7 +31,13 @@ def flux2_built(flux2_store, tmp_path_factory):
 
     def built(large, small, **asked):
         out = tmp_path_factory.mktemp("flux2") / "bundle"
-        options = {"size": (32, 32), "max_size": (80, 80), "max_sequence_length": TEXT, "references": 2} | asked
+        options = {
+            "light": (1, 1),
+            "size": (32, 32),
+            "max_size": (80, 80),
+            "max_sequence_length": TEXT,
+            "references": 2,
+        } | asked
         build(BuildRequest(str(large), small and str(small), out, flux2_store, **options), Reporter())
         return out
 

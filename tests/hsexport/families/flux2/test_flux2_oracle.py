@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsexport.families.flux2.conditioning import Conditioning
+from hsexport.families.flux2.config import TransformerConfig
+from hsexport.families.flux2.counts import left_out_by
 from hsexport.families.flux2.transformer import TokenTransformer
 from hsruntime.facts import Positions
 from hsruntime.loop.flow import grid_positions
@@ -61,10 +63,10 @@ class Live:
     """Conditioning and denoiser one after the other, over the weights of a diffusers model in memory."""
 
     @torch.no_grad()
-    def __init__(self, model, *, takes_cache):
+    def __init__(self, model, **form):
         model = copy.deepcopy(model)  # which the denoiser takes apart
         self.conditioning = Conditioning(model).eval()
-        self.denoiser = TokenTransformer(model, KEPT, LONGEST, takes_cache=takes_cache).eval()
+        self.denoiser = TokenTransformer(model, KEPT, LONGEST, **form).eval()
 
     def __call__(self, tokens, positions, timestep, text, *past):
         step = torch.zeros(1, dtype=torch.int32)
@@ -128,6 +130,28 @@ def test_full_velocity_equals_diffusers(case):
     for takes_cache in (True, False):
         found = Live(model, takes_cache=takes_cache)(tokens, positions, timestep, text)[0]
         assert relative_error(found, expected) < 1e-5  # the same products, summed in another order
+
+
+@torch.inference_mode()
+@settings(max_examples=25, deadline=None)
+@given(cases(), st.data())
+def test_light_with_what_the_middle_blocks_just_added_is_the_full_pass(case, data):
+    shape = case["architecture"]
+    shape |= {"num_layers": shape["num_layers"] + 1, "num_single_layers": shape["num_single_layers"] + 2}
+    layers = shape["num_layers"] + shape["num_single_layers"]
+    first = data.draw(st.integers(1, layers - 2))
+    outer = (first, data.draw(st.integers(1, layers - 1 - first)))
+    model, *given_to = drawn(case)
+    plain = Live(model, takes_cache=True)(*given_to)
+    velocity, *kept, of_image, of_text = Live(model, takes_cache=True, outer=outer)(*given_to)
+    light = Live(model, outer=outer, light=True)
+
+    assert relative_error(velocity, plain[0]) == 0 and len(kept) == len(plain) - 1
+    assert of_image.shape[:2] == given_to[0].shape[:2] and of_text.shape[:2] == given_to[3].shape[:2]
+    assert relative_error(light(*given_to, of_image, of_text)[0], velocity) < BOUND
+    assert relative_error(light(*given_to, of_image + torch.randn_like(of_image), of_text)[0], velocity) > 10 * BOUND
+    left = {name.rpartition(".")[0] for name, _ in light.denoiser.named_parameters() if "transformer_blocks" in name}
+    assert not any(f"{name}.".startswith(left_out_by(TransformerConfig(**shape), outer)) for name in left)
 
 
 @torch.inference_mode()

@@ -74,17 +74,13 @@ def test_other_backends_equal_diffusers_and_draw_with_every_preset(flux2_dirs, f
 
 
 def check_every_preset(session):
-    """Those that need no light form draw a picture, each another one."""
+    """Each draws a picture, most of them another one."""
     drawn = set()
     for name in set(PRESETS) - {"edit"}:  # which begins from a picture
-        if name in ("dbcache", "lightstitch"):
-            with pytest.raises(ScheduleError, match="the bundle has no light"):
-                session.generate("a pear", schedule=name, steps=12)
-            continue
         picture = session.generate("a pear", schedule=name, steps=12).image
         assert picture.std() > 5
         drawn.add(picture.tobytes())
-    assert len(drawn) > 5
+    assert len(drawn) > 7
 
 
 def test_every_preset_and_the_strong_oracle(flux2_bundle):
