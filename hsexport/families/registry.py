@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class SingleFile:
+    """How a family's transformers lie in one file, by the names of those who train them."""
+
+    told: str
+    """What such a file is, as messages have it."""
+    marks: tuple[str, ...]
+    """Parts of tensors' names; one that occurs tells the family. The first is what a file without any is told of."""
+    architectures: tuple[str, ...]
+    """What a GGUF file of one is called."""
+
+
+@dataclass(frozen=True)
 class FamilyRow:
     """What must be known of a family before it is imported."""
 
@@ -29,6 +41,8 @@ class FamilyRow:
     """Folders beside the transformer."""
     optional: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What a build may leave out (`--without-NAME`): the part whose weights then stay away, and what that means."""
+    single_file: SingleFile | None = None
+    """None: of such a family folders alone are read."""
 
 
 FAMILIES: dict[str, FamilyRow] = {
@@ -41,30 +55,67 @@ FAMILIES: dict[str, FamilyRow] = {
             *("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"),
         ),
         optional={"t5": ("text_encoder_3", "leave T5 out: a smaller bundle that follows long prompts less closely")},
+        single_file=SingleFile("an SD3 checkpoint", ("joint_blocks.",), ("sd3",)),
     ),
     "flux2": FamilyRow(
         title="FLUX.2",
         made="hsexport.families.flux2.family:Flux2",
         transformer="Flux2Transformer2DModel",
         parts=("vae", "text_encoder", "tokenizer", "scheduler"),
+        # The trailing dots tell them from diffusers' names, which end in "linear".
+        single_file=SingleFile(
+            "a FLUX.2 checkpoint",
+            ("double_stream_modulation_img.lin.", "double_stream_modulation_txt.lin.", "single_stream_modulation.lin."),
+            ("flux", "flux2"),
+        ),
     ),
 }
 
+Kinds = tuple[tuple[tuple[str, ...], str, str | None], ...]
+"""Parts of tensors' names, what a file with such names is, and what to do; the first that occurs tells."""
+ADDITIONS: Kinds = (
+    (("lora_A", "lora_B", "lora_down", "lora_up", ".lokr_", ".hada_"), "a LoRA", "fuse it into a model: --lora {file}"),
+    (("control_", "controlnet"), "a ControlNet", None),
+)
+"""What is made for a transformer of some family, and has names as it has."""
+DIFFUSERS = ("one file of a diffusers directory", "give the directory with its config.json: {parent}")
+OTHER_MODELS: Kinds = (
+    (("conditioner.embedders.",), "a Stable Diffusion XL checkpoint", None),
+    (("input_blocks.", "down_blocks."), "a UNet", None),
+    (("time_guidance_embed.",), *DIFFUSERS),
+    (("distilled_guidance_layer.",), "a Chroma checkpoint", None),
+    (("vector_in.", ".img_mod."), "a FLUX.1 checkpoint", None),
+    (("double_blocks.", "single_transformer_blocks."), "a Flux checkpoint", None),
+    (("double_layers.",), "an AuraFlow checkpoint", None),
+    (("time_text_embed.",), *DIFFUSERS),
+)
+"""What is no family's."""
+
 
 def family_of(transformer: Path) -> Family:
-    """By the class in its configuration; of a single file the first, which tells what it is not. Raises PairError."""
-    single = transformer.is_file()
-    found = None if single else read_document(transformer / "config.json").get("_class_name")
+    """By the class in its configuration, or by the names in a single file. Raises PairError."""
+    if transformer.is_file():
+        # Whoever asks for the families' titles alone needs no reader of tensors.
+        from hsexport.families.shared.single_file import family_in
+
+        return _made(FAMILIES[family_in(transformer)])
+    found = read_document(transformer / "config.json").get("_class_name")
     for row in FAMILIES.values():
-        if single or row.transformer == found:
-            family: Family = named(row.made)()
-            return family
+        if row.transformer == found:
+            return _made(row)
     classes = " or ".join(row.transformer for row in FAMILIES.values())
+    raise PairError(f"{transformer} is a {found or 'model of unnamed class'}, expected {classes}", families_in_words())
+
+
+def _made(row: FamilyRow) -> Family:
+    family: Family = named(row.made)()
+    return family
+
+
+def families_in_words() -> str:
+    """Which there are, as a hint."""
     titles = [row.title for row in FAMILIES.values()]
-    raise PairError(
-        f"{transformer} is a {found or 'model of unnamed class'}, expected {classes}",
-        f"hsexport exports the {' and '.join(titles)} famil{'y' if len(titles) == 1 else 'ies'}",
-    )
+    return f"hsexport exports the {' and '.join(titles)} famil{'y' if len(titles) == 1 else 'ies'}"
 
 
 def known_parts() -> tuple[str, ...]:
