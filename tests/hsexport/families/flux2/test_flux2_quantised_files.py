@@ -1,29 +1,20 @@
 """FLUX.2 transformers in fp8 and GGUF: every number as another reader has it."""
 
+import shutil
+
 import numpy as np
 import pytest
-import torch
-from quantised_files import Q, by_gguf, by_torch, write_fp8, write_gguf, write_scaled_fp8
+from quantised_files import FP8_WRITERS, Q, by_gguf, by_torch, state_of, write_fp8, write_gguf, write_scaled_fp8
 from single_file_twin import PREFIX
 
-from hsexport.checkpoints.shards import digest_of
+from hsexport.checkpoints.shards import digest_of, mark_of
 from hsexport.checkpoints.weights import stored
 from hsexport.families.flux2.family import Flux2
 
 read_transformer = Flux2().read_transformer
 
 
-WRITERS = {
-    "fp8": (lambda state, file: write_fp8(state, file.with_suffix(".safetensors"), prefix=PREFIX), by_torch),
-    "all fp8": (
-        lambda state, file: write_fp8(state, file.with_suffix(".safetensors"), rest=torch.float8_e4m3fn),
-        by_torch,
-    ),
-    "scaled": (lambda state, file: write_scaled_fp8(state, file.with_suffix(".safetensors"), prefix=PREFIX), by_torch),
-    "scaled, newer": (
-        lambda state, file: write_scaled_fp8(state, file.with_suffix(".safetensors"), new=True),
-        by_torch,
-    ),
+WRITERS = {name: (write, by_torch) for name, write in FP8_WRITERS.items()} | {
     "gguf": (lambda state, file: write_gguf(state, file.with_suffix(".gguf"), "flux"), by_gguf),
     "gguf, prefixed": (
         lambda state, file: write_gguf({PREFIX + n: t for n, t in state.items()}, file.with_suffix(".gguf"), "flux2"),
@@ -64,3 +55,12 @@ def test_digest_of_a_quantised_file_does_not_depend_on_its_prefix(state, tmp_pat
     ]
     told = [digest_of(read_transformer(file)[1]) for file in files]
     assert told[0] == told[1] and told[2] == told[3] and told[0] != told[2]
+
+
+def test_file_and_folder_in_fp8_are_one_model(wide, state, tmp_path):
+    folder = shutil.copytree(wide, tmp_path / "transformer")
+    (held,) = folder.glob("*.safetensors")
+    write_fp8(state_of(wide), held)
+    files = [folder, write_fp8(state, tmp_path / "x.safetensors", prefix=PREFIX)]
+    tensors = [read_transformer(each)[1] for each in files]
+    assert digest_of(tensors[0]) == digest_of(tensors[1]) and mark_of(tensors[0]) == mark_of(tensors[1])
