@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,18 +13,6 @@ from hsexport.checkpoints.documents import PairError, read_document
 if TYPE_CHECKING:
     from hsexport.families.family import Family
     from hsruntime.facts import Facts
-
-
-@dataclass(frozen=True)
-class SingleFile:
-    """How a family's transformers lie in one file, by the names of those who train them."""
-
-    told: str
-    """What such a file is, as messages have it."""
-    marks: tuple[str, ...]
-    """Parts of tensors' names; one that occurs tells the family. The first is what a file without any is told of."""
-    architectures: tuple[str, ...]
-    """What a GGUF file of one is called."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +29,12 @@ class FamilyRow:
     """Folders beside the transformer."""
     optional: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What a build may leave out (`--without-NAME`): the part whose weights then stay away, and what that means."""
-    single_file: SingleFile | None = None
-    """None: of such a family folders alone are read."""
+    single_file: str = ""
+    """What one of its transformers in a single file is, as messages have it; empty if folders alone are read."""
+    marks: tuple[str, ...] = ()
+    """Parts of tensors' names; one in a single file tells the family. The first is named where there is none."""
+    architectures: tuple[str, ...] = ()
+    """What a GGUF file of one is called."""
 
 
 FAMILIES: dict[str, FamilyRow] = {
@@ -55,19 +47,23 @@ FAMILIES: dict[str, FamilyRow] = {
             *("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"),
         ),
         optional={"t5": ("text_encoder_3", "leave T5 out: a smaller bundle that follows long prompts less closely")},
-        single_file=SingleFile("an SD3 checkpoint", ("joint_blocks.",), ("sd3",)),
+        single_file="an SD3 checkpoint",
+        marks=("joint_blocks.",),
+        architectures=("sd3",),
     ),
     "flux2": FamilyRow(
         title="FLUX.2",
         made="hsexport.families.flux2.family:Flux2",
         transformer="Flux2Transformer2DModel",
         parts=("vae", "text_encoder", "tokenizer", "scheduler"),
+        single_file="a FLUX.2 checkpoint",
         # The trailing dots tell them from diffusers' names, which end in "linear".
-        single_file=SingleFile(
-            "a FLUX.2 checkpoint",
-            ("double_stream_modulation_img.lin.", "double_stream_modulation_txt.lin.", "single_stream_modulation.lin."),
-            ("flux", "flux2"),
+        marks=(
+            "double_stream_modulation_img.lin.",
+            "double_stream_modulation_txt.lin.",
+            "single_stream_modulation.lin.",
         ),
+        architectures=("flux", "flux2"),
     ),
 }
 
@@ -96,15 +92,41 @@ def family_of(transformer: Path) -> Family:
     """By the class in its configuration, or by the names in a single file. Raises PairError."""
     if transformer.is_file():
         # Whoever asks for the families' titles alone needs no reader of tensors.
-        from hsexport.families.shared.single_file import family_in
+        from hsexport.checkpoints.shards import file_tensors
 
-        return _made(FAMILIES[family_in(transformer)])
+        architectures = [each for row in FAMILIES.values() for each in row.architectures]
+        return _made(FAMILIES[family_in(transformer, file_tensors(transformer, architectures), FAMILIES)])
     found = read_document(transformer / "config.json").get("_class_name")
     for row in FAMILIES.values():
         if row.transformer == found:
             return _made(row)
     classes = " or ".join(row.transformer for row in FAMILIES.values())
     raise PairError(f"{transformer} is a {found or 'model of unnamed class'}, expected {classes}", families_in_words())
+
+
+def family_in(file: Path, tensors: Iterable[str], families: Iterable[str]) -> str:
+    """The one of `families` whose transformer a single file with such tensors holds.
+
+    Raises PairError, which says as far as names tell what the file is instead.
+    """
+    names, rows = list(tensors), {name: FAMILIES[name] for name in families if FAMILIES[name].marks}
+    found = next((name for name, row in rows.items() if holds(names, row.marks)), None)
+    others: Kinds = tuple((row.marks, row.single_file, None) for name, row in FAMILIES.items() if name not in rows)
+    kinds = ADDITIONS if found else ADDITIONS + others + OTHER_MODELS
+    told, hint = next(((told, hint) for marks, told, hint in kinds if holds(names, marks)), (None, None))
+    if found and not told:
+        return found
+    expected = " or ".join(row.single_file for row in rows.values())
+    if not told:
+        lacks = " or ".join(row.marks[0].removesuffix(".") for row in rows.values())
+        raise PairError(f"{file} holds no {lacks}, expected {expected}", families_in_words())
+    hint = hint.format(file=file, parent=file.parent) if hint else families_in_words()
+    raise PairError(f"{file} is {told}, expected {expected}", hint)
+
+
+def holds(names: Iterable[str], marks: tuple[str, ...]) -> bool:
+    """Whether one of the marks occurs in one of the names."""
+    return any(mark in name for name in names for mark in marks)
 
 
 def _made(row: FamilyRow) -> Family:

@@ -1,28 +1,18 @@
-"""Single files by their headers: whose transformer one holds, and its tensors by diffusers' names."""
+"""Single files by their headers: a transformer's tensors by diffusers' names, each from its place in the file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hsexport.checkpoints.documents import AGAIN, PairError
 from hsexport.checkpoints.quantised import OTHERS, READABLE, block_bytes
 from hsexport.checkpoints.shards import Place, TensorHeader, file_tensors
-from hsexport.families.registry import ADDITIONS, FAMILIES, OTHER_MODELS, Kinds, SingleFile, families_in_words
+from hsexport.families.registry import FAMILIES, families_in_words, family_in, holds
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 OTHER_PARTS = ("first_stage_model.", "text_encoders.", "vae.", "conditioner.", "cond_stage_model.")
-
-
-def family_in(file: Path) -> str:
-    """The family, as the registry calls it, whose transformer a file holds. Raises PairError, which says what it is."""
-    known = _known()
-    names = file_tensors(file, [each for row in known.values() for each in row.architectures])
-    for name, row in known.items():
-        if _holds(names, row.marks):
-            return name
-    raise _foreign(file, names, list(known.values()), ADDITIONS + OTHER_MODELS)
 
 
 def own_tensors(file: Path, family: str) -> dict[str, TensorHeader]:
@@ -30,42 +20,15 @@ def own_tensors(file: Path, family: str) -> dict[str, TensorHeader]:
 
     The VAE and the text encoders that a file may hold beside it are left. Raises PairError for a file of another kind.
     """
-    row = _known()[family]
+    row = FAMILIES[family]
     found = file_tensors(file, row.architectures)
-    if not _holds(found, row.marks):
-        others: Kinds = tuple((other.marks, other.told, None) for name, other in _known().items() if name != family)
-        raise _foreign(file, found, [row], ADDITIONS + others + OTHER_MODELS)
-    if _kind_of(found, ADDITIONS):
-        raise _foreign(file, found, [row], ADDITIONS)
+    family_in(file, found, [family])
     for prefix in PREFIXES:
         ours = {name.removeprefix(prefix): header for name, header in found.items() if name.startswith(prefix)}
-        if _holds(ours, row.marks):
+        if holds(ours, row.marks):
             return ours
     # files without the prefix hold little else
     return {name: header for name, header in found.items() if not name.startswith(OTHER_PARTS)}
-
-
-def _known() -> dict[str, SingleFile]:
-    return {name: row.single_file for name, row in FAMILIES.items() if row.single_file}
-
-
-def _holds(names: Iterable[str], fragments: tuple[str, ...]) -> bool:
-    return any(fragment in name for name in names for fragment in fragments)
-
-
-def _kind_of(names: Collection[str], kinds: Kinds) -> tuple[str, str | None] | None:
-    """What a file with tensors of these names is, and a hint if there is one."""
-    return next(((told, hint) for fragments, told, hint in kinds if _holds(names, fragments)), None)
-
-
-def _foreign(file: Path, names: Collection[str], rows: list[SingleFile], kinds: Kinds) -> PairError:
-    expected = " or ".join(row.told for row in rows)
-    told, hint = _kind_of(names, kinds) or (None, None)
-    if told is None:
-        lacks = " or ".join(row.marks[0].removesuffix(".") for row in rows)
-        return PairError(f"{file} holds no {lacks}, expected {expected}", families_in_words())
-    hint = hint.format(file=file, parent=file.parent) if hint else families_in_words()
-    return PairError(f"{file} is {told}, expected {expected}", hint)
 
 
 def extents(file: Path, tensors: Mapping[str, TensorHeader], name: str, dimensions: int) -> tuple[int, ...]:
