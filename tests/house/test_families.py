@@ -11,16 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("hsexport", "runtime", "engines")
-OWN = ("hsexport/families/sd3/", "hsexport/families/registry.py")
+OWN = ("hsexport/families/sd3/", "hsexport/families/flux2/", "hsexport/families/registry.py")
 WORDS = re.compile(
     r"\b(sd3\w*|stable_?diffusion_?3\w*|mmdit|t5\w*|clip_?(?:encoder|text|l|g)\w*|CLIPs?|dual_?attention\w*|\w*pooled\w*"
-    r"|joint_attention\w*|context_embedder|time_text_embed)\b|SD3|StableDiffusion3",
+    r"|joint_attention\w*|context_embedder|time_text_embed"
+    r"|flux\w*|klein\w*|qwen\w*|single_transformer\w*|time_guidance\w*)\b|SD3|StableDiffusion3|Flux2|Qwen3",
     re.IGNORECASE,
 )
 ALLOWED: dict[str, str] = {
     "hsexport/measure/gpu_check/": "its scales are the demo pair and `sd35`, a pair of that size",
     "hsexport/measure/formats.py": "slices of SD3.5-Large and T5-XXL are what it measures",
     "hsexport/measure/graphs.py": "slices of SD3.5-Large are what it measures",
+    "runtime/hsruntime/loop/flow.py": "its rules are those of diffusers' pipelines, which it names",
 }
 """Where a family's word may stand outside its folder, and why."""
 
@@ -44,7 +46,9 @@ def files() -> list[Path]:
 def test_words_are_found_wherever_they_stand():
     source = "def f(pooled):\n    return 'SD3.5 has a T5'  # and dual attention in MMDiT\n"
     assert {word.lower() for word in family_words(source)} >= {"pooled", "sd3", "t5", "mmdit"}
-    assert not family_words("x = np.clip(y, 0, 1)  # a clipped picture, joint work\n")
+    source = "import flux2\nx = 'Qwen3'  # klein's single_transformer_blocks, FLUX.2's\n"
+    assert {word.lower() for word in family_words(source)} >= {"flux2", "qwen3", "klein", "flux"}
+    assert not family_words("x = np.clip(y, 0, 1)  # a clipped picture, joint work, an influx\n")
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: file.relative_to(ROOT).as_posix())

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from single_file_twin import stability_state
+from single_file_twin import PREFIX, stability_state
 
 State = Mapping[str, torch.Tensor]
 Q = gguf.GGMLQuantizationType
@@ -61,6 +61,15 @@ def write_scaled_fp8(state: State, file: Path, *, new=False, prefix="") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(written, file)
     return file
+
+
+FP8_WRITERS: dict[str, Callable[[State, Path], Path]] = {
+    "fp8": lambda state, file: write_fp8(state, file.with_suffix(".safetensors"), prefix=PREFIX),
+    "all fp8": lambda state, file: write_fp8(state, file.with_suffix(".safetensors"), rest=torch.float8_e4m3fn),
+    "scaled": lambda state, file: write_scaled_fp8(state, file.with_suffix(".safetensors"), prefix=PREFIX),
+    "scaled, newer": lambda state, file: write_scaled_fp8(state, file.with_suffix(".safetensors"), new=True),
+}
+"""Kinds of single files in fp8; what they are given is by the file's own names."""
 
 
 def write_gguf(state: State, file: Path, architecture="sd3", kinds=(*LEGACY, Q.Q4_K), reshaped=(), row=256) -> Path:

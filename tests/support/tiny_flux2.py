@@ -14,6 +14,8 @@ from random_pairs.noise import randomise
 
 CHANNELS = 4
 """Of the VAE; a token has four times as many numbers."""
+TEXT_LENGTH = 80
+"""Tokens of a prompt, in place of 512."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
 from hsexport.checkpoints.documents import PairError
-from hsexport.checkpoints.shards import TensorHeader, read_headers
+from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import DEFAULT_STEPS, Family
 from hsexport.families.flux2.config import TransformerConfig, check_checkpoint, transformer_config_from
 from hsexport.families.flux2.counts import CHUNKS, transformer_operations, without_middle
 from hsexport.families.flux2.pair_check import OWN, check_pair, text_of
 from hsexport.families.flux2.parts import Parts
+from hsexport.families.flux2.single_file import places_of, read_single_file
 from hsexport.families.flux2.text import text_side
 from hsexport.families.pair import Member, Pair
 from hsruntime.facts import Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
@@ -37,10 +38,16 @@ class Flux2(Family):
     own_parts = OWN
 
     def read_transformer(self, transformer: Path) -> tuple[TransformerConfig, dict[str, TensorHeader]]:
-        """Of a folder as diffusers writes it."""
+        """Of a folder as diffusers writes it, or of a single file by Black Forest Labs' names."""
+        if transformer.is_file():
+            return read_single_file(transformer)
         config, tensors = transformer_config_from(transformer), read_headers(transformer, ())
         check_checkpoint(transformer, config, tensors)
         return config, tensors
+
+    def places(self, config: TransformerConfig) -> Mapping[str, Place]:
+        """By Black Forest Labs' names, which LoRAs have that were not trained with diffusers."""
+        return places_of(config)
 
     def check_pair(self, large: Member, small: Member | None, without: Collection[str]) -> Parts:
         """VAE, noise levels, and each text side's encoder, as read."""

@@ -44,7 +44,7 @@ class Decoder(nn.Module, ABC):
         self.decoder = vae.decoder
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
-        """Decodes, maps -1..1 to 0..1 and clips, as VaeImageProcessor does."""
+        """Decodes, maps -1..1 to 0..1 and clamps, as VaeImageProcessor does."""
         z = self.given(latents)
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)

@@ -52,12 +52,12 @@ def test_what_is_in_doubt_is_left_to_transformers(tmp_path, broken):
 def test_a_pair_is_read_without_transformers(tiny_pair_dirs, monkeypatch, tmp_path):
     from hsexport.build import recipe
     from hsexport.build.request import BuildRequest
-    from hsexport.families.sd3 import text
+    from hsexport.checkpoints import tokenizers
 
     def never(_):
         raise AssertionError
 
-    for module in (recipe, text):
+    for module in (recipe, tokenizers):
         monkeypatch.setattr(module, "load_tokenizer", never)
     request = BuildRequest("large", "small", tmp_path, tmp_path)
     made = recipe.recipe_from_pair(load_pair(*map(str, tiny_pair_dirs)), request)

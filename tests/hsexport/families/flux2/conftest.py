@@ -1,16 +1,14 @@
-"""A tiny FLUX.2 pair and a bundle of it, once a session."""
+"""A tiny FLUX.2 pair, its large transformer in other layouts, and a bundle of it."""
 
 import pytest
-
-TEXT = 80
-"""Tokens of a prompt, in place of 512."""
+from quantised_files import state_of
+from single_file_twin import black_forest_state, write_twin
+from tiny_flux2 import TEXT_LENGTH, make_flux2_pair, make_flux2_pipeline
 
 
 @pytest.fixture(scope="session")
 def flux2_dirs(tmp_path_factory):
     """Folders (large, small): another width and another text encoder each, drawn with guidance."""
-    from tiny_flux2 import make_flux2_pair
-
     return make_flux2_pair(tmp_path_factory.mktemp("flux2_pair"))
 
 
@@ -35,7 +33,7 @@ def flux2_built(flux2_store, tmp_path_factory):
             "light": (1, 1),
             "size": (32, 32),
             "max_size": (80, 80),
-            "max_sequence_length": TEXT,
+            "max_sequence_length": TEXT_LENGTH,
             "references": 2,
         } | asked
         build(BuildRequest(str(large), small and str(small), out, flux2_store, **options), Reporter())
@@ -48,3 +46,29 @@ def flux2_built(flux2_store, tmp_path_factory):
 def flux2_bundle(flux2_built, flux2_dirs):
     """For ort-cpu."""
     return flux2_built(*flux2_dirs)
+
+
+@pytest.fixture(scope="package")
+def folder(flux2_dirs):
+    """Large's transformer as diffusers writes it."""
+    return flux2_dirs[0] / "transformer"
+
+
+@pytest.fixture(scope="package")
+def twin(folder, tmp_path_factory):
+    """The same in a single file, by Black Forest Labs' names."""
+    return write_twin(
+        folder, tmp_path_factory.mktemp("twin") / "klein.safetensors", prefix="", names=black_forest_state
+    )
+
+
+@pytest.fixture(scope="package")
+def wide(tmp_path_factory):
+    """A transformer whose widths are whole blocks of 32 numbers, and some of 256."""
+    return make_flux2_pipeline(tmp_path_factory.mktemp("wide") / "large", heads=8, text=32) / "transformer"
+
+
+@pytest.fixture(scope="package")
+def state(wide):
+    """Its tensors by Black Forest Labs' names."""
+    return black_forest_state(state_of(wide))

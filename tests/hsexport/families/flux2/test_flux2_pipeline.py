@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT
 from diffusers import Flux2KleinPipeline
+from tiny_flux2 import TEXT_LENGTH
 
 from hsengines.build import build_options
 from hsexport.build.verify.bundle import verify_bundle
@@ -42,7 +42,7 @@ def largest_difference(pipeline, session, schedule, size, guidance, steps=6):
         latents=torch.from_numpy(noise),
         width=width,
         height=height,
-        max_sequence_length=TEXT,
+        max_sequence_length=TEXT_LENGTH,
         output_type="np",
     ).images
     asked = {"latents": noise, "guidance_scale": guidance, "schedule": f"{schedule}:{steps}"}
@@ -112,7 +112,7 @@ def test_ids_are_those_that_the_pipeline_gives_its_text_encoder(flux2_dirs, flux
     slot = bundle.manifest.facts.text["text"].encoders[0]
     messages = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    theirs = tokenizer(text, padding="max_length", truncation=True, max_length=TEXT)["input_ids"]
+    theirs = tokenizer(text, padding="max_length", truncation=True, max_length=TEXT_LENGTH)["input_ids"]
     ours = PromptTokenizer(bundle.file(slot.tokenizer), slot).ids([(prompt,)])
     assert ours.tolist() == [theirs]
 

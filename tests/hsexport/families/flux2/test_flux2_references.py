@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT
 from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline
 from diffusers.pipelines.flux2 import pipeline_flux2_klein_inpaint
 from PIL import Image
+from tiny_flux2 import TEXT_LENGTH
 
 from hsruntime import Session
 from hsruntime.request import RequestError
@@ -57,7 +57,7 @@ def test_pixels_equal_diffusers(session, pipelines, role, references, size, guid
         latents=torch.from_numpy(noise),
         width=width,
         height=height,
-        max_sequence_length=TEXT,
+        max_sequence_length=TEXT_LENGTH,
         output_type="np",
     ).images
     given = dict(zip(("reference", "reference_2"), references, strict=False))
@@ -87,7 +87,7 @@ def test_inpainting_equals_diffusers(session, flux2_dirs, strength, guidance, mo
         guidance_scale=guidance,
         width=64,
         height=72,
-        max_sequence_length=TEXT,
+        max_sequence_length=TEXT_LENGTH,
         output_type="np",
     ).images
     asked = {"image": image, "mask": mask, "strength": strength, "reference": image, "schedule": "large:6"}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from quantised_files import (
+    FP8_WRITERS,
     Q,
     by_gguf,
     by_torch,
@@ -49,21 +50,11 @@ def state(whole):
     return stability_twin(whole / "transformer")
 
 
-WRITERS = {
-    "fp8": (lambda state, file: write_fp8(state, file.with_suffix(".safetensors"), prefix=PREFIX), by_torch),
+WRITERS = {name: (write, by_torch) for name, write in FP8_WRITERS.items()} | {
     "e5m2": (
         lambda state, file: write_fp8(
             state, file.with_suffix(".safetensors"), of=torch.float8_e5m2, rest=torch.float32
         ),
-        by_torch,
-    ),
-    "all fp8": (
-        lambda state, file: write_fp8(state, file.with_suffix(".safetensors"), rest=torch.float8_e4m3fn),
-        by_torch,
-    ),
-    "scaled": (lambda state, file: write_scaled_fp8(state, file.with_suffix(".safetensors"), prefix=PREFIX), by_torch),
-    "scaled, newer": (
-        lambda state, file: write_scaled_fp8(state, file.with_suffix(".safetensors"), new=True),
         by_torch,
     ),
     "gguf": (lambda state, file: write_gguf(state, file.with_suffix(".gguf")), by_gguf),

@@ -1,11 +1,9 @@
-import json
-import os
 from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from single_file_twin import PREFIX, stability_state, write_twin
+from single_file_twin import PREFIX, stability_state, write_hollow_twin, write_twin
 from tiny_pair import make_pipeline
 
 from hsexport.checkpoints.documents import PairError
@@ -105,7 +103,7 @@ def test_models_as_stability_ships_them_are_known_by_their_shapes(tmp_path, name
     options = REAL[name] | {"caption_projection_dim": 64 * REAL[name]["num_attention_heads"]} | widths
     with torch.device("meta"):
         model = SD3Transformer2DModel(**options)
-    write_hollow(tmp_path / f"{name}.safetensors", stability_state(model.state_dict()))
+    write_hollow_twin(tmp_path / f"{name}.safetensors", stability_state(model.state_dict()))
     config, tensors = read_transformer(tmp_path / f"{name}.safetensors")
     said = {key: tuple(value) if isinstance(value, list) else value for key, value in model.config.items()}
     assert {field: said[field] for field in asdict(config)} == asdict(config)
@@ -115,21 +113,6 @@ def test_models_as_stability_ships_them_are_known_by_their_shapes(tmp_path, name
     }
     learned = sum(header.elements for header in tensors.values() if Sd3().counts(header.name))
     assert learned == sum(parameter.numel() for parameter in model.parameters())
-
-
-def write_hollow(file, tensors):
-    """A bf16 file of these shapes, all of it one hole but for the header."""
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        header[PREFIX + name] = {
-            "dtype": "BF16",
-            "shape": list(tensor.shape),
-            "data_offsets": [end, end + 2 * tensor.numel()],
-        }
-        end += 2 * tensor.numel()
-    raw = json.dumps(header).encode()
-    file.write_bytes(len(raw).to_bytes(8, "little") + raw)
-    os.truncate(file, 8 + len(raw) + end)
 
 
 def test_single_file_stands_beside_a_whole_pipeline(tiny, tmp_path):

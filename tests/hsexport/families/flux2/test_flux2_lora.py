@@ -1,0 +1,71 @@
+"""LoRAs for FLUX.2, by diffusers' names and by Black Forest Labs'."""
+
+import numpy as np
+import pytest
+from lora_files import lora_of
+from safetensors.numpy import save_file
+
+from hsexport.checkpoints.weights import stored
+from hsexport.checkpoints.weights.adapter import AdapterRequest, fused, read_adapter
+from hsexport.families.pair import read_member
+
+MODULES = [
+    "transformer_blocks.1.attn.to_add_out",
+    "single_transformer_blocks.0.attn.to_qkv_mlp_proj",
+    "norm_out.linear",
+]
+PARTS = [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"]
+
+
+def loras_of(pipeline):
+    """The same LoRA over the same modules, by diffusers' names and by Black Forest Labs'."""
+    ours = lora_of(pipeline, [*MODULES, *PARTS])
+    stems = [f"transformer.{module}" for module in PARTS]
+    down = ours[f"{stems[0]}.lora_A.weight"]
+    ours |= {f"{stem}.lora_A.weight": down.copy() for stem in stems}
+    turned = np.concatenate(np.split(ours[f"transformer.{MODULES[2]}.lora_B.weight"], 2)[::-1])
+    theirs = {
+        "double_blocks.0.img_attn.qkv": (down, np.concatenate([ours[f"{stem}.lora_B.weight"] for stem in stems])),
+        "double_blocks.1.txt_attn.proj": sides(ours, MODULES[0]),
+        "single_blocks.0.linear1": sides(ours, MODULES[1]),
+        "final_layer.adaLN_modulation.1": (sides(ours, MODULES[2])[0], turned),
+    }
+    return ours, theirs
+
+
+def sides(tensors, module):
+    return tuple(tensors[f"transformer.{module}.lora_{side}.weight"] for side in "AB")
+
+
+def spelt(theirs, style):
+    """By Black Forest Labs' names, as ComfyUI and most trainers write them, or as kohya's scripts do."""
+    if style == "kohya":
+        theirs = {module.replace(".", "_"): matrices for module, matrices in theirs.items()}
+    stem, *sides = {"kohya": ("lora_unet_", "down", "up"), "ComfyUI": ("diffusion_model.", "A", "B")}[style]
+    return {
+        f"{stem}{module}.lora_{side}.weight": matrix
+        for module, matrices in theirs.items()
+        for side, matrix in zip(sides, matrices, strict=True)
+    }
+
+
+@pytest.mark.parametrize("style", ["ComfyUI", "kohya"])
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_a_lora_by_either_names_changes_the_same_weights(flux2_dirs, folder, twin, tmp_path, style, layout):
+    ours, theirs = loras_of(flux2_dirs[0])
+    member = read_member("large", str(folder if layout == "folder" else twin))
+    found = []
+    for name, tensors in (("diffusers", ours), ("theirs", spelt(theirs, style))):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, file)
+        request = AdapterRequest("large", file, 0.5)
+        adapter = read_adapter(request, member.tensors, member.family.places(member.config), str(member))
+        assert adapter.updates.keys() == {f"{module}.weight" for module in [*MODULES, *PARTS]}
+        found.append(fused({key: stored(header) for key, header in member.tensors.items()}, [adapter]))
+    for name in member.tensors:
+        np.testing.assert_array_equal(found[0][name].read(), found[1][name].read(), name)
+    changed = f"{PARTS[1]}.weight"
+    down, up = (ours[f"transformer.{PARTS[1]}.lora_{side}.weight"] for side in "AB")
+    np.testing.assert_allclose(
+        found[1][changed].read(), stored(member.tensors[changed]).read() + 0.5 * up @ down, atol=1e-6
+    )  # two orders of summation in float32
