@@ -149,7 +149,7 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
 def read_reference(subject: str, data: bytes, facts: Facts) -> np.ndarray:
     """A picture to draw after (H, W, 3) uint8, no larger than the bundle takes, its sides cut to whole tokens.
 
-    Source: Flux2KleinPipeline. Raises RequestError.
+    As those of diffusers' pipelines do it that take such pictures. Raises RequestError.
     """
     image, unit = read_picture(subject, data), facts.latent.pixels_per_token
     most, area = facts.sizes.maximum, image.width * image.height
