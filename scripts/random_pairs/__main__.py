@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import click
 import torch
@@ -21,10 +23,38 @@ from rich.progress import (
 
 from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
+from random_pairs.flux2 import klein_files
 from random_pairs.pairs import MADE_FROM, PairFiles, pair_files, write_pair
-from random_pairs.shapes import REAL_TEXT, TINY_TEXT, TRANSFORMERS, PairShape
+from random_pairs.shapes import KLEIN, REAL_TEXT, TINY_TEXT, TRANSFORMERS, PairShape
 from random_pairs.weights import Shard
 
+
+def sd3_files(
+    out: Path, large: str, small: str, layers: int | None, *, tiny_text: bool, dtype: torch.dtype
+) -> PairFiles:
+    """Of SD3 or SD3.5."""
+    text = TINY_TEXT if tiny_text else REAL_TEXT
+    shape = PairShape(f"{large}-{small}", TRANSFORMERS[large], TRANSFORMERS[small], text)
+    return pair_files(out, shape.cut(layers), dtype)
+
+
+def flux2_files(
+    out: Path, large: str, small: str, layers: int | None, *, tiny_text: bool, dtype: torch.dtype
+) -> PairFiles:
+    """Of FLUX.2."""
+    ours, theirs = (KLEIN[name].cut(layers, tiny_text=tiny_text) for name in (large, small))
+    return klein_files(out, ours, theirs, dtype)
+
+
+class FamilyOfPairs(NamedTuple):
+    """Its members by name, and what a pair of them is written from."""
+
+    members: tuple[str, ...]
+    files: Callable[..., PairFiles]
+
+
+FAMILIES = {"sd3": FamilyOfPairs(tuple(TRANSFORMERS), sd3_files), "flux2": FamilyOfPairs(tuple(KLEIN), flux2_files)}
+MEMBERS = "; ".join(f"{name}: {', '.join(row.members)}" for name, row in FAMILIES.items())
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -56,22 +86,26 @@ def refuse_foreign(out: Path) -> None:
     required=True,
     help="gets the folders large, a whole pipeline, and small, a transformer alone",
 )
-@click.option("--large", type=click.Choice(list(TRANSFORMERS)), default="sd3.5-large")
-@click.option("--small", type=click.Choice(list(TRANSFORMERS)), default="sd3.5-medium")
-@click.option("--layers", type=click.IntRange(1), help="cut both transformers down to so many")
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="sd3")
+@click.option("--large", help=f"{MEMBERS}; the family's first if left out")
+@click.option("--small", help="its second if left out")
+@click.option("--layers", type=click.IntRange(1), help="cut both transformers down to so many, of each kind of block")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bf16")
 @click.option(
-    "--text", type=click.Choice(["real", "tiny"]), default="real", help="text encoders of real size, or of two layers"
+    "--text", type=click.Choice(["real", "tiny"]), default="real", help="text encoders of real size, or of next to none"
 )
-def main(out: Path, large: str, small: str, layers: int | None, dtype: str, text: str) -> None:
+def main(
+    out: Path, family: str, large: str | None, small: str | None, layers: int | None, dtype: str, text: str
+) -> None:
     """Write a pair in diffusers' layout, shard by shard. Killed anywhere, the same command goes on at its shard."""
     refuse_foreign(out)
-    shape = PairShape(
-        f"{large}-{small}", TRANSFORMERS[large], TRANSFORMERS[small], REAL_TEXT if text == "real" else TINY_TEXT
-    )
-    start = perf_counter()
+    row, start = FAMILIES[family], perf_counter()
+    names = [given or name for given, name in zip((large, small), row.members, strict=False)]
+    for name in names:
+        if name not in row.members:
+            raise HSError(f"{name} is no member of family {family}", f"choose one of {', '.join(row.members)}")
     with hush_libraries():
-        files = pair_files(out, shape.cut(layers), DTYPES[dtype])
+        files = row.files(out, names[0], names[1], layers, tiny_text=text == "tiny", dtype=DTYPES[dtype])
         written = write_told(files)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     Console(highlight=False).print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ class PairFiles:
 
     root: Path
     parts: tuple[Part, ...]
-    tokenizers: dict[str, Any]
+    others: Mapping[str, Any]
+    """What has no weights of its own, a scheduler or a tokenizer, by where it lies: "large/tokenizer"."""
+    pipelines: Mapping[str, str]
+    """Diffusers' class of the members that are whole pipelines, by their folders."""
     made_from: str
 
     @property
@@ -72,9 +75,15 @@ def pair_files(root: Path, shape: PairShape, dtype: torch.dtype, limit: int = SH
         "large/text_encoder_3": lambda: new_t5(shape.text.t5, t5),
         "large/vae": lambda: new_vae(shape),
     }
-    parts = tuple(_part(root / place, build, dtype, limit) for place, build in builds.items())
+    parts = tuple(part_of(root / place, build, dtype, limit) for place, build in builds.items())
+    others = {
+        "large/scheduler": FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        "large/tokenizer": clips[0],
+        "large/tokenizer_2": clips[1],
+        "large/tokenizer_3": t5,
+    }
     made_from = json.dumps({"shape": asdict(shape), "dtype": str(dtype), "shard": limit})
-    return PairFiles(root, parts, {"tokenizer": clips[0], "tokenizer_2": clips[1], "tokenizer_3": t5}, made_from)
+    return PairFiles(root, parts, others, {"large": "StableDiffusion3Pipeline"}, made_from)
 
 
 def write_pair(files: PairFiles, on_shard: OnShard) -> tuple[Path, Path]:
@@ -87,15 +96,16 @@ def write_pair(files: PairFiles, on_shard: OnShard) -> tuple[Path, Path]:
         part.folder.mkdir(parents=True, exist_ok=True)
         _write_config(part)
         write_shards(part.shards, part.shapes, part.dtype, on_shard)
-    large = files.root / "large"
-    others = {"scheduler": FlowMatchEulerDiscreteScheduler(shift=SHIFT), **files.tokenizers}
-    for name, other in others.items():
-        other.save_pretrained(large / name)
-    named = others | {part.folder.name: part.module for part in files.parts if part.folder.parent == large}
-    index: dict[str, Any] = {"_class_name": "StableDiffusion3Pipeline"}
-    index |= {name: [_library(part), type(part).__name__] for name, part in named.items()}
-    (large / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    return large, files.root / "small"
+    for place, other in files.others.items():
+        other.save_pretrained(files.root / place)
+    placed = {part.folder.relative_to(files.root).as_posix(): part.module for part in files.parts} | dict(files.others)
+    for member, pipeline in files.pipelines.items():
+        index: dict[str, Any] = {"_class_name": pipeline}
+        for place, part in placed.items():
+            if place.startswith(f"{member}/"):
+                index[place.removeprefix(f"{member}/")] = [_library(part), type(part).__name__]
+        (files.root / member / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return files.root / "large", files.root / "small"
 
 
 def new_vae(shape: PairShape) -> AutoencoderKL:
@@ -116,7 +126,8 @@ def new_vae(shape: PairShape) -> AutoencoderKL:
     )
 
 
-def _part(folder: Path, build: Callable[[], Any], dtype: torch.dtype, limit: int) -> Part:
+def part_of(folder: Path, build: Callable[[], Any], dtype: torch.dtype, limit: int) -> Part:
+    """A network of a pair, made on the meta device."""
     with torch.device("meta"):
         module = build()
     shapes = shapes_of(module)

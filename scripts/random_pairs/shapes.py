@@ -1,4 +1,4 @@
-"""SD3's and SD3.5's shapes, as diffusers' and transformers' configurations have them."""
+"""SD3's, SD3.5's and FLUX.2's shapes, as diffusers' and transformers' configurations have them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ class T5Shape:
     heads: int = 2
     head_size: int = 8
     vocabulary: int | None = None
+
+
+@dataclass(frozen=True)
+class QwenShape:
+    """A Qwen3; a `vocabulary` of None is its tokenizer's own. One layer more than FLUX.2 reads, if nobody says more."""
+
+    width: int
+    inner: int
+    layers: int = 28
+    heads: int = 4
+    keys: int = 2
+    head_size: int = 4
+    vocabulary: int | None = None
+    tied: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,3 +137,46 @@ NARROW = TransformerShape(layers=24, heads=2, position_table=192)
 TRANSFORMERS = {"sd3.5-large": SD35_LARGE, "sd3.5-medium": SD35_MEDIUM, "sd3-medium": SD3_MEDIUM, "narrow": NARROW}
 
 SD35 = PairShape("sd35", SD35_LARGE, SD35_MEDIUM)
+
+
+@dataclass(frozen=True)
+class KleinShape:
+    """A FLUX.2 transformer, and the text encoder that it reads by."""
+
+    layers: int
+    single_layers: int
+    heads: int
+    text: QwenShape
+    axes: tuple[int, ...] = (32, 32, 32, 32)
+    channels: int = 128
+    """Numbers of a token."""
+    timestep_channels: int = 256
+
+    def transformer(self) -> dict[str, Any]:
+        """Flux2Transformer2DModel's arguments."""
+        return {
+            "in_channels": self.channels,
+            "num_layers": self.layers,
+            "num_single_layers": self.single_layers,
+            "attention_head_dim": sum(self.axes),
+            "num_attention_heads": self.heads,
+            "joint_attention_dim": 3 * self.text.width,
+            "timestep_guidance_channels": self.timestep_channels,
+            "axes_dims_rope": self.axes,
+            "guidance_embeds": False,
+        }
+
+    def cut(self, layers: int | None, *, tiny_text: bool) -> KleinShape:
+        """The same with at most `layers` blocks of each kind, and a text encoder of the same width and little else."""
+        most = self.layers + self.single_layers if layers is None else layers
+        text = QwenShape(self.text.width, inner=256, head_size=32) if tiny_text else self.text
+        return replace(self, layers=min(most, self.layers), single_layers=min(most, self.single_layers), text=text)
+
+
+# Sources: transformer and text_encoder/config.json of black-forest-labs/FLUX.2-klein-base-9B and -4B.
+QWEN3_8B = QwenShape(4096, 12288, layers=36, heads=32, keys=8, head_size=128, vocabulary=151936, tied=False)
+QWEN3_4B = QwenShape(2560, 9728, layers=36, heads=32, keys=8, head_size=128, vocabulary=151936)
+KLEIN = {
+    "klein-9b": KleinShape(layers=8, single_layers=24, heads=32, text=QWEN3_8B),
+    "klein-4b": KleinShape(layers=5, single_layers=20, heads=24, text=QWEN3_4B),
+}

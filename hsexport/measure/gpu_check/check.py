@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -25,8 +25,22 @@ from hsexport.plan.measured import BUILDER_COPIES
 GPU_BACKENDS = tuple(name for name in backend_names() if not traits_of(name).on_cpu)
 GIB = 2**30
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-SD35 = {"large": (8_056_627_520, 38), "small": (2_243_171_520, 24)}
-"""Numbers in the transformers of that scale, position tables aside, and their layers."""
+
+
+class Scale(NamedTuple):
+    """A pair of random weights: how it is asked for, numbers in its transformers (tables aside), and their layers."""
+
+    options: tuple[str, ...]
+    large: tuple[int, int]
+    small: tuple[int, int]
+    kinds: int = 1
+    """Of blocks; a pair is cut to so many layers of each."""
+
+
+SCALES = {
+    "sd35": Scale((), (8_056_627_520, 38), (2_243_171_520, 24)),
+    "klein": Scale(("--family", "flux2"), (9_078_581_248, 32), (3_875_544_576, 25), kinds=2),
+}
 
 
 def backend_states(names: Iterable[str]) -> Iterator[BackendState]:
@@ -45,20 +59,21 @@ def targets_for(states: list[BackendState], precisions: tuple[str, ...]) -> list
     return [Target(name, precision) for name in working for precision in precisions or traits_of(name).precisions[:1]]
 
 
-def needed(layers: int | None, targets: list[Target]) -> tuple[int, int]:
-    """Bytes of memory and of disk for a pair of SD3.5's shapes, cut to so many layers.
+def needed(scale: Scale, layers: int | None, targets: list[Target]) -> tuple[int, int]:
+    """Bytes of memory and of disk for a pair of a scale's shapes, cut to so many layers.
 
     Checkpoints are 16 bits a number, and the export holds none of them. Each target keeps at most one copy in its own
     precision and the engine, which the bundle shares; its builder holds the larger transformer BUILDER_COPIES times.
     """
-    counts = [count * min(layers or whole, whole) // whole for count, whole in SD35.values()]
+    kept = scale.kinds * layers if layers else None
+    counts = [count * min(kept or whole, whole) // whole for count, whole in (scale.large, scale.small)]
     widest, per_number = (pick(2 * BYTES[t.precision] for t in targets) for pick in (max, sum))
     return int(BUILDER_COPIES * widest // 2 * max(counts)) + GIB, sum(counts) * (2 + per_number) + GIB
 
 
-def refuse_if_too_small(layers: int | None, targets: list[Target], out: Path) -> None:
+def refuse_if_too_small(scale: Scale, layers: int | None, targets: list[Target], out: Path) -> None:
     """Raises HSError where memory or disk will not do; what an earlier run wrote counts as free."""
-    memory, disk = needed(layers, targets)
+    memory, disk = needed(scale, layers, targets)
     free = shutil.disk_usage(existing(out)).free + held_bytes(out)
     hint = "try --layers 4, or another machine"
     if available_memory() < memory:
@@ -68,12 +83,13 @@ def refuse_if_too_small(layers: int | None, targets: list[Target], out: Path) ->
 
 
 def pair_for(scale: str, layers: int | None, targets: list[Target], out: Path) -> tuple[str, str]:
-    """Where large and small lie; a pair of SD3.5's shapes is made here. Raises HSError if it cannot be held."""
+    """Where large and small lie; a pair of a scale's shapes is made here. Raises HSError if it cannot be held."""
     if scale == "demo":
         return "demo", "demo"
-    refuse_if_too_small(layers, targets, out)
+    refuse_if_too_small(SCALES[scale], layers, targets, out)
     cut = ("--layers", str(layers)) if layers else ()
-    pair = random_pair(out / "pairs" / "-".join([scale, *cut[1:]]), "--text", "tiny", *cut)
+    asked = (*SCALES[scale].options, "--text", "tiny", *cut)
+    pair = random_pair(out / "pairs" / "-".join([scale, *cut[1:]]), *asked)
     return str(pair / "large"), str(pair / "small")
 
 
@@ -94,16 +110,16 @@ def check_all(asked: Asked, targets: list[Target], report: Report) -> None:
 @click.option("--out", type=PATH, default=Path("build/gpu_check"), help="reports, bundles, pairs and the cache")
 @click.option(
     "--scale",
-    type=click.Choice(["demo", "sd35"]),
+    type=click.Choice(["demo", *SCALES]),
     default="demo",
-    help="the demo pair, or SD3.5's shapes with random weights",
+    help="the demo pair, or SD3.5's or FLUX.2 klein's shapes with random weights",
 )
 @click.option("--backend", "backends", multiple=True, help="repeat it; default: every GPU backend that works here")
 @click.option("--precision", "precisions", multiple=True, help="repeat it; default: the backend's own")
 @click.option("--rounds", type=click.IntRange(1), default=5, help="of every measurement, after one that warms up")
 @click.option("--steps", type=click.IntRange(3), default=28, help="of every whole schedule")
 @click.option("--ratio", default=0.3, help="of the region")
-@click.option("--layers", type=click.IntRange(1), help="cut sd35's transformers down to so many")
+@click.option("--layers", type=click.IntRange(1), help="cut transformers of random weights down to so many")
 @click.option("--size", nargs=2, type=int, metavar="WIDTH HEIGHT", help="default: what large was trained at")
 @click.option("--threads", default=0, help="CPU threads, 0 for all")
 @click.option("--cache", type=PATH, help="where finished products are kept; default: OUT/cache")

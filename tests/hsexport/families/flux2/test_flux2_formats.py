@@ -31,7 +31,9 @@ def exact(wide, flux2_built):
         ("openvino", "text=int8,large=int4", "int4", 40),
     ],
 )
-def test_pictures_stay_near_and_every_product_is_stored_as_asked(wide, exact, flux2_built, backend, weights, kind, bound):
+def test_pictures_stay_near_and_every_product_is_stored_as_asked(
+    wide, exact, flux2_built, backend, weights, kind, bound
+):
     bundle = flux2_built(*wide, backend=backend, options=build_options(backend, weights=weights))
     with Session.open(bundle) as session:
         engines = session.manifest.engines
