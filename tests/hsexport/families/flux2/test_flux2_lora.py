@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from hsexport.checkpoints.weights import stored
 from hsexport.checkpoints.weights.adapter import AdapterRequest, fused, read_adapter
 from hsexport.families.pair import read_member
+from hsruntime import Session
 
 MODULES = [
     "transformer_blocks.1.attn.to_add_out",
@@ -69,3 +70,16 @@ def test_a_lora_by_either_names_changes_the_same_weights(flux2_dirs, folder, twi
     np.testing.assert_allclose(
         found[1][changed].read(), stored(member.tensors[changed]).read() + 0.5 * up @ down, atol=1e-6
     )  # two orders of summation in float32
+
+
+def test_a_lora_at_run_time_is_the_bundle_that_was_built_with_it(flux2_dirs, flux2_built, flux2_bundle, tmp_path):
+    _, theirs = loras_of(flux2_dirs[0])
+    file = tmp_path / "style.safetensors"
+    save_file({key: np.ascontiguousarray(each) for key, each in spelt(theirs, "ComfyUI").items()}, file)
+    with Session.open(flux2_bundle) as session:
+        plain = session.generate("a pear", schedule="large:3,light:2,small:2").images
+        merged = session.with_adapters(f"{file}:0.5").generate("a pear", schedule="large:3,light:2,small:2").images
+    with Session.open(flux2_built(*flux2_dirs, lora=(AdapterRequest("large", file, 0.5),))) as session:
+        built = session.generate("a pear", schedule="large:3,light:2,small:2").images
+    assert np.array_equal(merged, built)
+    assert not np.array_equal(merged, plain)
