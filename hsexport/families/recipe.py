@@ -35,9 +35,9 @@ class Recipe:
         sizes, per_token, scale = self.facts.sizes, self.facts.latent.pixels_per_token, self.facts.latent.vae_scale
         (width, height), (max_width, max_height), batch = sizes.default, sizes.maximum, sizes.max_batch
         steps, most, text = self.facts.defaults.steps, self.facts.most_steps, self.facts.text_tokens
-        most = max_width * max_height // per_token**2
-        most += sizes.references * min(most, REFERENCE // per_token**2)
-        tokens = DimRange(1, width * height // per_token**2, most)
+        largest = max_width * max_height // per_token**2
+        beside = sizes.references * min(largest, REFERENCE // per_token**2)
+        tokens = DimRange(1, width * height // per_token**2, largest + beside)
         cached = max(tokens.maximum, text)
         return {
             "B": DimRange(1, 1, batch),

@@ -13,7 +13,8 @@ from hsexport import __version__
 from hsexport.checkpoints.documents import PairError
 from hsexport.cli.build_options import adapter_from_text
 from hsexport.families.pair import load_pair, quantised_members
-from hsexport.families.sd3.weights import MODERN, part_weights
+from hsexport.families.sd3.weights import part_weights
+from hsexport.families.shared.weights import MODERN
 
 
 def test_version_and_short_help(hsexport):

@@ -29,6 +29,7 @@ def test_config_says_what_the_bundle_takes(tiny_bundle, tmp_path):
         "PROMPT_2", "PROMPT_3", "NEGATIVE_PROMPT", "SEED", "WIDTH", "HEIGHT", "STEPS", "GUIDANCE_SCALE", "SCHEDULE",
         "LORA",
         "IMAGE", "STRENGTH", "MASK", "MASK_BLUR", "REGION_MASK",
+        "REFERENCE", "REFERENCE_2", "REFERENCE_3", "REFERENCE_4",
     }  # fmt: skip
     assert all(list(i.dims) == [1] for i in config.input)
     assert {o.name: list(o.dims) for o in config.output} == {
