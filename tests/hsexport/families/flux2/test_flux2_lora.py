@@ -6,7 +6,7 @@ from lora_files import lora_of
 from safetensors.numpy import save_file
 
 from hsexport.checkpoints.weights import stored
-from hsexport.checkpoints.weights.adapter import AdapterRequest, fused, read_adapter
+from hsexport.checkpoints.weights.adapter import AdapterRequest, changeable_from, fused, read_adapter
 from hsexport.families.pair import read_member
 
 MODULES = [
@@ -54,14 +54,15 @@ def spelt(theirs, style):
 def test_a_lora_by_either_names_changes_the_same_weights(flux2_dirs, folder, twin, tmp_path, style, layout):
     ours, theirs = loras_of(flux2_dirs[0])
     member = read_member("large", str(folder if layout == "folder" else twin))
-    found = []
+    changeable, found = changeable_from(member.tensors, member.family.places(member.config)), []
     for name, tensors in (("diffusers", ours), ("theirs", spelt(theirs, style))):
         file = tmp_path / f"{name}.safetensors"
         save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, file)
         request = AdapterRequest("large", file, 0.5)
-        adapter = read_adapter(request, member.tensors, member.family.places(member.config), str(member))
-        assert adapter.updates.keys() == {f"{module}.weight" for module in [*MODULES, *PARTS]}
-        found.append(fused({key: stored(header) for key, header in member.tensors.items()}, [adapter]))
+        adapter = read_adapter(request, {}, {"large": changeable}.__getitem__, str(member))
+        updates = adapter.updates["large"]
+        assert updates.keys() == {f"{module}.weight" for module in [*MODULES, *PARTS]}
+        found.append(fused({key: stored(header) for key, header in member.tensors.items()}, [updates]))
     for name in member.tensors:
         np.testing.assert_array_equal(found[0][name].read(), found[1][name].read(), name)
     changed = f"{PARTS[1]}.weight"
