@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
-from lora_files import lora_of
+import torch
+from diffusers import Flux2KleinPipeline
+from lora_files import fused_by_hand, lora_of
 from safetensors.numpy import save_file
+from tiny_flux2 import TEXT_LENGTH
 
+from hsexport.build.recipe import recipe_from_pair
+from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import stored
 from hsexport.checkpoints.weights.adapter import AdapterRequest, changeable_from, fused, read_adapter
-from hsexport.families.pair import read_member
+from hsexport.families.pair import load_pair, read_member
+from hsruntime import Session
 
 MODULES = [
     "transformer_blocks.1.attn.to_add_out",
@@ -70,3 +76,47 @@ def test_a_lora_by_either_names_changes_the_same_weights(flux2_dirs, folder, twi
     np.testing.assert_allclose(
         found[1][changed].read(), stored(member.tensors[changed]).read() + 0.5 * up @ down, atol=1e-6
     )  # two orders of summation in float32
+
+
+TEXT = ["model.layers.0.self_attn.q_proj", "model.layers.7.mlp.down_proj", "model.layers.27.mlp.up_proj"]
+"""The last lies behind the states that are taken."""
+
+
+@pytest.fixture(params=["large", "small"])
+def text_lora(request, flux2_dirs, tmp_path):
+    """(role, the member's folder, tensors over its own encoder, their file)."""
+    folder = flux2_dirs[("large", "small").index(request.param)]
+    tensors = lora_of(folder, TEXT, part="text_encoder")
+    save_file(tensors, tmp_path / "text.safetensors")
+    return request.param, folder, tensors, tmp_path / "text.safetensors"
+
+
+def test_text_layers_change_the_members_own_encoder(text_lora, flux2_bundle):
+    role, folder, tensors, file = text_lora
+    with Session.open(flux2_bundle) as session:
+        plain, found = session.encode("a pear"), session.with_adapters(f"{role}={file}").encode("a pear")
+    ours, others = ("text", "small_text") if role == "large" else ("small_text", "text")
+    np.testing.assert_array_equal(found[others], plain[others])
+    pipeline = Flux2KleinPipeline.from_pretrained(folder, dtype=torch.float32)
+    fused_by_hand(pipeline.text_encoder, tensors, "text_encoder.")
+    with torch.no_grad():
+        expected = pipeline.encode_prompt("a pear", max_sequence_length=TEXT_LENGTH)[0].numpy()
+    assert np.abs(plain[ours] - expected).max() > 0.1
+    # Two orders of summation in float32, 27 random layers deep.
+    assert np.abs(found[ours] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_build_fuses_what_a_session_merges(text_lora, flux2_dirs, tmp_path):
+    role, _, tensors, file = text_lora
+    large, small = map(str, flux2_dirs)
+    request = BuildRequest(large, small, tmp_path, tmp_path, lora=(AdapterRequest(role, file, 0.5),))
+    recipe = recipe_from_pair(load_pair(large, small), request)
+    engine = {"large": "text_encoder", "small": "small_text_encoder"}[role]
+    (weights,) = (network.weights for network in recipe.networks() if network.name == engine)
+    stem = f"{TEXT[0].removeprefix('model.')}.weight"
+    down, up = (tensors[f"text_encoder.{TEXT[0]}.lora_{side}.weight"] for side in "AB")
+    before = stored(weights.sources[stem]).read()
+    np.testing.assert_allclose(weights[stem].read(), before + 0.5 * up @ down, atol=1e-6)
+    assert len(weights.extra) == 1 and not any(
+        network.weights.extra for network in recipe.networks() if network.weights and network.name != engine
+    )
