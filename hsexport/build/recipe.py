@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import partial
 
 import msgspec
+from msgspec import structs
 
 from hsexport.build.request import BuildRequest, RecipeError
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher
 from hsexport.checkpoints.tokenizers import load_tokenizer
-from hsexport.checkpoints.weights.adapter import Adapter, read_adapter
+from hsexport.checkpoints.weights.adapter import Adapter, changeable_from, read_adapter
 from hsexport.families.pair import Member, Pair, load_pair
 from hsexport.families.recipe import Recipe
-from hsruntime.facts import MOST_REFERENCES, Defaults, Facts, Latent, Lora, Sizes, Transformer, size_text
+from hsruntime.adapters.changeable import Changeable
+from hsruntime.facts import (
+    MOST_REFERENCES,
+    Defaults,
+    Facts,
+    Latent,
+    Lora,
+    Sizes,
+    TextSide,
+    TextSlot,
+    Transformer,
+    size_text,
+)
 from hsruntime.schedule.fit import schedule_for
 from hsruntime.schedule.presets import resolve_schedule
 
@@ -34,16 +49,14 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
     schedule = resolve_schedule(wanted, request.steps, family.steps(pair))
     if not math.isfinite(request.guidance_scale):
         raise RecipeError(f"--guidance-scale {request.guidance_scale} is not a number to scale by", "ask for 3.5 or so")
-    adapters = {member.role: _adapters(member, request) for member in pair.members}
+    text = family.text_sides(pair, request.parts_left_out, request.max_sequence_length)
+    members = {member.role: family.transformer(member, latent, sizes) for member in pair.members}
+    adapters = {m.role: _adapters(pair, m, text[members[m.role].text], request) for m in pair.members}
     for lora in request.lora:
         if lora.role not in adapters:
             raise RecipeError(f"--lora {lora.role}={lora.file} is for a model that is left out", "leave it out, too")
-
-    def transformer(member: Member) -> Transformer:
-        told = (Lora(name=a.file.name, sha256=a.sha256, scale=a.scale) for a in adapters[member.role])
-        return family.transformer(member, latent, sizes, tuple(told))
-
-    large, small = transformer(pair.large), transformer(pair.small) if pair.small else None
+    large, small = (_with(members[role], adapters[role]) if role in members else None for role in ("large", "small"))
+    assert large
     guided = any(member.guidance == "classifier-free" for member in (large, small) if member)
     facts = Facts(
         family=family.name,
@@ -53,7 +66,7 @@ def recipe_from_pair(pair: Pair, request: BuildRequest) -> Recipe:
         latent=latent,
         sizes=sizes,
         sigmas=family.sigmas(pair),
-        text=family.text_sides(pair, request.parts_left_out, request.max_sequence_length),
+        text=text,
         defaults=Defaults(
             schedule=wanted, steps=schedule.steps, guidance_scale=request.guidance_scale if guided else 1.0
         ),
@@ -71,9 +84,26 @@ def _check_bounds(facts: Facts) -> None:
         raise RecipeError(f"the pair has facts that no bundle can hold: {err}", "look at its configuration") from err
 
 
-def _adapters(member: Member, request: BuildRequest) -> tuple[Adapter, ...]:
+def _with(transformer: Transformer, adapters: tuple[Adapter, ...]) -> Transformer:
+    told = (Lora(name=adapter.file.name, sha256=adapter.sha256, scale=adapter.scale) for adapter in adapters)
+    return structs.replace(transformer, adapters=tuple(told))
+
+
+def _adapters(pair: Pair, member: Member, text: TextSide, request: BuildRequest) -> tuple[Adapter, ...]:
+    """What to fuse into a member, and into the text encoders that it reads. Raises PairError."""
+    encoders = {slot.engine: slot.in_loras for slot in text.encoders}
+    changeable = partial(changeable_of, pair, text.encoders)
     asked = (lora for lora in request.lora if lora.role == member.role)
-    return tuple(read_adapter(lora, member.tensors, member.family.places(member.config), str(member)) for lora in asked)
+    return tuple(read_adapter(lora, encoders, changeable, str(member)) for lora in asked)
+
+
+def changeable_of(pair: Pair, slots: Iterable[TextSlot], part: str) -> Changeable:
+    """What adapters may change of a member, by its role, or of one of the slots' text encoders, by its engine."""
+    for member in pair.members:
+        if member.role == part:
+            return changeable_from(member.tensors, pair.family.places(member.config))
+    (slot,) = (slot for slot in slots if slot.engine == part)
+    return changeable_from(*pair.family.encoder_tensors(pair, slot))
 
 
 def _sizes(pair: Pair, latent: Latent, request: BuildRequest) -> Sizes:

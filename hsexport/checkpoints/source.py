@@ -10,7 +10,7 @@ from typing import Any
 
 from hsexport.checkpoints.documents import PairError, read_document
 from hsexport.checkpoints.hub import DOWNLOADS, Fetcher, fetched
-from hsruntime.adapters.lora import Role
+from hsruntime.adapters.changeable import Role
 
 DEMO = Path(__file__).parent.parent / "demo"  # ships inside the package
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -16,7 +16,7 @@ from hsengines.spec import FLOATS
 from hsengines.traits import traits_of
 from hsexport.cli.command import bundle_argument, command, json_option
 from hsexport.report import tables_console
-from hsruntime.adapters.merging import roles_of
+from hsruntime.adapters.merging import parts_of
 from hsruntime.bundle.manifest import EngineRecord, Manifest, manifest_bytes
 from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.facts import Transformer, size_text
@@ -79,9 +79,9 @@ def _print_facts(console: Console, bundle: Bundle) -> None:
 
 def _adapters(bundle: Bundle) -> str:
     """Whether LoRAs can be merged into it when it is opened."""
-    roles = roles_of(bundle)
-    if roles:
-        return f"LoRAs at run time for {' and '.join(roles)}"
+    parts = parts_of(bundle)
+    if parts:
+        return f"LoRAs at run time for {', '.join(parts)}"
     return "no LoRAs at run time" + (
         ": built without --refit" if traits_of(bundle.manifest.backend).resident_weights else ""
     )

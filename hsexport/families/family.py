@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsexport.checkpoints.documents import PairError
-from hsruntime.facts import Latent, Lora, Sigmas, Sizes, TextSide, TextSlot, Transformer
+from hsruntime.facts import Latent, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +73,7 @@ class Family(ABC):
         """Pixels along the longest side that the positions of both reach."""
 
     @abstractmethod
-    def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
+    def transformer(self, member: Member, latent: Latent, sizes: Sizes) -> Transformer:
         """Cache slots, position rule, operation counts, and the text side that the member reads."""
 
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
@@ -109,6 +109,14 @@ class Family(ABC):
     @abstractmethod
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
         """The folder of the tokenizer that a text slot takes."""
+
+    def encoder_tensors(self, pair: Pair, slot: TextSlot) -> tuple[Mapping[str, TensorHeader], Mapping[str, Place]]:
+        """A text encoder's tensors by the names that LoRAs have for them, and where files name them otherwise.
+
+        Of an encoder with `in_loras`; its weights are there.
+        """
+        del pair, slot
+        return {}, {}
 
     # What it is set beside.
 

@@ -132,7 +132,7 @@ def encode(session: Session, given: Options) -> tuple[tuple[bytes, Any], ...]:
     facts = session.manifest.facts
     guided = facts.has_guidance and asked.get("guidance_scale", facts.defaults.guidance_scale) > 1
     negative = asked.get("negative_prompt", "") if guided else None
-    others = {name: asked.get(name) for name in ("prompt_2", "prompt_3")}
+    others = {name: asked.get(name) for name in ("prompt_2", "prompt_3", "lora")}
     found = session.encode(asked.get("prompt", []), negative_prompt=negative, **others)
     return tuple((name.encode(), _capsule(array)) for name, array in found.items())
 

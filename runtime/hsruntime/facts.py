@@ -155,6 +155,8 @@ class TextSlot(Strict, frozen=True, kw_only=True):
     """What a chat template puts in front of a prompt."""
     behind: Text = ""
     """And behind it."""
+    in_loras: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """How the names of its layers begin in files of LoRAs, whoever wrote them; none for an encoder that takes none."""
 
 
 class TextSide(Strict, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from hsengines.backend import NO_WEIGHTS, Backend, Engine, Weights, get_backend
 from hsengines.errors import HSError
 from hsengines.traits import traits_of
-from hsruntime.adapters.asked import Asked, Folder, files_from
+from hsruntime.adapters.asked import Asked, Folder, files_from, names_from
 from hsruntime.adapters.sets import AdapterSet, AdapterSets
 from hsruntime.bundle.manifest import ENCODER
 from hsruntime.bundle.reader import Bundle, open_bundle
@@ -65,6 +65,12 @@ class Session:
         self._device = self._backend.device(options.threads, graphs=options.graphs, name=options.device)
         self._device.two_streams = options.two_streams and traits_of(self._backend.name).streams
         self._engines: dict[str, Engine] = {}
+        self._on_demand: TextOnDemand | None = None
+        if options.text_on_demand:
+            self._on_demand = TextOnDemand(self.manifest, self._tokenizers, self._device)
+        self._elsewhere = frozenset({ENCODER})
+        if self._on_demand:
+            self._elsewhere |= self._on_demand.engines.union(CONDITIONING)
         self._sets = AdapterSets(
             bundle,
             folder,
@@ -72,15 +78,13 @@ class Session:
             most_kept=options.adapters_kept,
             cap_bytes=_bytes_of(options.adapter_cap_mb),
             on_drop=self._let_go,
+            elsewhere=self._elsewhere,
         )
         self._executors: Executors | None = None
-        self._on_demand: TextOnDemand | None = None
         self._closed = False
         try:
             adapted = self._sets.of(self._adapters)
-            if options.text_on_demand:
-                self._on_demand = TextOnDemand(self.manifest, self._tokenizers, self._device, self._load)
-            else:
+            if not options.text_on_demand:
                 self._open_executors(adapted)
         except BaseException:
             self.close()
@@ -264,23 +268,35 @@ class Session:
         prompt_2: str | Sequence[str] | None = None,
         prompt_3: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
+        lora: str | Sequence[str] | None = None,
     ) -> TextEmbeddings:
         """What the text encoders make of the prompts, for `generate`.
 
-        prompt_2, prompt_3: as there. negative_prompt: for guidance, whose rows come first; None without guidance.
+        prompt_2, prompt_3, lora: as there. negative_prompt: for guidance, whose rows come first; None without guidance.
         Raises RequestError or ShapeError; warns with PromptCutWarning.
         """
+        return self._encode(names_from(lora), prompt, prompt_2, prompt_3, negative_prompt)
+
+    def _encode(
+        self,
+        adapters: Asked | None,
+        prompt: str | Sequence[str],
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+    ) -> TextEmbeddings:
         rows = prompt_rows(self.manifest, prompt, prompt_2, prompt_3)
         check_batch(self.manifest, len(rows))
         if negative_prompt is not None:
             rows = [*negative_rows(negative_prompt, len(rows)), *rows]
         warn_of_cuts(self._tokenizers, rows)
         with self._turn():
+            adapted = self._adapted(adapters)
             if self._on_demand:
-                return embeddings_of(self._on_demand.encoded(rows))
-            self._open_executors()
+                return embeddings_of(self._encoded_on_demand(self._on_demand, rows, adapted))
+            self._open_executors(adapted)
             conditioning = empty_conditioning(self._device, self.manifest, len(rows))
-            with closing(self._bound_text(conditioning)) as text:
+            with closing(self._bound_text(conditioning, {**self._engines, **adapted.engines})) as text:
                 text.encode(rows)
                 return embeddings_of(conditioning)
 
@@ -291,7 +307,7 @@ class Session:
         """
         request = request or PictureOptions(prompt="").completed(self.manifest)
         with self._turn():
-            adapted = self._adapted(request)
+            adapted = self._adapted(request.adapters)
             executor = self._open_executors(adapted).of(self._loop_shape(request), self._own(adapted))
             executor.loop.ready(request.schedule, keeps=request.keeps)
             self._device.synchronize()
@@ -309,10 +325,10 @@ class Session:
         given: TextEmbeddings | Conditioning | None = request.embeddings
         if not given:
             warn_of_cuts(self._tokenizers, request.all_prompts)
+        adapted = self._adapted(request.adapters)
         if not given and self._on_demand:
             # Before the first picture's other engines and its loop take memory.
-            given = self._on_demand.encoded(request.all_prompts)
-        adapted = self._adapted(request)
+            given = self._encoded_on_demand(self._on_demand, request.all_prompts, adapted)
         executors, own = self._open_executors(adapted), self._own(adapted)
         executor = executors.of(shape, own)
         try:
@@ -354,13 +370,20 @@ class Session:
             finally:
                 self._caller = 0
 
-    def _adapted(self, request: Request) -> AdapterSet:
-        """The set of adapters that a request is for. Raises RequestError, PairError."""
-        return self._sets.of(self._adapters if request.adapters is None else request.adapters)
+    def _adapted(self, asked: Asked | None) -> AdapterSet:
+        """The set of the adapters that are asked for, or of the session's own. Raises RequestError, PairError."""
+        return self._sets.of(self._adapters if asked is None else asked)
 
     def _own(self, adapted: AdapterSet) -> Own:
-        load = (lambda name: self._load(name, adapted.weights(name))) if self._on_demand else None
-        return Own(adapted.key, adapted.engines, load)
+        return Own(adapted.key, adapted.engines, self._load_for(adapted) if self._on_demand else None)
+
+    def _load_for(self, adapted: AdapterSet) -> Callable[[str], Engine]:
+        return lambda name: self._load(name, adapted.weights(name))
+
+    def _encoded_on_demand(self, text: TextOnDemand, rows: list[PromptRow], adapted: AdapterSet) -> Conditioning:
+        """Sets that leave the encoders as they are share what prompts became."""
+        weights = adapted.key if text.engines & adapted.merging.keys() else ()
+        return text.encoded(rows, self._load_for(adapted), weights)
 
     def _let_go(self, adapted: AdapterSet) -> None:
         if self._executors:
@@ -373,12 +396,11 @@ class Session:
         """
         if self._closed:
             raise HSError("the session is closed", "open it again")
-        adapted = adapted or self._sets.of(self._adapters)
-        elsewhere = frozenset({ENCODER, *(self._on_demand.engines.union(CONDITIONING) if self._on_demand else ())})
+        adapted = adapted or self._adapted(None)
         for name in self.manifest.engines:
-            if name not in elsewhere and name not in self._engines and name not in adapted.merging:
+            if name not in self._elsewhere and name not in self._engines and name not in adapted.merging:
                 self._engines[name] = self._load(name)
-        self._sets.opened(adapted, elsewhere)
+        self._sets.opened(adapted)
         if self._executors is None:
             self._executors = Executors(
                 self.manifest,
@@ -397,8 +419,8 @@ class Session:
         placed = self.bundle.file(record.file), record.spec, self._device
         return self._backend.load(*placed, replaced) if replaced else self._backend.load(*placed)
 
-    def _bound_text(self, into: Conditioning) -> BoundText:
-        return BoundText(self.manifest.facts, self._tokenizers, self._engines, self._device, into)
+    def _bound_text(self, into: Conditioning, engines: Mapping[str, Engine]) -> BoundText:
+        return BoundText(self.manifest.facts, self._tokenizers, engines, self._device, into)
 
     def _begin(self, loop: Loop, request: Request) -> None:
         """Noise and noise levels into the loop, the picture that others begin from, and those they are drawn after."""
@@ -466,6 +488,10 @@ class AdaptedSession:
         beside = {name: asked.pop(name) for name in ("embeddings", "latents", "callback") if name in asked}
         asked |= {name: file_bytes(name, asked[name]) for name in PICTURE_FILES if name in asked}
         return self.run(PictureOptions(prompt=prompt, **asked).completed(self._session.manifest, **beside))
+
+    def encode(self, prompt: str | Sequence[str], **asked: Any) -> TextEmbeddings:
+        """As `Session.encode`, with these adapters; takes what that takes, but `lora`."""
+        return self._session._encode(self._adapters, prompt, **asked)
 
     def run(self, request: Request) -> Result:
         """As `Session.run`, with these adapters."""

@@ -26,7 +26,7 @@ class RtxOptions(BuildOptions, frozen=True, kw_only=True):
         int | None, Meta(description="scratch memory in MiB", extra_json_schema={"flag": "--workspace"})
     ] = None
     aux_streams: Annotated[int, Meta(description="streams an engine may use beside its own")] = 0
-    refit: Annotated[bool, Meta(description="transformers whose weights LoRAs may change at run time")] = False
+    refit: Annotated[bool, Meta(description="networks whose weights LoRAs may change at run time")] = False
     """Their weights lie in the bundle twice, and what is folded from weights is not."""
 
     reasons: ClassVar[dict[str, str]] = {

@@ -51,9 +51,8 @@ def load(run: Run, ask_room: AskRoom | None) -> Recipe:
     if previews.root is not None:  # a pair that is here already is read once
         recipe = recipe_for(request, Downloads(bytes_told(reporter, "pair", "downloaded")))
     for adapter in (adapter for adapters in recipe.adapters.values() for adapter in adapters):
-        if adapter.left_out:
-            told = f"{adapter.file} also changes text encoders ({adapter.left_out} tensors): that part is not fused"
-            reporter.warn(told)
+        if adapter.warning:
+            reporter.warn(adapter.warning)
     if run.calibration:
         run.calibration.check_members({role: member.source for role, member in recipe.facts.members.items()})
     for name, counts in quantised_members(recipe.pair, request.parts_left_out):

@@ -9,24 +9,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from hsengines.traits import traits_of
 from hsengines.weights import UNQUANTIZED
 from hsexport import __version__
+from hsexport.build.recipe import changeable_of
 from hsexport.build.stages.compile import Built, engine_files, options_for
 from hsexport.build.stages.export import TOOLS
 from hsexport.build.stages.optimise import GraphReport
 from hsexport.build.stages.stage import Product, Run
 from hsexport.checkpoints.tokenizers import load_tokenizer
 from hsexport.families.recipe import Recipe
-from hsruntime.adapters.changeable import ENGINES_OF, Changeable, EngineWeights, Rows, path_of
-from hsruntime.adapters.lora import Role
+from hsruntime.adapters.changeable import Changeable, EngineWeights, engines_of, path_of
 from hsruntime.bundle.manifest import FORMAT_VERSION, EngineRecord, Manifest, ParityRecord
 from hsruntime.bundle.reader import Bundle
 from hsruntime.bundle.writer import write_bundle
-
-WEIGHT = ".weight"
-"""How names end of what a module multiplies with."""
 
 
 def pack(products: Sequence[Product], run: Run, recipe: Recipe) -> Bundle:
@@ -38,8 +36,8 @@ def pack(products: Sequence[Product], run: Run, recipe: Recipe) -> Bundle:
     for slot in recipe.facts.slots:
         tokenizer = load_tokenizer(recipe.pair.family.tokenizer(recipe.pair, slot))
         files[slot.tokenizer] = tokenizer.backend_tokenizer.to_str().encode()
-    for role, record in _changeable(products, run, recipe).items():
-        files[path_of(role)] = msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1)
+    for part, record in _changeable(products, run, recipe).items():
+        files[path_of(part)] = msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1)
     run.reporter.stage("pack", len(files))
     run.reporter.begin(str(run.request.out))
     manifest = _manifest(products, run, recipe)
@@ -54,25 +52,19 @@ def _golden(product: Product) -> str:
     return f"goldens/{product.name}.npz"
 
 
-def _changeable(products: Sequence[Product], run: Run, recipe: Recipe) -> dict[Role, Changeable]:
-    """What adapters may change of each member at run time.
+def _changeable(products: Sequence[Product], run: Run, recipe: Recipe) -> dict[str, Changeable]:
+    """What adapters may change of each member and each text encoder at run time.
 
     Nothing where engines hold their weights for good, or hold them quantised.
     """
     if traits_of(run.request.backend).resident_weights and not run.request.options.takes_weights:
         return {}
     found = {}
-    for member in recipe.pair.members:
-        places = member.family.places(member.config).items()
-        rows = {n: Rows(module=p.source.removesuffix(WEIGHT), parts=p.parts, order=p.order) for n, p in places}
-        ours = [product for product in products if product.name in ENGINES_OF[member.role]]
+    for part in [member.role for member in recipe.pair.members] + [slot.engine for slot in recipe.facts.slots]:
+        ours = [product for product in products if product.name in engines_of(part)]
         engines = {product.name: weights for product in ours if (weights := _weights_of(product))}
         if engines and not any(product.weights != UNQUANTIZED for product in ours):
-            found[member.role] = Changeable(
-                shapes={name: header.shape for name, header in member.tensors.items() if name.endswith(WEIGHT)},
-                rows={name: place for name, place in rows.items() if name.endswith(WEIGHT)},
-                engines=engines,
-            )
+            found[part] = structs.replace(changeable_of(recipe.pair, recipe.facts.slots, part), engines=engines)
     return found
 
 

@@ -6,28 +6,37 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from hsexport.checkpoints.weights.weights import Weight, changed
-from hsruntime.adapters import lora
+from hsruntime.adapters.changeable import Changeable, Rows
 from hsruntime.adapters.headers import Place, TensorHeader
-from hsruntime.adapters.lora import Adapter, AdapterRequest, added
+from hsruntime.adapters.lora import Adapter, AdapterRequest, Update, added, read_adapter
 
-__all__ = ["Adapter", "AdapterRequest", "fused", "read_adapter"]
+__all__ = ["Adapter", "AdapterRequest", "changeable_from", "fused", "read_adapter"]
 
-
-def read_adapter(
-    request: AdapterRequest, tensors: Mapping[str, TensorHeader], places: Mapping[str, Place], told: str
-) -> Adapter:
-    """As `hsruntime.adapters.lora.read_adapter`, of a member's own tensors. Raises PairError."""
-    return lora.read_adapter(request, {name: header.shape for name, header in tensors.items()}, places, told)
+WEIGHT = ".weight"
+"""How names end of what a module multiplies with."""
 
 
-def fused(weights: Mapping[str, Weight], adapters: Iterable[Adapter]) -> dict[str, Weight]:
-    """All of `weights`, by diffusers' names, with every adapter added to those it changes.
+def changeable_from(tensors: Mapping[str, TensorHeader], places: Mapping[str, Place]) -> Changeable:
+    """What adapters may change of a checkpoint's tensors, which no engine has yet.
+
+    `places`: where another layout has them, whose modules an adapter may name.
+    """
+    rows = {n: Rows(module=p.source.removesuffix(WEIGHT), parts=p.parts, order=p.order) for n, p in places.items()}
+    return Changeable(
+        shapes={name: header.shape for name, header in tensors.items() if name.endswith(WEIGHT)},
+        rows={name: place for name, place in rows.items() if name.endswith(WEIGHT)},
+        engines={},
+    )
+
+
+def fused(weights: Mapping[str, Weight], adapters: Iterable[Mapping[str, Update]]) -> dict[str, Weight]:
+    """All of `weights`, by the names that adapters have for them, with every adapter's updates added.
 
     A changed weight reads as float32. Nothing is read before somebody reads it. The adapters fit: `read_adapter` saw
     to it.
     """
     result = dict(weights)
     for adapter in adapters:
-        for name, update in adapter.updates.items():
+        for name, update in adapter.items():
             result[name] = changed(result[name], result[name].shape, partial(added, update))
     return result

@@ -14,11 +14,11 @@ from hsexport.families.family import DEFAULT_STEPS, Family
 from hsexport.families.flux2.config import TransformerConfig, check_checkpoint, transformer_config_from
 from hsexport.families.flux2.counts import CHUNKS, transformer_operations, without_middle
 from hsexport.families.flux2.pair_check import OWN, check_pair, text_of
-from hsexport.families.flux2.parts import Parts
+from hsexport.families.flux2.parts import Parts, encoder_tensors
 from hsexport.families.flux2.single_file import places_of, read_single_file
-from hsexport.families.flux2.text import text_side
+from hsexport.families.flux2.text import side_of, text_side
 from hsexport.families.pair import Member, Pair
-from hsruntime.facts import Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
+from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ class Flux2(Family):
         """No table ends: as far as the model was shown."""
         return int(REACH * pair.parts.vae.scale // 2)
 
-    def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
+    def transformer(self, member: Member, latent: Latent, sizes: Sizes) -> Transformer:
         """Every block of either kind keeps keys and values of image and text."""
         config: TransformerConfig = member.config
         columns, rows = (side // latent.pixels_per_token for side in sizes.maximum)
@@ -82,7 +82,6 @@ class Flux2(Family):
             text=text_of(member),
             guidance="none" if config.is_distilled else "classifier-free",
             operations=transformer_operations(config),
-            adapters=adapters,
         )
 
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
@@ -127,9 +126,13 @@ class Flux2(Family):
 
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
         """The folder beside the slot's encoder."""
-        encoder: Any = pair.parts.encoders[Path(slot.tokenizer).stem]
+        encoder: Any = pair.parts.encoders[side_of(slot)]
         found: Path = encoder.tokenizer
         return found
+
+    def encoder_tensors(self, pair: Pair, slot: TextSlot) -> tuple[dict[str, TensorHeader], dict[str, Place]]:
+        """By the names inside the model."""
+        return encoder_tensors(pair.parts.encoders[side_of(slot)])
 
     def original(self, member: Member, dtype: Any = None) -> nn.Module:
         """Diffusers' Flux2Transformer2DModel."""

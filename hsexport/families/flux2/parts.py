@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
-from hsexport.checkpoints.shards import read_headers
+from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.flux2.config import FAMILY
 from hsexport.families.shared.layers import OTHER
 
@@ -45,6 +45,7 @@ TAKEN = (9, 18, 27)
 """Behind so many layers, as Flux2KleinPipeline takes them."""
 PATCH = 2
 """Of the VAE's own latents along a side of a token."""
+PREFIX = "model."
 LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\..+")
 
 
@@ -165,6 +166,12 @@ def encoder_config_from(folder: Path, tokenizer: Path) -> EncoderConfig:
     if document.get("hidden_act", "silu") != "silu" or shape.num_attention_heads % shape.num_key_value_heads:
         raise PairError(f"{where} is no Qwen3 that FLUX.2 reads prompts by", FAMILY)
     return EncoderConfig(folder, tokenizer, shape, document)
+
+
+def encoder_tensors(encoder: EncoderConfig) -> tuple[dict[str, TensorHeader], dict[str, Place]]:
+    """By the names inside the model, and where what has its head, too, puts PREFIX before them."""
+    found = {name.removeprefix(PREFIX): header for name, header in read_headers(encoder.folder).items()}
+    return found, {name: Place(PREFIX + name) for name in found}
 
 
 def check_vae_whole(folder: Path) -> None:

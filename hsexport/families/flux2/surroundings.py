@@ -14,7 +14,7 @@ from hsexport.families.flux2.rules import QWEN3_FP32, TEXT_WEIGHTS
 from hsexport.families.flux2.text import states_of
 from hsexport.families.recipe import Recipe
 from hsexport.families.shared.vae_networks import Half, vae_networks
-from hsexport.families.shared.weights import config_fact, modern
+from hsexport.families.shared.weights import config_fact, encoder_weights, modern
 from hsexport.networks.network import Network
 from hsruntime.facts import TextSlot
 
@@ -55,7 +55,7 @@ def _encoder_network(recipe: Recipe, encoder: EncoderConfig, slot: TextSlot) -> 
         skeleton,
         {"B": 3},
         {"ids": encoder.shape.vocab_size},
-        weights=_encoder_weights(encoder),
+        weights=_encoder_weights(recipe, slot, encoder),
         facts=config_fact(encoder.document) | {"pad": str(slot.pad_id)},
         narrow_tensors=("states_*",),
         fp32_blocks=QWEN3_FP32,
@@ -65,12 +65,10 @@ def _encoder_network(recipe: Recipe, encoder: EncoderConfig, slot: TextSlot) -> 
     )
 
 
-def _encoder_weights(encoder: EncoderConfig) -> Weights:
+def _encoder_weights(recipe: Recipe, slot: TextSlot, encoder: EncoderConfig) -> Weights:
     """Those of the layers that are run: nothing behind the last whose states are taken."""
     read = ("embed_tokens.", *(f"layers.{number}." for number in range(max(TAKEN))))
-    named = {name.removeprefix("model."): header for name, header in read_headers(encoder.folder).items()}
-    headers = {name: header for name, header in named.items() if name.startswith(read)}
-    return Weights(encoder.folder, {name: stored(header) for name, header in headers.items()}, headers)
+    return encoder_weights(recipe, slot, encoder.folder, lambda name: name.startswith(read))
 
 
 def _join_network(recipe: Recipe, encoder: EncoderConfig, slot: TextSlot, name: str) -> Network:

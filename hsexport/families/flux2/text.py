@@ -8,6 +8,8 @@ from hsruntime.facts import TextSide, TextSlot
 
 LENGTH = 512
 """Flux2KleinPipeline's max_sequence_length."""
+IN_LORAS = ("text_encoder.", "lora_te_", "lora_te1_")
+"""Diffusers', kohya's; each member's file is for its own encoder."""
 TEMPLATE = {"add_generation_prompt": True, "enable_thinking": False}
 """What the pipeline renders a prompt with."""
 
@@ -15,6 +17,11 @@ TEMPLATE = {"add_generation_prompt": True, "enable_thinking": False}
 def engine_of(side: str) -> str:
     """The text encoder's name in the bundle: `text_encoder` or `small_text_encoder`."""
     return f"{side}_encoder"
+
+
+def side_of(slot: TextSlot) -> str:
+    """Whose the encoder is."""
+    return slot.engine.removesuffix("_encoder")
 
 
 def join_of(side: str) -> str:
@@ -39,5 +46,6 @@ def text_side(side: str, encoder: EncoderConfig, longest: int | None) -> TextSid
         before=before,
         behind=behind,
         into={states_of(number): states_of(number) for number in TAKEN},
+        in_loras=IN_LORAS,
     )
     return TextSide(join=join_of(side), tokens=length, encoders=[slot])

@@ -12,10 +12,11 @@ from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
 from hsexport.families.sd3.text import encoders_of
 from hsexport.families.sd3.weight_rules import TEXT
-from hsexport.families.sd3.weights import part_weights
+from hsexport.families.sd3.weights import text_weights, vae_weights
 from hsexport.families.shared.vae_networks import Half, vae_networks
 from hsexport.families.shared.weights import config_fact
 from hsexport.networks.network import Network
+from hsruntime.facts import TextSlot
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 def text_encoder_networks(recipe: Recipe) -> list[Network]:
     """The text encoders at their full padded lengths; B counts prompts and negative prompts together."""
     encoders = {encoder.name: encoder for encoder in encoders_of(recipe.pair)}
-    return [_text_encoder(recipe, encoders[slot.engine], slot.length) for slot in recipe.facts.slots]
+    return [_text_encoder(recipe, slot, encoders[slot.engine]) for slot in recipe.facts.slots]
 
 
-def _text_encoder(recipe: Recipe, encoder: EncoderConfig, length: int) -> Network:
+def _text_encoder(recipe: Recipe, slot: TextSlot, encoder: EncoderConfig) -> Network:
+    length = slot.length
     outputs = [_states("states", length, encoder.hidden)]
     if encoder.projection:
         outputs.append(TensorSpec("pooled", "float32", ("B", encoder.projection)))
@@ -37,7 +39,7 @@ def _text_encoder(recipe: Recipe, encoder: EncoderConfig, length: int) -> Networ
         lambda: _encoder_skeleton(encoder),
         {"B": 3},
         {"ids": encoder.vocabulary},
-        weights=part_weights(encoder.folder, prefix="model.", kind=encoder.kind),
+        weights=text_weights(recipe, slot, encoder),
         facts=config_fact(encoder.document),
         narrow_tensors=("states", "pooled"),
         fp32_blocks=T5 if encoder.kind == "t5" else (),
@@ -88,8 +90,8 @@ def vae_network_pair(recipe: Recipe) -> list[Network]:
             return made.float()
 
     halves = (
-        Half(lambda: skeleton("VaeDecoder"), part_weights(folder, modules=("decoder.", "post_quant_conv."))),
-        Half(lambda: skeleton("VaeEncoder"), part_weights(folder, modules=("encoder.", "quant_conv."))),
+        Half(lambda: skeleton("VaeDecoder"), vae_weights(folder, ("decoder.", "post_quant_conv."))),
+        Half(lambda: skeleton("VaeEncoder"), vae_weights(folder, ("encoder.", "quant_conv."))),
     )
     return vae_networks(recipe, *halves, vae.document, vae.block_out_channels)
 

@@ -15,9 +15,10 @@ from hsexport.families.pair import Member, Pair
 from hsexport.families.sd3.config import BUFFERS, FAMILY, TransformerConfig, check_checkpoint, transformer_config_from
 from hsexport.families.sd3.counts import middle_of, modulation_chunks, transformer_operations, without_middle
 from hsexport.families.sd3.pair_check import check_pair
+from hsexport.families.sd3.parts import encoder_tensors
 from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
-from hsruntime.facts import Latent, Lora, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
+from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +71,7 @@ class Sd3(Family):
         unit = self.latent(pair).pixels_per_token
         return unit * min(member.config.pos_embed_max_size for member in pair.members)
 
-    def transformer(self, member: Member, latent: Latent, sizes: Sizes, adapters: tuple[Lora, ...]) -> Transformer:
+    def transformer(self, member: Member, latent: Latent, sizes: Sizes) -> Transformer:
         """A dual attention is an attention layer like any other, with a cache slot of its own."""
         config = member.config
         columns, rows = (side // latent.pixels_per_token for side in sizes.maximum)
@@ -86,7 +87,6 @@ class Sd3(Family):
             positions=Positions(origin="centre", table_size=config.pos_embed_max_size, rows=rows, columns=columns),
             text=TEXT,
             operations=transformer_operations(config),
-            adapters=adapters,
         )
 
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
@@ -125,6 +125,10 @@ class Sd3(Family):
     def tokenizer(self, pair: Pair, slot: TextSlot) -> Path:
         """The folder that the slot's file is called after."""
         return pair.shared[Path(slot.tokenizer).stem]
+
+    def encoder_tensors(self, pair: Pair, slot: TextSlot) -> tuple[dict[str, TensorHeader], dict[str, Place]]:
+        """By transformers' names."""
+        return encoder_tensors(pair.parts[slot.engine])
 
     def original(self, member: Member, dtype: Any = None) -> nn.Module:
         """Diffusers' SD3Transformer2DModel."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hsexport.checkpoints.documents import AGAIN, PairError, number, read_config, read_document, whole_number
+from hsexport.checkpoints.shards import Place, TensorHeader
 from hsexport.checkpoints.tokenizers import check_tokenizer_there
 from hsexport.families.sd3.config import FAMILY
 from hsexport.families.sd3.t5_gguf import part_headers
@@ -51,6 +52,8 @@ TEXT_ENCODERS: dict[str, tuple[str, Literal["clip", "t5"]]] = {
 """An encoder's folder, its tokenizer's, and its kind; SD3 puts zeros for the T5's tokens where it is left out."""
 CLIP_LENGTH = 77  # CLIPTextConfig's default
 T5_LENGTH = 256  # StableDiffusion3Pipeline's max_sequence_length
+PREFIX, BARE = "text_model.", ("embeddings.", "encoder.", "final_layer_norm.")
+"""Of a CLIP's text model, which is saved with and without it; how names begin where it is missing."""
 # A tensor that only this kind of part has, under any of the names it is saved by.
 TELLING = {
     "vae": ("decoder.conv_in.weight",),
@@ -141,6 +144,15 @@ def encoder_config_from(name: str, folder: Path) -> EncoderConfig:
         vocabulary=setting("vocab_size"),
         longest=T5_LENGTH if is_t5 else setting("max_position_embeddings", CLIP_LENGTH),
     )
+
+
+def encoder_tensors(encoder: EncoderConfig) -> tuple[dict[str, TensorHeader], dict[str, Place]]:
+    """By transformers' names, and where a CLIP's text model goes without its own prefix, in checkpoints and LoRAs."""
+    headers = part_headers(encoder.folder, encoder.kind)
+    if encoder.kind != "clip":
+        return headers, {}
+    found = {PREFIX + name if name.startswith(BARE) else name: header for name, header in headers.items()}
+    return found, {name: Place(name.removeprefix(PREFIX)) for name in found if name.startswith(PREFIX)}
 
 
 def scheduler_config_from(path: Path) -> SchedulerConfig:

@@ -36,6 +36,10 @@ def text_side(pair: Pair, without: Collection[str], longest: int | None) -> Text
             length=lengths[encoder.name],
             pad_id=pad_id_of(_tokenizer(pair, encoder), encoder.vocabulary),
             into={answer: f"{answer}_{number}" for answer in ANSWERS[encoder.kind]},
+            in_loras=(
+                f"{encoder.name}.",
+                f"lora_te{list(TEXT_ENCODERS).index(encoder.name) + 1}_",
+            ),  # diffusers', kohya's
         )
         for number, encoder in enumerate(encoders, start=1)
         if encoder.name not in without

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Origin, Weights, changed, stored
 from hsexport.checkpoints.weights.adapter import Adapter
 from hsexport.families.pair import Member
-from hsexport.families.sd3.t5_gguf import part_headers
-from hsexport.families.shared.weights import member_weights, modern
-from hsruntime.facts import Positions
+from hsexport.families.recipe import Recipe
+from hsexport.families.sd3.parts import EncoderConfig
+from hsexport.families.shared.weights import encoder_weights, member_weights, modern, renamed
+from hsruntime.facts import Positions, TextSlot
 
 PATCH_WEIGHT, PATCH_BIAS, TABLE = "pos_embed.proj.weight", "pos_embed.proj.bias", "pos_embed.pos_embed"
 """diffusers' names of what TokenTransformer holds in another shape."""
@@ -76,17 +78,16 @@ def centre_rows(table: np.ndarray, kept: Positions) -> np.ndarray:
     return np.ascontiguousarray(middle.reshape(kept.rows * kept.columns, -1))
 
 
-def part_weights(folder: Path, *, prefix: str = "", kind: str = "", modules: tuple[str, ...] = ()) -> Weights:
-    """All weights in a component's folder, or those of `modules`, `prefix` before each name.
+def text_weights(recipe: Recipe, slot: TextSlot, encoder: EncoderConfig) -> Weights:
+    """A text encoder's by the names that its wrapper has for them; T5's embeddings answer to both of theirs."""
+    read = encoder_weights(recipe, slot, encoder.folder)
+    names = {name: name for name in read}
+    if encoder.kind == "t5" and (known := next((name for name in EMBEDDINGS if name in read), None)):
+        names |= dict.fromkeys(EMBEDDINGS, known)
+    return renamed(read, {f"model.{name}": theirs for name, theirs in names.items()})
 
-    T5's embeddings answer to both their names.
-    """
-    headers = {n: header for n, header in part_headers(folder, kind).items() if not modules or n.startswith(modules)}
-    found = dict(headers)
-    if kind == "t5" and (known := next((headers[name] for name in EMBEDDINGS if name in headers), None)):
-        found |= dict.fromkeys(EMBEDDINGS, known)
-    if kind == "clip":  # its text model is saved with and without its own prefix
-        bare = ("embeddings.", "encoder.", "final_layer_norm.")
-        found |= {f"text_model.{name}": header for name, header in headers.items() if name.startswith(bare)}
-    weights = {name: stored(header) for name, header in headers.items()}
-    return Weights(folder, {prefix + modern(name): weights[header.name] for name, header in found.items()}, headers)
+
+def vae_weights(folder: Path, modules: tuple[str, ...]) -> Weights:
+    """Those of `modules`."""
+    headers = {name: header for name, header in read_headers(folder, ()).items() if name.startswith(modules)}
+    return Weights(folder, {modern(name): stored(header) for name, header in headers.items()}, headers)

@@ -180,7 +180,7 @@ HSR_API hsr_status hsr_describe(hsr_session *session, const char **json);
 HSR_API hsr_status hsr_generate(hsr_session *session, const hsr_request *request, hsr_result **result);
 
 /* What the text encoders make of a request's prompts, ready to be a request's embeddings; other fields than the
- * prompts, negative prompts and guidance_scale are not looked at. */
+ * prompts, negative prompts, guidance_scale and lora are not looked at. */
 HSR_API hsr_status hsr_encode(hsr_session *session, const hsr_request *request, hsr_embeddings **embeddings);
 
 /* Free what is left in them; NULL is allowed. */

@@ -49,7 +49,8 @@ Options text_options(const hsr_request &request) {
         .with("prompt_3", byte_strings(request.prompt_3s, request.prompt_3_count, "prompt_3s"))
         .with("negative_prompt",
               byte_strings(request.negative_prompts, request.negative_prompt_count, "negative_prompts"))
-        .with("guidance_scale", real(request.guidance_scale));
+        .with("guidance_scale", real(request.guidance_scale))
+        .with("lora", bytes(request.lora));
     return asked;
 }
 
@@ -77,7 +78,6 @@ Ref arguments_of(hsr_session &session, const hsr_request &request) {
     asked.with("seed", seeds(request.seeds, request.seed_count))
         .with("schedule", bytes(request.schedule))
         .with("steps", number(request.steps))
-        .with("lora", bytes(request.lora))
         .with("width", number(request.width))
         .with("height", number(request.height))
         .with("image", file(request.image, "image"))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsruntime.adapters.lora import AdapterRequest, Role
+from hsruntime.adapters.changeable import Role
+from hsruntime.adapters.lora import AdapterRequest
 from hsruntime.request import RequestError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

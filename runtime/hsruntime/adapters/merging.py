@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,50 +13,47 @@ import numpy as np
 from hsengines.spec import FLOATS, numpy_dtype
 from hsengines.traits import traits_of
 from hsengines.weights import UNQUANTIZED
-from hsruntime.adapters.changeable import ENGINES_OF, Changeable, Initialiser, path_of
-from hsruntime.adapters.lora import Adapter, Role, added
+from hsruntime.adapters.changeable import ENGINES_OF, Changeable, Initialiser, engines_of, path_of
+from hsruntime.adapters.lora import Update, added
 from hsruntime.bundle.manifest import FOREIGN, BundleError
 from hsruntime.bundle.reader import Bundle
 from hsruntime.request import RequestError
 
 
-def roles_of(bundle: Bundle) -> list[Role]:
-    """The members that take adapters at run time."""
+def parts_of(bundle: Bundle) -> list[str]:
+    """What takes adapters at run time: members, by their roles, and text encoders, by their engines."""
     listed = {record.path for record in bundle.manifest.files}
-    return [role for role in ENGINES_OF if path_of(role) in listed]
+    encoders = dict.fromkeys(slot.engine for slot in bundle.manifest.facts.slots)
+    return [part for part in (*ENGINES_OF, *encoders) if path_of(part) in listed]
 
 
-def read_changeable(bundle: Bundle, role: Role) -> Changeable:
-    """A member's record. Raises RequestError where the bundle has none, BundleError for one that is broken."""
-    if role not in roles_of(bundle):
-        traits, backend = traits_of(bundle.manifest.backend), bundle.manifest.backend
-        if role not in bundle.manifest.facts.members:
-            raise RequestError(f"an adapter is for {role}, which the bundle does not have", "leave it out")
-        told = f"the bundle takes no adapters for {role}"
-        formats = {
-            bundle.manifest.engines[name].weight_format for name in ENGINES_OF[role] if name in bundle.manifest.engines
-        }
+def read_changeable(bundle: Bundle, part: str) -> Changeable:
+    """A part's record. Raises RequestError where the bundle has none, BundleError for one that is broken."""
+    if part not in parts_of(bundle):
+        traits, backend, engines = traits_of(bundle.manifest.backend), bundle.manifest.backend, bundle.manifest.engines
+        told = f"the bundle takes no adapters for {part}"
+        formats = {engines[name].weight_format for name in engines_of(part) if name in engines}
         if quantised := min(formats - {UNQUANTIZED}, default=""):
             raise RequestError(f"{told}: its weights are stored in {quantised}", "build it with --lora")
         if traits.resident_weights:
             raise RequestError(f"{told}: its {backend} engines hold their weights", "build it with --refit")
         raise RequestError(f"{told}: it does not say where their weights lie", "build it again")
     try:
-        found = msgspec.json.decode(bundle.file(path_of(role)).read_bytes(), type=Changeable)
+        found = msgspec.json.decode(bundle.file(path_of(part)).read_bytes(), type=Changeable)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise BundleError(f"{path_of(role)}: {err}", FOREIGN) from err
-    _check(bundle, role, found)
+        raise BundleError(f"{path_of(part)}: {err}", FOREIGN) from err
+    _check(bundle, part, found)
     return found
 
 
-def _check(bundle: Bundle, role: Role, record: Changeable) -> None:
+def _check(bundle: Bundle, part: str, record: Changeable) -> None:
     """Raises BundleError for places that do not exist: nothing here has been measured by anybody else."""
     sizes = {file.path: file.size_bytes for file in bundle.manifest.files}
     for engine, weights in record.engines.items():
-        if engine not in ENGINES_OF[role] or engine not in bundle.manifest.engines:
-            raise BundleError(f"{path_of(role)} has engine '{engine}', which is not {role}'s", FOREIGN)
+        if engine not in engines_of(part) or engine not in bundle.manifest.engines:
+            raise BundleError(f"{path_of(part)} has engine '{engine}', which is not {part}'s", FOREIGN)
         if weights.file not in bundle.manifest.engines[engine].weights:
-            raise BundleError(f"{path_of(role)} refers to '{weights.file}', which is not engine '{engine}'s", FOREIGN)
+            raise BundleError(f"{path_of(part)} refers to '{weights.file}', which is not engine '{engine}'s", FOREIGN)
         for one in weights.initialisers:
             shape = record.shapes.get(one.weight)
             numbers = math.prod(one.shape)
@@ -66,20 +63,20 @@ def _check(bundle: Bundle, role: Role, record: Changeable) -> None:
                 or (shape is not None and (len(shape) != len(one.axes) or math.prod(shape) != numbers))
                 or one.offset + numbers * numpy_dtype(one.dtype).itemsize > sizes[weights.file]
             ):
-                raise BundleError(f"{path_of(role)}: initialiser '{one.name}' of '{engine}' cannot be", FOREIGN)
+                raise BundleError(f"{path_of(part)}: initialiser '{one.name}' of '{engine}' cannot be", FOREIGN)
 
 
 @dataclass(frozen=True)
 class Merging:
-    """A member's weights with adapters added, engine by engine."""
+    """A member's or a text encoder's weights with adapters added, engine by engine; each by the weights it changes."""
 
     bundle: Bundle
     changeable: Changeable
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[Mapping[str, Update], ...]
 
     def engines(self) -> list[str]:
         """The engines that the adapters change."""
-        changed = {name for adapter in self.adapters for name in adapter.updates}
+        changed = {name for updates in self.adapters for name in updates}
         found = self.changeable.engines.items()
         return [engine for engine, own in found if any(one.weight in changed for one in own.initialisers)]
 
@@ -96,7 +93,7 @@ class Merging:
             by_weight.setdefault(one.weight, []).append(one)
         found: dict[str, np.ndarray] = {}
         for name, copies in by_weight.items():
-            updates = [adapter.updates[name] for adapter in self.adapters if name in adapter.updates]
+            updates = [adapter[name] for adapter in self.adapters if name in adapter]
             if updates:
                 widest = max(copies, key=lambda one: numpy_dtype(one.dtype).itemsize)
                 weight = _upright(_read(file, widest), widest, self.changeable.shapes[name])

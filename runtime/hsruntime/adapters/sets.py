@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from hsengines.backend import Engine, Weights
 from hsruntime.adapters.asked import Asked, Folder, Named
-from hsruntime.adapters.changeable import Changeable
-from hsruntime.adapters.lora import Adapter, AdapterRequest, Role, read_adapter
+from hsruntime.adapters.changeable import ENGINES_OF, Changeable, Role, encoders_read
+from hsruntime.adapters.lora import Adapter, AdapterRequest, read_adapter
 from hsruntime.adapters.merging import Merging, read_changeable
 from hsruntime.bundle.reader import Bundle
 from hsruntime.request import RequestError
@@ -50,14 +50,19 @@ class AdapterSets:
         most_kept: int,
         cap_bytes: int | None,
         on_drop: Callable[[AdapterSet], None],
+        elsewhere: frozenset[str] = frozenset(),
     ) -> None:
-        """`load` opens an engine with other weights; `on_drop` frees what is bound to a set's engines."""
+        """`load` opens an engine with other weights; `on_drop` frees what is bound to a set's engines.
+
+        Engines in `elsewhere` are opened when they run, and closed behind it.
+        """
         self.folder = folder
         self._bundle = bundle
         self._load = load
+        self._elsewhere = elsewhere
         self._most_kept, self._cap_bytes = most_kept, cap_bytes
         self._on_drop = on_drop
-        self._changeable: dict[Role, Changeable] = {}
+        self._changeable: dict[str, Changeable] = {}
         self._plain = AdapterSet()
         self._kept: dict[Hashable, AdapterSet] = {}
 
@@ -78,14 +83,14 @@ class AdapterSets:
         self._kept[key] = made
         return made
 
-    def opened(self, of: AdapterSet, but: frozenset[str] = frozenset()) -> AdapterSet:
-        """The set with every engine open that it changes, `but` those that are opened when they run.
+    def opened(self, of: AdapterSet) -> AdapterSet:
+        """The set with every engine open that it changes, but those that are opened when they run.
 
         Raises EngineLoadError; what was opened by then is closed.
         """
         try:
             for name in of.merging:
-                if name not in of.engines and name not in but:
+                if name not in of.engines and name not in self._elsewhere:
                     of.engines[name] = self._load(name, of.weights(name))
         except BaseException:
             self._drop(of)
@@ -98,28 +103,35 @@ class AdapterSets:
             self._drop(next(iter(self._kept.values())))
 
     def _read(self, requests: list[AdapterRequest], key: Hashable) -> AdapterSet:
+        # Large's first, as a build adds them to a text encoder that both members read.
+        adapters = [self._adapter(request) for role in ENGINES_OF for request in requests if request.role == role]
         merging: dict[str, Merging] = {}
-        for role in dict.fromkeys(request.role for request in requests):
-            record = self._record(role)
-            mine = tuple(self._adapter(request, record) for request in requests if request.role == role)
-            ours = Merging(self._bundle, record, mine)
+        for part in dict.fromkeys(part for adapter in adapters for part in adapter.updates):
+            updates = tuple(adapter.updates[part] for adapter in adapters if part in adapter.updates)
+            ours = Merging(self._bundle, self._record(part), updates)
             merging |= dict.fromkeys(ours.engines(), ours)
         sizes = {file.path: file.size_bytes for file in self._bundle.manifest.files}
-        records = [self._bundle.manifest.engines[name] for name in merging]
+        records = [self._bundle.manifest.engines[name] for name in merging if name not in self._elsewhere]
         total = sum(sizes[path] for record in records for path in {record.file, *record.weights})
         return AdapterSet(key, tuple(map(_told, requests)), total, merging)
 
-    def _record(self, role: Role) -> Changeable:
-        if role not in self._changeable:
-            self._changeable[role] = read_changeable(self._bundle, role)
-        return self._changeable[role]
+    def _record(self, part: str) -> Changeable:
+        if part not in self._changeable:
+            self._changeable[part] = read_changeable(self._bundle, part)
+        return self._changeable[part]
 
-    def _adapter(self, request: AdapterRequest, record: Changeable) -> Adapter:
-        adapter = read_adapter(request, record.shapes, record.places, f"{request.role} of this bundle")
-        if adapter.left_out:
-            told = f"{adapter.file} also changes text encoders ({adapter.left_out} tensors): that part is left out"
-            warnings.warn(told, AdapterWarning, stacklevel=2)
+    def _adapter(self, request: AdapterRequest) -> Adapter:
+        adapter = read_adapter(request, self._encoders(request.role), self._record, f"{request.role} of this bundle")
+        if adapter.warning:
+            warnings.warn(adapter.warning, AdapterWarning, stacklevel=2)
         return adapter
+
+    def _encoders(self, role: Role) -> dict[str, tuple[str, ...]]:
+        """How names begin of what is for each text encoder of a member. Raises RequestError without the member."""
+        facts = self._bundle.manifest.facts
+        if role not in facts.members:
+            raise RequestError(f"an adapter is for {role}, which the bundle does not have", "leave it out")
+        return {name: slot.in_loras for name, slot in encoders_read(facts, role).items()}
 
     def _make_room(self, made: AdapterSet) -> None:
         while self._kept and (len(self._kept) >= self._most_kept or self._too_much(made.size_bytes)):

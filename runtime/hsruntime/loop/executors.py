@@ -19,7 +19,7 @@ from hsruntime.picture.decode import Decoder
 from hsruntime.text.encode import BoundText, Conditioning, TextEmbeddings, empty_conditioning
 from hsruntime.text.tokenize import PromptRow
 
-BindText = Callable[[Conditioning], BoundText]
+BindText = Callable[[Conditioning, Mapping[str, Engine]], BoundText]
 
 
 class Executor:
@@ -37,7 +37,7 @@ class Executor:
     ) -> None:
         self._conditioning = empty_conditioning(device, manifest, shape.rows)
         self.loop = Loop(manifest, engines, device, shape, self._conditioning, load)
-        self._text = text(self._conditioning) if text else None
+        self._text = text(self._conditioning, engines) if text else None
         self._latent, self._grid = manifest.facts.latent, shape.grid
         self._decoder = Decoder(manifest.facts.latent, engines, device, shape, self.loop.picture, tile)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import closing
 
 import numpy as np
@@ -125,17 +125,14 @@ class BoundEncoder:
 class TextOnDemand:
     """Opens one encoder after the other, each closed before the next, and keeps what the last prompts became.
 
-    For devices short of memory. `load` opens an engine by its name.
+    For devices short of memory.
     """
 
-    def __init__(
-        self, manifest: Manifest, tokenizers: list[PromptTokenizer], device: Device, load: Callable[[str], Engine]
-    ) -> None:
+    def __init__(self, manifest: Manifest, tokenizers: list[PromptTokenizer], device: Device) -> None:
         self._tokenizers = tokenizers
         self._manifest = manifest
         self._device = device
-        self._load = load
-        self._last: tuple[list[PromptRow], Conditioning] | None = None
+        self._last: tuple[Hashable, Conditioning] | None = None
 
     @property
     def engines(self) -> set[str]:
@@ -143,29 +140,35 @@ class TextOnDemand:
         joins = {side.join for side in text_sides(self._manifest.facts).values()}
         return {t.encoder.engine for t in self._tokenizers} | joins
 
-    def encoded(self, prompts: list[PromptRow]) -> Conditioning:
-        """What the prompts became; nothing is opened for those of the call before. Raises EngineLoadError."""
-        if self._last is None or self._last[0] != prompts:
+    def encoded(self, prompts: list[PromptRow], load: Callable[[str], Engine], weights: Hashable = ()) -> Conditioning:
+        """What the prompts became; nothing is opened for those of the call before. Raises EngineLoadError.
+
+        `load` opens an engine by its name, `weights` tells those of its encoders from all others.
+        """
+        asked = weights, tuple(prompts)
+        if self._last is None or self._last[0] != asked:
             self._last = None  # its memory is free for the next
-            self._last = list(prompts), self._encode(prompts)
+            self._last = asked, self._encode(prompts, load)
         return self._last[1]
 
-    def _encode(self, prompts: list[PromptRow]) -> Conditioning:
-        answers = {t.encoder.engine: self._answer(t, prompts) for t in self._tokenizers}
+    def _encode(self, prompts: list[PromptRow], load: Callable[[str], Engine]) -> Conditioning:
+        answers = {t.encoder.engine: self._answer(t, prompts, load) for t in self._tokenizers}
         result = empty_conditioning(self._device, self._manifest, len(prompts))
         for start, side in text_sides(self._manifest.facts).items():
             with (
-                closing(self._load(side.join)) as join,
+                closing(load(side.join)) as join,
                 closing(_bound_join(side, start, answers, join, self._device, result)) as bound,
             ):
                 bound.enqueue()
                 self._device.synchronize()
         return result
 
-    def _answer(self, tokenizer: PromptTokenizer, prompts: list[PromptRow]) -> dict[str, Tensor]:
+    def _answer(
+        self, tokenizer: PromptTokenizer, prompts: list[PromptRow], load: Callable[[str], Engine]
+    ) -> dict[str, Tensor]:
         """All that the encoder answers; its engine is open in here alone."""
         with (
-            closing(self._load(tokenizer.encoder.engine)) as engine,
+            closing(load(tokenizer.encoder.engine)) as engine,
             closing(BoundEncoder(tokenizer, engine, self._device, len(prompts))) as bound,
         ):
             bound.encode(prompts)

@@ -17,4 +17,7 @@ def test_command_line_merges_and_refuses_in_one_line(hsexport, tiny_bundle, tiny
     assert json.loads(done.stdout)["adapters"] == ["style:0.5"]
     told_in_one_line(hsexport(*common, "--lora", broken), "broken.safetensors")
     told_in_one_line(hsexport(*common, "--lora", "nowhere.safetensors"), "nowhere.safetensors cannot be read")
-    assert "LoRAs at run time for large and small" in hsexport("inspect", tiny_bundle).stdout
+    assert (
+        "LoRAs at run time for large, small, text_encoder, text_encoder_2, text_encoder_3"
+        in hsexport("inspect", tiny_bundle).stdout
+    )

@@ -13,7 +13,7 @@ from hsexport import __version__
 from hsexport.checkpoints.documents import PairError
 from hsexport.cli.build_options import adapter_from_text
 from hsexport.families.pair import load_pair, quantised_members
-from hsexport.families.sd3.weights import part_weights
+from hsexport.families.sd3.weights import vae_weights
 from hsexport.families.shared.weights import MODERN
 
 
@@ -81,7 +81,7 @@ def test_fp8_in_any_part_is_read_and_told(pair, part):
 
 def test_attention_of_an_older_vae_is_read_by_its_older_names(pair):
     file = next((pair[0] / "vae").glob("*.safetensors"))
-    before = part_weights(pair[0] / "vae")
+    before = vae_weights(pair[0] / "vae", ("decoder.", "encoder."))
     older = {modern: old for old, modern in MODERN.items()}
     renamed = {}
     for name, tensor in load_file(file).items():
@@ -91,4 +91,4 @@ def test_attention_of_an_older_vae_is_read_by_its_older_names(pair):
         renamed[name] = tensor
     assert renamed.keys() != load_file(file).keys()
     save_file(renamed, file)
-    assert part_weights(pair[0] / "vae").keys() == before.keys()
+    assert vae_weights(pair[0] / "vae", ("decoder.", "encoder.")).keys() == before.keys()

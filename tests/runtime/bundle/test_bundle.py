@@ -99,7 +99,8 @@ def golden_manifest() -> Manifest:
 
 def _slot(kind: str, pad_id: int) -> TextSlot:
     tokenizer, into = f"tokenizers/{kind}.json", {"states": f"states_{kind}"}
-    return TextSlot(engine=f"text_{kind}", tokenizer=tokenizer, length=77, pad_id=pad_id, into=into)
+    named = (f"text_{kind}.", f"lora_{kind}_")
+    return TextSlot(engine=f"text_{kind}", tokenizer=tokenizer, length=77, pad_id=pad_id, into=into, in_loras=named)
 
 
 def _adapter() -> Lora:

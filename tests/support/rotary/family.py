@@ -43,14 +43,14 @@ class Rotary(Family):
     def reach(self, pair):
         return 32
 
-    def transformer(self, member, latent, sizes, adapters):
+    def transformer(self, member, latent, sizes):
         config = member.config
         width, layers, (columns, rows) = config["heads"] * config["head_size"], config["layers"], sizes.maximum
         table = {"rows": rows // 2, "columns": columns // 2, "table_size": max(rows, columns) // 2}
         return Transformer(
             source=member.told_source(), parameters=member.parameters, layers=layers, heads=config["heads"],
             head_size=config["head_size"], image_slots=layers, text_slots=layers, text=member.role, given=width,
-            positions=Positions(origin="corner", **table), adapters=adapters,
+            positions=Positions(origin="corner", **table),
             operations={"layers": {"G*M": 16 * width**2 * layers, "G*L": 16 * width**2 * layers}},
         )  # fmt: skip
 

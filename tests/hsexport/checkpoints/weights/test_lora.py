@@ -15,7 +15,7 @@ from single_file_twin import stability_state, write_twin
 
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.weights import adapter, stored
-from hsexport.checkpoints.weights.adapter import AdapterRequest, fused
+from hsexport.checkpoints.weights.adapter import AdapterRequest, changeable_from, fused
 from hsexport.families.pair import read_member
 
 RANK = 2
@@ -23,7 +23,9 @@ QUERY = "transformer_blocks.0.attn.to_q"
 
 
 def read_adapter(request, member):
-    return adapter.read_adapter(request, member.tensors, member.family.places(member.config), str(member))
+    """Of a member without text encoders."""
+    changeable = changeable_from(member.tensors, member.family.places(member.config))
+    return adapter.read_adapter(request, {}, {member.role: changeable}.__getitem__, str(member))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def peft(module, weight, prefix="transformer.", **options):
 
 
 def weights_of(member, *requests):
-    adapters = [read_adapter(request, member) for request in requests]
+    adapters = [read_adapter(request, member).updates[member.role] for request in requests]
     return fused({name: stored(header) for name, header in member.tensors.items()}, adapters)
 
 
@@ -171,7 +173,7 @@ def test_kohyas_names_of_diffusers_modules_are_read(large, state, write):
     down, up = pair_for(weight)
     stem = "lora_transformer_" + QUERY.replace(".", "_")
     file = write({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up})
-    assert read_adapter(AdapterRequest("large", file), large).updates.keys() == {f"{QUERY}.weight"}
+    assert read_adapter(AdapterRequest("large", file), large).updates["large"].keys() == {f"{QUERY}.weight"}
 
 
 def test_digest_is_of_file_and_scale(large, state, write):

@@ -25,14 +25,17 @@ from safetensors.torch import load_file, save_file
 from single_file_twin import PREFIX
 from tiny_pair import make_pipeline
 
+from hsexport.build.recipe import recipe_from_pair
+from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import digest_of, mark_of
 from hsexport.checkpoints.weights import changed, stored
 from hsexport.families.agreement import check_same_weights
 from hsexport.families.pair import load_pair, quantised_members, read_member
+from hsexport.families.sd3.encoders import text_encoder_networks
 from hsexport.families.sd3.family import Sd3
-from hsexport.families.sd3.t5_gguf import transformers_name
-from hsexport.families.sd3.weights import EMBEDDINGS, part_weights
+from hsexport.families.sd3.t5_gguf import part_headers, transformers_name
+from hsexport.families.sd3.weights import EMBEDDINGS
 
 read_transformer = Sd3().read_transformer
 
@@ -153,11 +156,12 @@ def t5_of(pipeline, kind):
 def test_t5_is_read_under_both_names_of_its_embeddings(texts, kind):
     expected = t5_of(texts, kind)
     pair = load_pair(str(texts), str(texts))
-    weights = part_weights(texts / "text_encoder_3", kind="t5")
-    assert set(EMBEDDINGS) < weights.keys()
-    assert weights[EMBEDDINGS[0]] is weights[EMBEDDINGS[1]]
+    recipe = recipe_from_pair(pair, BuildRequest(str(texts), str(texts), texts, texts))
+    (weights,) = (n.weights for n in text_encoder_networks(recipe) if n.name == "text_encoder_3")
+    assert {f"model.{name}" for name in EMBEDDINGS} < weights.keys()
+    assert weights[f"model.{EMBEDDINGS[0]}"] is weights[f"model.{EMBEDDINGS[1]}"]
     for name, numbers in expected.items():
-        np.testing.assert_array_equal(weights[name].read().astype(np.float32), numbers.numpy(), name)
+        np.testing.assert_array_equal(weights[f"model.{name}"].read().astype(np.float32), numbers.numpy(), name)
     types = {"fp8": "F8_E4M3", "scaled": "F8_E4M3", "gguf": "Q8_0"}
     ((part, counts),) = quantised_members(pair)
     assert part == "text_encoder_3" and types[kind] in counts
@@ -171,7 +175,7 @@ def test_whole_t5_leaves_its_decoder_behind(texts):
     decoder = {"dec.blk.0.attn_q.weight": torch.ones(32, 32), "output.weight": torch.ones(32, 32)}
     write_gguf(names | decoder, folder / "t5.gguf", "t5")
     file.unlink()
-    assert part_weights(folder, kind="t5").sources.keys() == {*map(transformers_name, names)}
+    assert part_headers(folder, "t5").keys() == {*map(transformers_name, names)}
 
 
 def test_every_name_of_llama_is_the_one_that_its_own_table_has():
@@ -313,7 +317,7 @@ def test_gguf_where_none_is_read_is_told(texts, state):
     with pytest.raises(PairError, match=r"transformer/x\.gguf is a GGUF file, expected safetensors"):
         read_transformer(texts / "transformer")
     with pytest.raises(PairError, match=r"text_encoder/x\.gguf is a GGUF file, expected safetensors"):
-        part_weights(texts / "text_encoder", kind="clip")
+        part_headers(texts / "text_encoder", "clip")
 
 
 def test_two_gguf_files_are_one_too_many(texts):
