@@ -38,7 +38,8 @@ def sd35_dirs(tmp_path_factory):
 
     from hsexport.checkpoints.previews import write_hollow
     from random_pairs.pairs import pair_files, write_pair
-    from random_pairs.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM, PairShape
+    from random_pairs.sd3.pair import PairShape
+    from random_pairs.sd3.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM
     from random_pairs.weights import head_of
 
     shape = PairShape("real", SD35_LARGE, SD35_MEDIUM, REAL_TEXT)

@@ -19,14 +19,13 @@ from hsexport.families.pair import load_pair
 from random_pairs import weights
 from random_pairs.noise import BLOCK
 from random_pairs.pairs import make_pair, pair_files, write_pair
-from random_pairs.shapes import (
+from random_pairs.sd3.pair import SD35, PairShape
+from random_pairs.sd3.shapes import (
     REAL_TEXT,
     SD3_MEDIUM,
-    SD35,
     SD35_LARGE,
     SD35_MEDIUM,
     ClipShape,
-    PairShape,
     T5Shape,
     TextShape,
     TransformerShape,

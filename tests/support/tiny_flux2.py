@@ -6,23 +6,15 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from random_pairs.flux2.shapes import Qwen3Shape
+from random_pairs.flux2.text_side import new_qwen3, new_qwen_tokenizer
 from random_pairs.noise import randomise
 
 CHANNELS = 4
 """Of the VAE; a token has four times as many numbers."""
 TEXT_LENGTH = 80
 """Tokens of a prompt, in place of 512."""
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-"""What Qwen3's own comes to for one message without tools."""
 
 
 def make_flux2_pair(directory: Path, *, distilled: bool = False, small_distilled: bool | None = None, **overrides):
@@ -55,7 +47,7 @@ def make_flux2_pipeline(
         transformer=randomise(transformer, seed),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         vae=new_flux2_vae(),
-        text_encoder=randomise(new_qwen3(text, len(tokenizer)), seed + 10),
+        text_encoder=randomise(new_qwen3(Qwen3Shape(text, inner=2 * text), tokenizer), seed + 10),
         tokenizer=tokenizer,
         is_distilled=distilled,
     )
@@ -80,40 +72,3 @@ def new_flux2_vae() -> AutoencoderKLFlux2:
     vae.bn.running_mean.copy_(torch.randn(4 * CHANNELS, generator=drawn))
     vae.bn.running_var.copy_(torch.rand(4 * CHANNELS, generator=drawn) + 0.5)
     return vae
-
-
-def new_qwen3(width: int, vocabulary: int) -> Qwen3ForCausalLM:
-    """One layer more than are read."""
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=28,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=4,
-            rope_theta=1000000.0,
-            tie_word_embeddings=True,
-        )
-    )
-
-
-def new_qwen_tokenizer() -> Qwen2TokenizerFast:
-    """One token a byte, and a few pairs of them."""
-    letters = sorted(ByteLevel.alphabet())
-    merges = [("a", "p"), ("t", "e"), ("Ġ", "a"), ("Ċ", "Ċ")]
-    pieces = [*letters, *(a + b for a, b in merges)]
-    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = Qwen2TokenizerFast(
-        vocab={piece: i for i, piece in enumerate(pieces)},
-        merges=merges,
-        pad_token=SPECIAL[0],
-        eos_token=SPECIAL[2],
-        unk_token=SPECIAL[0],
-        additional_special_tokens=list(SPECIAL),
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer

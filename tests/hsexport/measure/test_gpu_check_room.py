@@ -10,7 +10,7 @@ from hsengines.errors import HSError
 from hsexport.measure.gpu_check import check as room
 from hsexport.measure.gpu_check.results import Target
 from random_pairs.pairs import pair_files
-from random_pairs.shapes import SD35
+from random_pairs.sd3.pair import SD35
 
 
 def test_sd35_has_the_parameters_of_the_real_ones():

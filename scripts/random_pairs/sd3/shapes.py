@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-HEAD_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -70,50 +67,6 @@ TINY_TEXT = TextShape(
 """Real widths, so that transformers take them; two layers each, over the letters' vocabularies."""
 
 
-@dataclass(frozen=True)
-class PairShape:
-    """A pair and the parts it shares."""
-
-    name: str
-    large: TransformerShape
-    small: TransformerShape
-    text: TextShape = TINY_TEXT
-    sample_size: int = 128
-    vae_widths: tuple[int, ...] = (128, 256, 512, 512)
-
-    def transformer(self, role: str) -> dict[str, Any]:
-        """SD3Transformer2DModel's arguments for "large" or "small"."""
-        shape: TransformerShape = getattr(self, role)
-        return {
-            "sample_size": self.sample_size,
-            "patch_size": 2,
-            "in_channels": 16,
-            "out_channels": 16,
-            "num_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "attention_head_dim": HEAD_SIZE,
-            "joint_attention_dim": self.text.t5.width,
-            "caption_projection_dim": shape.heads * HEAD_SIZE,
-            "pooled_projection_dim": sum(clip.projection for clip in self.text.clips),
-            "pos_embed_max_size": shape.position_table,
-            "qk_norm": shape.qk_norm,
-            "dual_attention_layers": shape.dual_attention_layers,
-        }
-
-    def cut(self, layers: int | None) -> PairShape:
-        """The same with at most `layers` layers in each transformer."""
-        if layers is None:
-            return self
-        return replace(
-            self, name=f"{self.name}-{layers}", large=_cut(self.large, layers), small=_cut(self.small, layers)
-        )
-
-
-def _cut(shape: TransformerShape, layers: int) -> TransformerShape:
-    kept = tuple(layer for layer in shape.dual_attention_layers if layer < layers)
-    return replace(shape, layers=min(layers, shape.layers), dual_attention_layers=kept)
-
-
 # Sources: transformer/config.json of stabilityai/stable-diffusion-3.5-large, -3.5-medium and -3-medium-diffusers.
 SD35_LARGE = TransformerShape(layers=38, heads=38, position_table=192)
 SD35_MEDIUM = TransformerShape(layers=24, heads=24, position_table=384, dual_attention_layers=tuple(range(13)))
@@ -121,5 +74,3 @@ SD3_MEDIUM = TransformerShape(layers=24, heads=24, position_table=192, qk_norm=N
 NARROW = TransformerShape(layers=24, heads=2, position_table=192)
 """Nobody's: as many tensors as a large one, and next to no numbers."""
 TRANSFORMERS = {"sd3.5-large": SD35_LARGE, "sd3.5-medium": SD35_MEDIUM, "sd3-medium": SD3_MEDIUM, "narrow": NARROW}
-
-SD35 = PairShape("sd35", SD35_LARGE, SD35_MEDIUM)
