@@ -51,13 +51,13 @@ def refuse_foreign(out: Path) -> None:
         raise HSError(f"{out} holds something else than a random pair", "name a folder that is new or empty")
 
 
-def shape_of(family: str, large: str | None, small: str | None, tiny_text: bool) -> PairShape:
+def shape_of(family: str, large: str | None, small: str | None, *, tiny_text: bool) -> PairShape:
     """The pair asked for. Raises HSError for a transformer of another family."""
     row = FAMILIES[family]
     for name in filter(None, (large, small)):
         if name not in row.transformers:
             raise HSError(f"{name} is not of the family {family}", f"choose of {', '.join(row.transformers)}")
-    return row.pair(large or row.transformers[0], small or row.transformers[1], tiny_text)
+    return row.pair(large or row.transformers[0], small or row.transformers[1], tiny_text=tiny_text)
 
 
 @click.command(context_settings={"show_default": True})
@@ -83,7 +83,7 @@ def main(
 ) -> None:
     """Write a pair in diffusers' layout, shard by shard. Killed anywhere, the same command goes on at its shard."""
     refuse_foreign(out)
-    shape = shape_of(family, large, small, text == "tiny")
+    shape = shape_of(family, large, small, tiny_text=text == "tiny")
     start = perf_counter()
     with hush_libraries():
         files = pair_files(out, shape.cut(layers), DTYPES[dtype])

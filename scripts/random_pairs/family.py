@@ -37,5 +37,5 @@ class Family:
 
     transformers: tuple[str, ...]
     """By name; the first two are large and small where nothing else is asked for."""
-    pair: Callable[[str, str, bool], PairShape]
-    """Of large and small by name; whether text encoders are tiny."""
+    pair: Callable[..., PairShape]
+    """Of large and small by name; `tiny_text` asks for text encoders as small as the transformers take."""

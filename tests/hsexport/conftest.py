@@ -34,16 +34,26 @@ def tiny_networks(tiny_pair_dirs, tmp_path_factory):
 @pytest.fixture(scope="session")
 def sd35_dirs(tmp_path_factory):
     """SD3.5-Large with all text encoders, and SD3.5-Medium, in bf16: headers, and files of holes behind them."""
+    return hollow_pair(tmp_path_factory.mktemp("sd35"), "sd3")
+
+
+@pytest.fixture(scope="session")
+def klein_dirs(tmp_path_factory):
+    """FLUX.2 klein-base-9B and -4B with their text encoders, in the same way."""
+    return hollow_pair(tmp_path_factory.mktemp("klein"), "flux2")
+
+
+def hollow_pair(directory, family):
+    """Folders of the family's first two transformers."""
     import torch
 
     from hsexport.checkpoints.previews import write_hollow
+    from random_pairs.families import FAMILIES
     from random_pairs.pairs import pair_files, write_pair
-    from random_pairs.sd3.pair import PairShape
-    from random_pairs.sd3.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM
     from random_pairs.weights import head_of
 
-    shape = PairShape("real", SD35_LARGE, SD35_MEDIUM, REAL_TEXT)
-    files = pair_files(tmp_path_factory.mktemp("sd35") / "pair", shape, torch.bfloat16)
+    row = FAMILIES[family]
+    files = pair_files(directory / "pair", row.pair(*row.transformers[:2], tiny_text=False), torch.bfloat16)
     files.root.mkdir()
     (files.root / "shape.json").write_text(files.made_from)
     for part in files.parts:

@@ -17,11 +17,12 @@ TAKEN = 3
 
 @dataclass(frozen=True)
 class PairShape:
-    """A pair; the VAE is AutoencoderKLFlux2 at its defaults."""
+    """A pair and the widths of the VAE that it shares, which else is AutoencoderKLFlux2 at its defaults."""
 
     name: str
     large: MemberShape
     small: MemberShape
+    vae_widths: tuple[int, ...] = (128, 256, 512, 512)
 
     def transformer(self, role: str) -> dict[str, Any]:
         """Flux2Transformer2DModel's arguments for "large" or "small", where they are not its defaults."""
@@ -45,7 +46,7 @@ class PairShape:
                 "small/transformer": lambda: Flux2Transformer2DModel(**self.transformer("small")),
                 "large/text_encoder": lambda: new_qwen3(self.large.text, tokenizer),
                 "small/text_encoder": lambda: new_qwen3(self.small.text, tokenizer),
-                "large/vae": AutoencoderKLFlux2,
+                "large/vae": lambda: new_vae(self.vae_widths),
             },
             others={
                 "large/scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
@@ -62,9 +63,14 @@ class PairShape:
         return replace(self, name=f"{self.name}-{layers}", large=self.large.cut(layers), small=self.small.cut(layers))
 
 
-def _named(large: str, small: str, tiny_text: bool) -> PairShape:
-    members = [TRANSFORMERS[large], TRANSFORMERS[small]]
-    return PairShape(f"{large}-{small}", *(replace(m, text=m.text.tiny()) if tiny_text else m for m in members))
+def new_vae(widths: tuple[int, ...]) -> AutoencoderKLFlux2:
+    """FLUX.2's VAE: 32 channels, each side an eighth, and a patch of 2x2 of them a token."""
+    return AutoencoderKLFlux2(block_out_channels=widths, norm_num_groups=min(32, min(widths)))
+
+
+def _named(large: str, small: str, *, tiny_text: bool) -> PairShape:
+    shape = PairShape(f"{large}-{small}", TRANSFORMERS[large], TRANSFORMERS[small])
+    return replace(shape, large=shape.large.tiny(), small=shape.small.tiny()) if tiny_text else shape
 
 
 KLEIN = PairShape("klein", KLEIN_9B, KLEIN_4B)

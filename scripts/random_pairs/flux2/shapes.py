@@ -34,6 +34,10 @@ class MemberShape:
     text: Qwen3Shape
     head_size: int = 128
 
+    def tiny(self) -> MemberShape:
+        """The same behind a tiny text encoder."""
+        return replace(self, text=self.text.tiny())
+
     def cut(self, layers: int) -> MemberShape:
         """The same with at most so many of either."""
         return replace(self, layers=min(layers, self.layers), single_layers=min(layers, self.single_layers))

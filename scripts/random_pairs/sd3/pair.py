@@ -108,7 +108,7 @@ def new_vae(widths: tuple[int, ...]) -> AutoencoderKL:
     )
 
 
-def _named(large: str, small: str, tiny_text: bool) -> PairShape:
+def _named(large: str, small: str, *, tiny_text: bool) -> PairShape:
     text = TINY_TEXT if tiny_text else REAL_TEXT
     return PairShape(f"{large}-{small}", TRANSFORMERS[large], TRANSFORMERS[small], text)
 
