@@ -152,7 +152,9 @@ def diffusers_contestant(source: str, facts: Facts, threads: int) -> Contestant:
         noise = torch.from_numpy(seeded_noise(shape, [prompt.seed]))
         time.sleep(PAUSE_SECONDS)
         start = time.perf_counter()
-        made = pipeline(prompt=prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options)
+        made = pipeline(
+            prompt=prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options
+        )
         picture = picture_bytes(np.asarray(made.images))[0]
         seconds = time.perf_counter() - start
         time.sleep(PAUSE_SECONDS)
