@@ -123,7 +123,9 @@ def pipeline_for(pair: Pair, model: str, precision: str = "fp32") -> Any:
 def pipeline_options(facts: Facts) -> dict[str, Any]:
     """What makes the pipeline draw the bundle's default picture, but for prompt, steps and noise."""
     width, height = facts.sizes.default
-    length = facts.text_tokens - facts.slots[0].length
+    side = facts.text[facts.large.text]
+    # What stands behind the first encoder's tokens, or where they are all there are, these.
+    length = side.tokens - side.encoders[0].length or side.tokens
     guidance = facts.defaults.guidance_scale
     return {"width": width, "height": height, "guidance_scale": guidance, "max_sequence_length": length}
 
@@ -150,7 +152,9 @@ def diffusers_contestant(source: str, facts: Facts, threads: int) -> Contestant:
         noise = torch.from_numpy(seeded_noise(shape, [prompt.seed]))
         time.sleep(PAUSE_SECONDS)
         start = time.perf_counter()
-        made = pipeline(prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options)
+        made = pipeline(
+            prompt=prompt.text, num_inference_steps=DEFAULT_STEPS, latents=noise, output_type="np", **options
+        )
         picture = picture_bytes(np.asarray(made.images))[0]
         seconds = time.perf_counter() - start
         time.sleep(PAUSE_SECONDS)
@@ -177,7 +181,7 @@ def compare(session: Session, pair: Pair, model: str, rounds: int) -> dict[str, 
         return seconds_of(call)
 
     ours = partial(session.generate, PROMPT, schedule=f"{model}:{steps}")
-    theirs = partial(pipeline, PROMPT, num_inference_steps=steps, output_type="np", **pipeline_options(facts))
+    theirs = partial(pipeline, prompt=PROMPT, num_inference_steps=steps, output_type="np", **pipeline_options(facts))
     played = in_turns({"ours": partial(timed, ours), "theirs": partial(timed, theirs)}, rounds)
     found, ratios = medians(played), speedups(column(played, "theirs"), column(played, "ours"))
     times = {"ours_ms": 1000 * found["ours"], "diffusers_ms": 1000 * found["theirs"]}

@@ -57,7 +57,7 @@ def _loop_seconds(pipeline: Any, facts: Facts) -> float:
         return kept
 
     options = pipeline_options(facts) | {"output_type": "latent", "callback_on_step_end": ended}
-    pipeline(PROMPT, num_inference_steps=steps, **options)
+    pipeline(prompt=PROMPT, num_inference_steps=steps, **options)
     return (ends[-1] - ends[0]) * steps / (steps - 1)
 
 

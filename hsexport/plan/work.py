@@ -149,7 +149,10 @@ def work_of(
         return Run(name, 1, counted(shapes, dims) if counted else 0, sizes[name])
 
     height, width = (side * facts.latent.patch_size for side in shape.grid)
-    before = [single(slot.engine, {"B": shape.rows}) for slot in facts.slots]
+    texts = {
+        name: [single(slot.engine, {"B": shape.rows}) for slot in side.encoders] for name, side in facts.text.items()
+    }
+    before = [run for side in texts.values() for run in side]
     conditions = {
         role: single(f"condition_{role}", {"G": shape.rows, "S": schedule.steps, "T": facts.text[model.text].tokens})
         for role, model in facts.members.items()
@@ -163,7 +166,7 @@ def work_of(
         text_flops=sum(each.flops for each in before),
         decode_flops=after.flops,
         runs=(*before, *conditions.values(), *(run_of(*each) for each in runs(schedule, guided=guided)), after),
-        reference=(*before, conditions["large"], run_of("large", shape.rows, schedule.steps), after),
+        reference=(*texts[facts.large.text], conditions["large"], run_of("large", shape.rows, schedule.steps), after),
         speedup=predicted_speedup(schedule, facts, shape.tokens, guided=guided),
     )
 

@@ -23,9 +23,9 @@ from rich.progress import (
 
 from hsengines.errors import HSError
 from hsexport.build.quiet import hush_libraries
-from random_pairs.flux2 import klein_files
+from random_pairs.families import FAMILIES
+from random_pairs.family import PairShape
 from random_pairs.pairs import MADE_FROM, PairFiles, pair_files, write_pair
-from random_pairs.shapes import KLEIN, REAL_TEXT, TINY_TEXT, TRANSFORMERS, PairShape
 from random_pairs.weights import Shard
 
 
@@ -56,6 +56,7 @@ class FamilyOfPairs(NamedTuple):
 FAMILIES = {"sd3": FamilyOfPairs(tuple(TRANSFORMERS), sd3_files), "flux2": FamilyOfPairs(tuple(KLEIN), flux2_files)}
 MEMBERS = "; ".join(f"{name}: {', '.join(row.members)}" for name, row in FAMILIES.items())
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+NAMES = [name for row in FAMILIES.values() for name in row.transformers]
 
 
 def write_told(files: PairFiles) -> tuple[Path, Path]:
@@ -79,31 +80,40 @@ def refuse_foreign(out: Path) -> None:
         raise HSError(f"{out} holds something else than a random pair", "name a folder that is new or empty")
 
 
+def shape_of(family: str, large: str | None, small: str | None, *, tiny_text: bool) -> PairShape:
+    """The pair asked for. Raises HSError for a transformer of another family."""
+    row = FAMILIES[family]
+    for name in filter(None, (large, small)):
+        if name not in row.transformers:
+            raise HSError(f"{name} is not of the family {family}", f"choose of {', '.join(row.transformers)}")
+    return row.pair(large or row.transformers[0], small or row.transformers[1], tiny_text=tiny_text)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="gets the folders large, a whole pipeline, and small, a transformer alone",
+    help="gets the folders large, a whole pipeline, and small, a transformer with what it does not share",
 )
 @click.option("--family", type=click.Choice(list(FAMILIES)), default="sd3")
-@click.option("--large", help=f"{MEMBERS}; the family's first if left out")
-@click.option("--small", help="its second if left out")
-@click.option("--layers", type=click.IntRange(1), help="cut both transformers down to so many, of each kind of block")
+@click.option("--large", type=click.Choice(NAMES), help="default: the family's first")
+@click.option("--small", type=click.Choice(NAMES), help="default: the family's second")
+@click.option("--layers", type=click.IntRange(1), help="cut every kind of layers of both transformers down to so many")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bf16")
 @click.option(
-    "--text", type=click.Choice(["real", "tiny"]), default="real", help="text encoders of real size, or of next to none"
+    "--text",
+    type=click.Choice(["real", "tiny"]),
+    default="real",
+    help="text encoders of real size, or the least that fit",
 )
 def main(
     out: Path, family: str, large: str | None, small: str | None, layers: int | None, dtype: str, text: str
 ) -> None:
     """Write a pair in diffusers' layout, shard by shard. Killed anywhere, the same command goes on at its shard."""
     refuse_foreign(out)
-    row, start = FAMILIES[family], perf_counter()
-    names = [given or name for given, name in zip((large, small), row.members, strict=False)]
-    for name in names:
-        if name not in row.members:
-            raise HSError(f"{name} is no member of family {family}", f"choose one of {', '.join(row.members)}")
+    shape = shape_of(family, large, small, tiny_text=text == "tiny")
+    start = perf_counter()
     with hush_libraries():
         files = row.files(out, names[0], names[1], layers, tiny_text=text == "tiny", dtype=DTYPES[dtype])
         written = write_told(files)

@@ -56,4 +56,6 @@ def _checkpoint_spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]
         return 0.5**0.5, 0.0
     if name.endswith("SelfAttention.q.weight"):  # T5 scales its queries here, and not in its attention
         return (shape[1] * 64) ** -0.5, 0.0
+    if name.endswith("running_var"):  # no square is below zero
+        return 0.1, 1.0
     return spread_of(name, shape)

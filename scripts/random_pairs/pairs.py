@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
-from random_pairs.shapes import PairShape
-from random_pairs.text_side import END, new_clip, new_clip_tokenizer, new_t5, new_t5_tokenizer
+from random_pairs.family import PairShape
 from random_pairs.weights import SHARD_BYTES, OnShard, Shapes, Shard, shapes_of, shards_of, write_shards
 
-CLIP_LENGTH, T5_LENGTH = 77, 256  # StableDiffusion3Pipeline's
-SHIFT = 3.0
 MADE_FROM = "shape.json"
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 
@@ -45,9 +41,7 @@ class PairFiles:
     root: Path
     parts: tuple[Part, ...]
     others: Mapping[str, Any]
-    """What has no weights of its own, a scheduler or a tokenizer, by where it lies: "large/tokenizer"."""
-    pipelines: Mapping[str, str]
-    """Diffusers' class of the members that are whole pipelines, by their folders."""
+    index: Mapping[str, Any]
     made_from: str
 
     @property
@@ -59,31 +53,16 @@ class PairFiles:
 def make_pair(
     root: Path, shape: PairShape, dtype: torch.dtype, on_shard: OnShard, limit: int = SHARD_BYTES
 ) -> tuple[Path, Path]:
-    """Folders of large, a whole pipeline, and small, a transformer alone; `root` is filled or, if whole, kept."""
+    """Folders of large, a whole pipeline, and of small; `root` is filled or, if whole, kept."""
     return write_pair(pair_files(root, shape, dtype, limit), on_shard)
 
 
 def pair_files(root: Path, shape: PairShape, dtype: torch.dtype, limit: int = SHARD_BYTES) -> PairFiles:
     """What `write_pair` is going to write."""
-    clips = [new_clip_tokenizer(END, CLIP_LENGTH), new_clip_tokenizer("!", CLIP_LENGTH)]
-    t5 = new_t5_tokenizer(T5_LENGTH)
-    builds: dict[str, Callable[[], Any]] = {
-        "large/transformer": lambda: SD3Transformer2DModel(**shape.transformer("large")),
-        "small/transformer": lambda: SD3Transformer2DModel(**shape.transformer("small")),
-        "large/text_encoder": lambda: new_clip(shape.text.clips[0], clips[0]),
-        "large/text_encoder_2": lambda: new_clip(shape.text.clips[1], clips[1]),
-        "large/text_encoder_3": lambda: new_t5(shape.text.t5, t5),
-        "large/vae": lambda: new_vae(shape),
-    }
-    parts = tuple(part_of(root / place, build, dtype, limit) for place, build in builds.items())
-    others = {
-        "large/scheduler": FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        "large/tokenizer": clips[0],
-        "large/tokenizer_2": clips[1],
-        "large/tokenizer_3": t5,
-    }
+    contents = shape.contents()
+    parts = tuple(_part(root / place, build, dtype, limit) for place, build in contents.networks.items())
     made_from = json.dumps({"shape": asdict(shape), "dtype": str(dtype), "shard": limit})
-    return PairFiles(root, parts, others, {"large": "StableDiffusion3Pipeline"}, made_from)
+    return PairFiles(root, parts, contents.others, contents.index, made_from)
 
 
 def write_pair(files: PairFiles, on_shard: OnShard) -> tuple[Path, Path]:
@@ -96,38 +75,24 @@ def write_pair(files: PairFiles, on_shard: OnShard) -> tuple[Path, Path]:
         part.folder.mkdir(parents=True, exist_ok=True)
         _write_config(part)
         write_shards(part.shards, part.shapes, part.dtype, on_shard)
+    large = files.root / "large"
     for place, other in files.others.items():
         other.save_pretrained(files.root / place)
-    placed = {part.folder.relative_to(files.root).as_posix(): part.module for part in files.parts} | dict(files.others)
-    for member, pipeline in files.pipelines.items():
-        index: dict[str, Any] = {"_class_name": pipeline}
-        for place, part in placed.items():
-            if place.startswith(f"{member}/"):
-                index[place.removeprefix(f"{member}/")] = [_library(part), type(part).__name__]
-        (files.root / member / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    return files.root / "large", files.root / "small"
+    named = {files.root / place: other for place, other in files.others.items()}
+    named |= {part.folder: part.module for part in files.parts}
+    index = {
+        **files.index,
+        **{
+            folder.name: [_library(part), type(part).__name__]
+            for folder, part in named.items()
+            if folder.parent == large
+        },
+    }
+    (large / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return large, files.root / "small"
 
 
-def new_vae(shape: PairShape) -> AutoencoderKL:
-    """SD3's VAE: 16 channels, each side an eighth."""
-    blocks = len(shape.vae_widths)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=shape.vae_widths,
-        layers_per_block=2,
-        latent_channels=16,
-        norm_num_groups=min(32, min(shape.vae_widths)),
-        sample_size=1024,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
-
-
-def part_of(folder: Path, build: Callable[[], Any], dtype: torch.dtype, limit: int) -> Part:
-    """A network of a pair, made on the meta device."""
+def _part(folder: Path, build: Callable[[], Any], dtype: torch.dtype, limit: int) -> Part:
     with torch.device("meta"):
         module = build()
     shapes = shapes_of(module)

@@ -15,7 +15,7 @@ from hsexport.checkpoints.shards import header_bytes
 from random_pairs.noise import pieces_of
 
 SHARD_BYTES = 2**30
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -50,7 +50,7 @@ def shards_of(folder: Path, stem: str, shapes: Shapes, dtype: torch.dtype, limit
     shards = []
     for number, names in enumerate(cuts, start=1):
         mark = f"-{number:05}-of-{len(cuts):05}" if len(cuts) > 1 else ""
-        size = sum(_bytes(shapes[name], dtype) for name in names)
+        size = sum(_bytes(name, shapes[name], dtype) for name in names)
         shards.append(Shard(folder / f"{stem}{mark}.safetensors", tuple(names), number, len(cuts), size))
     return shards
 
@@ -76,8 +76,13 @@ def _write_file(path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
     with path.open("wb") as stream:
         stream.write(head_of(shapes, dtype))
         for name, shape in shapes.items():
-            for piece in pieces_of(name, shape, dtype):
+            for piece in pieces_of(name, shape, stored_type(name, dtype)):
                 stream.write(memoryview(piece.view(torch.uint8).numpy()))
+
+
+def stored_type(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor is written in: counts of batches stay whole numbers, as libraries leave them."""
+    return torch.int64 if name.endswith("num_batches_tracked") else dtype
 
 
 def head_of(shapes: Shapes, dtype: torch.dtype) -> bytes:
@@ -85,8 +90,12 @@ def head_of(shapes: Shapes, dtype: torch.dtype) -> bytes:
     header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        begin, end = end, end + _bytes(shape, dtype)
-        header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        begin, end = end, end + _bytes(name, shape, dtype)
+        header[name] = {
+            "dtype": SAFETENSORS_NAMES[stored_type(name, dtype)],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
     return header_bytes(header)
 
 
@@ -95,7 +104,7 @@ def _cuts(shapes: Shapes, dtype: torch.dtype, limit: int) -> Iterator[list[str]]
     names: list[str] = []
     filled = 0
     for name, shape in shapes.items():
-        size = _bytes(shape, dtype)
+        size = _bytes(name, shape, dtype)
         if names and filled + size > limit:
             yield names
             names, filled = [], 0
@@ -104,5 +113,5 @@ def _cuts(shapes: Shapes, dtype: torch.dtype, limit: int) -> Iterator[list[str]]
     yield names
 
 
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return math.prod(shape) * dtype.itemsize
+def _bytes(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return math.prod(shape) * stored_type(name, dtype).itemsize

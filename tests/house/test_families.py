@@ -19,7 +19,7 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 ALLOWED: dict[str, str] = {
-    "hsexport/measure/gpu_check/": "its scales are the demo pair and `sd35`, a pair of that size",
+    "hsexport/measure/gpu_check/": "its scales are the demo pair, and `sd35` and `klein`, pairs of such sizes",
     "hsexport/measure/formats.py": "slices of SD3.5-Large and T5-XXL are what it measures",
     "hsexport/measure/graphs.py": "slices of SD3.5-Large are what it measures",
     "runtime/hsruntime/loop/flow.py": "its rules are those of diffusers' pipelines, which it names",

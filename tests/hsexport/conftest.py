@@ -32,22 +32,38 @@ def tiny_networks(tiny_pair_dirs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def sd35_dirs(tmp_path_factory):
+def sd35_dirs(hollow_pair, tmp_path_factory):
     """SD3.5-Large with all text encoders, and SD3.5-Medium, in bf16: headers, and files of holes behind them."""
+    return hollow_pair(tmp_path_factory.mktemp("sd35"), "sd3")
+
+
+@pytest.fixture(scope="session")
+def klein_dirs(hollow_pair, tmp_path_factory):
+    """FLUX.2 klein-base-9B and -4B with their text encoders, in the same way."""
+    return hollow_pair(tmp_path_factory.mktemp("klein"), "flux2")
+
+
+@pytest.fixture(scope="session")
+def hollow_pair():
+    """Call it with a folder and a family: large and small of the family's first two transformers."""
     import torch
 
     from hsexport.checkpoints.previews import write_hollow
+    from random_pairs.families import FAMILIES
     from random_pairs.pairs import pair_files, write_pair
-    from random_pairs.shapes import REAL_TEXT, SD35_LARGE, SD35_MEDIUM, PairShape
     from random_pairs.weights import head_of
 
-    shape = PairShape("real", SD35_LARGE, SD35_MEDIUM, REAL_TEXT)
-    files = pair_files(tmp_path_factory.mktemp("sd35") / "pair", shape, torch.bfloat16)
-    files.root.mkdir()
-    (files.root / "shape.json").write_text(files.made_from)
-    for part in files.parts:
-        part.folder.mkdir(parents=True)
-        for shard in part.shards:
-            header = head_of({name: part.shapes[name] for name in shard.names}, part.dtype)
-            write_hollow(shard.file, header, shard.size_bytes)
-    return write_pair(files, lambda _: None)  # what is there, it keeps
+    def written(directory, family, *, layers=None, tiny_text=False):
+        row = FAMILIES[family]
+        shape = row.pair(*row.transformers[:2], tiny_text=tiny_text).cut(layers)
+        files = pair_files(directory / "pair", shape, torch.bfloat16)
+        files.root.mkdir()
+        (files.root / "shape.json").write_text(files.made_from)
+        for part in files.parts:
+            part.folder.mkdir(parents=True)
+            for shard in part.shards:
+                header = head_of({name: part.shapes[name] for name in shard.names}, part.dtype)
+                write_hollow(shard.file, header, shard.size_bytes)
+        return write_pair(files, lambda _: None)  # what is there, it keeps
+
+    return written

@@ -21,17 +21,13 @@ from random_pairs import weights
 from random_pairs.flux2 import klein_files
 from random_pairs.noise import BLOCK
 from random_pairs.pairs import make_pair, pair_files, write_pair
-from random_pairs.shapes import (
-    KLEIN,
+from random_pairs.sd3.pair import SD35, PairShape
+from random_pairs.sd3.shapes import (
     REAL_TEXT,
     SD3_MEDIUM,
-    SD35,
     SD35_LARGE,
     SD35_MEDIUM,
     ClipShape,
-    KleinShape,
-    PairShape,
-    QwenShape,
     T5Shape,
     TextShape,
     TransformerShape,

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
 
+from random_pairs.flux2.shapes import Qwen3Shape
+from random_pairs.flux2.text_side import new_qwen3, new_qwen_tokenizer
 from random_pairs.noise import randomise
 from random_pairs.shapes import KleinShape, QwenShape
 from random_pairs.text_side import new_qwen3, new_qwen_tokenizer
@@ -39,7 +41,7 @@ def make_flux2_pipeline(
         transformer=randomise(transformer, seed),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         vae=new_flux2_vae(),
-        text_encoder=randomise(new_qwen3(shape.text, tokenizer), seed + 10),
+        text_encoder=randomise(new_qwen3(Qwen3Shape(text, inner=2 * text), tokenizer), seed + 10),
         tokenizer=tokenizer,
         is_distilled=distilled,
     )

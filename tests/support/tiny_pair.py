@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from random_pairs.noise import randomise
-from random_pairs.shapes import ClipShape, T5Shape
-from random_pairs.text_side import END, new_clip, new_clip_tokenizer, new_t5, new_t5_tokenizer
+from random_pairs.sd3.shapes import ClipShape, T5Shape
+from random_pairs.sd3.text_side import END, new_clip, new_clip_tokenizer, new_t5, new_t5_tokenizer
 
 CLIP_LENGTH = 12
 T5_LENGTH = 10

@@ -16,6 +16,7 @@ from hsengines.errors import BackendUnavailable, HSError
 from hsengines.traits import DEFAULT_BACKEND, backend_names, traits_of
 from hsexport.measure.blocks import PATH, show, today
 from hsexport.measure.gpu_check.results import Asked, BackendState, Report, Target, block, write_files
+from hsexport.measure.gpu_check.scales import SCALES, Scale
 from hsexport.measure.gpu_check.target import checked_in_child, torch_in_child
 from hsexport.measure.machine import gpu_facts, hardware
 from hsexport.measure.processes import random_pair
@@ -24,23 +25,8 @@ from hsexport.plan.measured import BUILDER_COPIES
 
 GPU_BACKENDS = tuple(name for name in backend_names() if not traits_of(name).on_cpu)
 GIB = 2**30
+DEMO = "demo"
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-
-
-class Scale(NamedTuple):
-    """A pair of random weights: how it is asked for, numbers in its transformers (tables aside), and their layers."""
-
-    options: tuple[str, ...]
-    large: tuple[int, int]
-    small: tuple[int, int]
-    kinds: int = 1
-    """Of blocks; a pair is cut to so many layers of each."""
-
-
-SCALES = {
-    "sd35": Scale((), (8_056_627_520, 38), (2_243_171_520, 24)),
-    "klein": Scale(("--family", "flux2"), (9_078_581_248, 32), (3_875_544_576, 25), kinds=2),
-}
 
 
 def backend_states(names: Iterable[str]) -> Iterator[BackendState]:
@@ -60,13 +46,12 @@ def targets_for(states: list[BackendState], precisions: tuple[str, ...]) -> list
 
 
 def needed(scale: Scale, layers: int | None, targets: list[Target]) -> tuple[int, int]:
-    """Bytes of memory and of disk for a pair of a scale's shapes, cut to so many layers.
+    """Bytes of memory and of disk for a pair of that scale, cut to so many layers.
 
     Checkpoints are 16 bits a number, and the export holds none of them. Each target keeps at most one copy in its own
     precision and the engine, which the bundle shares; its builder holds the larger transformer BUILDER_COPIES times.
     """
-    kept = scale.kinds * layers if layers else None
-    counts = [count * min(kept or whole, whole) // whole for count, whole in (scale.large, scale.small)]
+    counts = scale.numbers(layers)
     widest, per_number = (pick(2 * BYTES[t.precision] for t in targets) for pick in (max, sum))
     return int(BUILDER_COPIES * widest // 2 * max(counts)) + GIB, sum(counts) * (2 + per_number) + GIB
 
@@ -83,13 +68,12 @@ def refuse_if_too_small(scale: Scale, layers: int | None, targets: list[Target],
 
 
 def pair_for(scale: str, layers: int | None, targets: list[Target], out: Path) -> tuple[str, str]:
-    """Where large and small lie; a pair of a scale's shapes is made here. Raises HSError if it cannot be held."""
-    if scale == "demo":
-        return "demo", "demo"
+    """Where large and small lie; all but the demo's are made here. Raises HSError if they cannot be held."""
+    if scale == DEMO:
+        return DEMO, DEMO
     refuse_if_too_small(SCALES[scale], layers, targets, out)
     cut = ("--layers", str(layers)) if layers else ()
-    asked = (*SCALES[scale].options, "--text", "tiny", *cut)
-    pair = random_pair(out / "pairs" / "-".join([scale, *cut[1:]]), *asked)
+    pair = random_pair(out / "pairs" / "-".join([scale, *cut[1:]]), *SCALES[scale].options, "--text", "tiny", *cut)
     return str(pair / "large"), str(pair / "small")
 
 
@@ -110,16 +94,16 @@ def check_all(asked: Asked, targets: list[Target], report: Report) -> None:
 @click.option("--out", type=PATH, default=Path("build/gpu_check"), help="reports, bundles, pairs and the cache")
 @click.option(
     "--scale",
-    type=click.Choice(["demo", *SCALES]),
-    default="demo",
-    help="the demo pair, or SD3.5's or FLUX.2 klein's shapes with random weights",
+    type=click.Choice([DEMO, *SCALES]),
+    default=DEMO,
+    help=f"the demo pair, or with random weights {' or '.join(scale.told for scale in SCALES.values())}",
 )
 @click.option("--backend", "backends", multiple=True, help="repeat it; default: every GPU backend that works here")
 @click.option("--precision", "precisions", multiple=True, help="repeat it; default: the backend's own")
 @click.option("--rounds", type=click.IntRange(1), default=5, help="of every measurement, after one that warms up")
 @click.option("--steps", type=click.IntRange(3), default=28, help="of every whole schedule")
 @click.option("--ratio", default=0.3, help="of the region")
-@click.option("--layers", type=click.IntRange(1), help="cut transformers of random weights down to so many")
+@click.option("--layers", type=click.IntRange(1), help="cut every kind of layers of such transformers down to so many")
 @click.option("--size", nargs=2, type=int, metavar="WIDTH HEIGHT", help="default: what large was trained at")
 @click.option("--threads", default=0, help="CPU threads, 0 for all")
 @click.option("--cache", type=PATH, help="where finished products are kept; default: OUT/cache")
@@ -145,7 +129,7 @@ def gpu_check(
     targets = targets_for(report.backends, precisions)
     if targets:
         pair = pair_for(scale, layers, targets, out)
-        max_batch = 4 if scale == "demo" else 1
+        max_batch = 4 if scale == DEMO else 1
         check_all(Asked(*pair, out, cache or out / "cache", max_batch=max_batch, **measured), targets, report)
     files = write_files(report, out)
     show(block(msgspec.to_builtins(report)))

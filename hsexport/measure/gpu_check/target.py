@@ -105,7 +105,9 @@ def torch_times(asked: Asked, precision: str, device: str) -> Iterator[TorchTime
         recipe = recipe_for(BuildRequest(asked.large, asked.small, Path(), Path(), size=asked.size))
         pipeline = pipeline_for(recipe.pair, "large", precision).to(device)
         options: Any = {**pipeline_options(recipe.facts), "num_inference_steps": asked.steps}
-        run = partial(seconds_of, lambda: pipeline(PROMPT, output_type="np", **options))  # numpy waits for the device
+        run = partial(
+            seconds_of, lambda: pipeline(prompt=PROMPT, output_type="np", **options)
+        )  # numpy waits for the device
         for way in ("eager", "compiled"):
             if way == "compiled":
                 pipeline.transformer = torch.compile(pipeline.transformer)

@@ -1,105 +1,138 @@
-"""What FLUX.2's networks compute, counted beside torch's own counter, and planned beside what a bundle holds."""
+"""The plan of a FLUX.2 pair: operations as graphs and torch count them, weights as a bundle holds them."""
 
-import math
+import json
 
+import onnx_ir as ir
 import pytest
 import torch
-from tiny_flux2 import TEXT_LENGTH, make_flux2_pipeline
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from diffusers import Flux2Transformer2DModel
+from tiny_flux2 import TEXT_LENGTH, make_flux2_pair
 from torch.utils.flop_counter import FlopCounterMode
 
-from hsexport.build.request import BuildRequest
-from hsexport.families.flux2.conditioning import Conditioning
-from hsexport.families.flux2.config import TransformerConfig
-from hsexport.families.flux2.counts import conditioning_operations, encoder_operations, transformer_operations
-from hsexport.families.flux2.parts import TAKEN, Qwen3Shape
-from hsexport.families.flux2.qwen3_modules import Qwen3Encoder
-from hsexport.families.flux2.transformer import TokenTransformer, transformer_like
-from hsexport.plan.plan import plan_for
-from hsruntime.facts import Positions, counted
+from hsexport.build.build import build
+from hsexport.families.flux2.parts import TAKEN
+from hsexport.plan.gpus import gpu_named
+from hsexport.plan.networks import resident_weights
+from hsexport.plan.plan import plan_of
+from hsexport.plan.work import pass_flops
+from hsexport.progress import Reporter
+from random_pairs.flux2.pair import KLEIN
 
-CONFIG = TransformerConfig(
-    num_layers=2,
-    num_single_layers=3,
-    num_attention_heads=2,
-    attention_head_dim=8,
-    in_channels=16,
-    joint_attention_dim=24,
-    timestep_guidance_channels=16,
-    axes_dims_rope=(2, 2, 2, 2),
-    guidance_embeds=False,
-)
-KEPT = Positions(origin="corner", table_size=8, rows=8, columns=8)
-ROWS, WORDS = 2, 5
-
-
-def flops_of(module, *inputs):
-    """By torch's counter, which sees products, and attention where it is written out as such."""
-    plain = sdpa_kernel(SDPBackend.MATH)
-    with torch.inference_mode(), plain, FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return counter.get_total_flops()
-
-
-def shapes_of(module):
-    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-
-
-@pytest.mark.parametrize(("active", "cached", "live"), [(20, 0, WORDS), (7, 13, WORDS), (7, 13, 0)])
-def test_a_step_of_a_region_and_of_the_whole(active, cached, live):
-    module = TokenTransformer(transformer_like(CONFIG), KEPT, WORDS, takes_cache=True).eval()
-    heads, size = CONFIG.num_attention_heads, CONFIG.attention_head_dim
-    past = [torch.randn(ROWS, cached, heads, size) for _ in range(2 * CONFIG.layers)]
-    past += [torch.randn(ROWS, WORDS - live, heads, size) for _ in range(2 * CONFIG.layers)]
-    inputs = (
-        torch.randn(ROWS, active, CONFIG.in_channels),
-        torch.zeros(ROWS, active, dtype=torch.int32),
-        torch.zeros(1, dtype=torch.int32),
-        torch.randn(3, 1, 17 * CONFIG.width),
-        torch.randn(ROWS, live, CONFIG.width),
-        *past,
-    )
-    told = transformer_operations(CONFIG).values()
-    dims = {"G": ROWS, "M": active, "N": active + cached, "T": WORDS, "L": live}
-    assert sum(counted(each, **dims) for each in told) == flops_of(module, *inputs)
-
-
-def test_what_conditions_a_step():
-    module, steps = Conditioning(transformer_like(CONFIG)).eval(), 3
-    found = flops_of(module, torch.linspace(0, 1000, steps), torch.randn(ROWS, WORDS, CONFIG.joint_attention_dim))
-    assert conditioning_operations(shapes_of(module), {"S": steps, "G": ROWS, "T": WORDS}) == found
-
-
-def test_a_text_encoder():
-    shape = Qwen3Shape(40, 16, 32, 28, 4, 2, 4, 1e-6, 1e6)
-    module, prompts = Qwen3Encoder(shape, 12, 0).eval(), 3
-    found = flops_of(module, torch.randint(0, 40, (prompts, 12)))
-    assert encoder_operations(shapes_of(module), {"B": prompts}, 12) == found
-    assert len(module.layers) == max(TAKEN)
-
-
-def test_planned_weights_are_those_of_the_bundle(flux2_twins, tmp_path):
-    """No layer of the text encoders is planned that nobody reads."""
-    large, small = flux2_twins
-    request = BuildRequest(str(large), str(small), tmp_path / "out", tmp_path / "cache", size=(32, 32),
-                           max_sequence_length=TEXT_LENGTH)  # fmt: skip
-    plan = plan_for(request)
-    by_name = {each.name: each for each in plan.networks}
-    for member, text in (("large", "text_encoder"), ("small", "small_text_encoder")):
-        pair = {"large": large, "small": small}
-        whole = sum(map(math.prod, _tensors(pair[member] / "text_encoder").values()))
-        assert by_name[text].parameters < whole
-        stepped = by_name[member].parameters + by_name[f"condition_{member}"].parameters
-        assert stepped == sum(map(math.prod, _tensors(pair[member] / "transformer").values()))
-
-
-def _tensors(folder):
-    from hsexport.checkpoints.shards import read_headers
-
-    return {name: header.shape for name, header in read_headers(folder).items()}
+SIDES = ("text_encoder", "small_text_encoder")
 
 
 @pytest.fixture(scope="module")
-def flux2_twins(tmp_path_factory):
-    root = tmp_path_factory.mktemp("planned")
-    return make_flux2_pipeline(root / "large", heads=3), make_flux2_pipeline(root / "small", text=8, seed=1)
+def recipe(make_recipe, tmp_path_factory):
+    """Of pictures so small that tables of positions are next to nothing."""
+    root = tmp_path_factory.mktemp("flux2")
+    asked = {"light": (1, 1), "size": (32, 32), "max_size": (32, 32), "max_sequence_length": TEXT_LENGTH}
+    return make_recipe(*make_flux2_pair(root), out=root / "bundle", cache=root / "cache", **asked)
+
+
+@pytest.fixture(scope="module")
+def counted(counted_graphs, recipe):
+    """Call it with a network's name and extents: operations of its exported graph."""
+    return counted_graphs(recipe, recipe.request.cache)
+
+
+@pytest.mark.parametrize(
+    ("active", "tokens", "text_cached"), [(16, 16, False), (36, 36, False), (5, 16, False), (5, 16, True)]
+)
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_large_costs_what_its_graph_holds(recipe, counted, active, tokens, text_cached, rows):
+    live, kept = (0, TEXT_LENGTH) if text_cached else (TEXT_LENGTH, 0)
+    over = {"G": rows, "M": active, "N": tokens, "T": TEXT_LENGTH, "L": live}
+    found = counted("large", G=rows, M=active, R=tokens - active, T=live, U=kept, S=4)
+    assert sum(pass_flops(recipe.facts.large, over).values()) == found
+
+
+@pytest.mark.parametrize("name", ["small", "light"])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_whole_steps_cost_what_their_graphs_hold(recipe, counted, name, rows):
+    over = {"G": rows, "M": 36, "N": 36, "T": TEXT_LENGTH, "L": TEXT_LENGTH}
+    found = counted(name, G=rows, N=36, T=TEXT_LENGTH, S=4)
+    assert sum(pass_flops(getattr(recipe.facts, name), over).values()) == found
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_text_encoders_cost_what_their_graphs_hold(recipe, counted, name):
+    assert recipe.planned(name, B=3) == counted(name, B=3)
+
+
+@pytest.mark.parametrize("name", ["condition_large", "condition_small"])
+def test_conditioning_costs_what_its_graph_holds(recipe, counted, name):
+    dims = {"G": 4, "S": 9, "T": 7}
+    assert recipe.planned(name, **dims) == counted(name, **dims)
+
+
+@pytest.mark.parametrize("name", ["vae_decoder", "vae_encoder"])
+def test_the_vae_costs_what_its_graph_holds(recipe, counted, name):
+    dims = {"B": 2, "h": 6, "w": 10}
+    assert recipe.planned(name, **dims) == counted(name, **dims)
+
+
+def test_a_bundle_holds_the_weights_that_were_planned(recipe, counted):
+    del counted  # its graphs lie in the cache by now
+    bundle = build(recipe.request, Reporter())
+    planned = {
+        network.name: sum(weight.size_bytes for weight in resident_weights(network, recipe.request))
+        for network in recipe.networks()
+    }
+    assert planned.keys() == bundle.manifest.engines.keys()
+    for name, size in planned.items():
+        graph = ir.load(bundle.path / bundle.manifest.engines[name].file).graph
+        held = sum(value.const_value.nbytes for value in graph.initializers.values())
+        # Tables of positions come on top, and a loop's networks have some numbers of their own.
+        assert size <= held <= 1.15 * size + 100, name
+
+
+@pytest.mark.parametrize("role", ["large", "small"])
+def test_a_real_step_costs_what_torch_counts_of_diffusers_model(klein_recipe, role):
+    recipe, tokens, text = klein_recipe(), 4096, 512
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = Flux2Transformer2DModel(**KLEIN.transformer(role))
+        model(
+            hidden_states=torch.empty(1, tokens, 128),
+            encoder_hidden_states=torch.empty(1, text, model.config.joint_attention_dim),
+            timestep=torch.empty(1),
+            img_ids=torch.empty(tokens, 4),
+            txt_ids=torch.empty(text, 4),
+            return_dict=False,
+        )
+    over = {"G": 1, "M": tokens, "N": tokens, "T": text, "L": text}
+    step = sum(pass_flops(getattr(recipe.facts, role), over).values())
+    conditions = recipe.planned(f"condition_{role}", G=1, S=1, T=text)
+    assert step + conditions == counter.get_total_flops()
+
+
+def test_a_real_plan_knows_both_text_sides_and_reads_no_layer_in_vain(klein_recipe, roomy):
+    recipe = klein_recipe(backend="tensorrt", precision="bf16")
+    plan = plan_of(recipe.request, recipe.facts, recipe.networks(), roomy, gpu_named("h100"))
+    found = {network.name: network.parameters for network in plan.networks}
+    for name, member in zip(SIDES, (KLEIN.large, KLEIN.small), strict=True):
+        text = member.text
+        queries, keys = text.heads * text.head_size, text.key_heads * text.head_size
+        a_layer = text.width * (2 * queries + 2 * keys + 3 * text.inner + 2) + 2 * text.head_size
+        assert found[name] == text.vocabulary * text.width + max(TAKEN) * a_layer
+    assert found["large"] + found["condition_large"] == 9_078_581_248
+    assert found["small"] + found["condition_small"] == 3_875_544_576
+    assert plan.bundle_bytes == pytest.approx(2 * sum(found.values()), rel=0.01)
+    assert [shortfall.hints for shortfall in plan.shortfalls] == [("--max-batch 1",)]
+
+
+def test_large_alone_reads_no_prompt_by_smalls_encoder(klein_recipe, roomy):
+    recipe = klein_recipe(backend="tensorrt", precision="bf16")
+    work = plan_of(recipe.request, recipe.facts, recipe.networks(), roomy).work
+    names, alone = ([run.name for run in runs] for runs in (work.runs, work.reference))
+    assert [name for name in names if name in SIDES] == list(SIDES)
+    assert [name for name in alone if name in SIDES] == ["text_encoder"]
+    assert work.text_flops == sum(run.flops for run in work.runs if run.name in SIDES)
+
+
+def test_the_command_plans_a_cut_pair(hsexport, hollow_pair, tmp_path):
+    large, small = hollow_pair(tmp_path, "flux2", layers=1, tiny_text=True)
+    done = hsexport("plan", "--large", large, "--small", small, "--backend", "tensorrt", "--gpu", "l4", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert {*SIDES, "large", "small"} < {network["name"] for network in plan["networks"]}
+    assert plan["roofline"]["large"]["seconds"] > plan["roofline"]["small"]["seconds"] > 0

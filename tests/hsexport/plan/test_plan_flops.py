@@ -1,17 +1,11 @@
 """The plan's operations are those that a counter finds in the exported graphs."""
 
-from dataclasses import replace
-
 import onnx_ir as ir
 import pytest
 from flops_of_graph import GraphFlopsError, flops_of_graph
 
 from hsengines.spec import EngineSpec, TensorSpec
-from hsexport.build.stages.export import export_all
-from hsexport.build.stages.stage import Run
-from hsexport.plan.networks import resident_weights
 from hsexport.plan.work import pass_flops
-from hsexport.progress import Reporter
 from hsruntime.schedule.arithmetic import step_flops
 
 
@@ -21,22 +15,9 @@ def recipe(tiny_recipe):
 
 
 @pytest.fixture(scope="module")
-def counted(recipe, tiny_cache):
+def counted(counted_graphs, recipe, tiny_cache):
     """Call it with a network's name and extents: operations of its exported graph."""
-    run = Run(replace(recipe.request, cache=tiny_cache), Reporter())
-    products = run.products(recipe.networks())
-    export_all(products, run)
-    graphs = {each.name: (each.network, ir.load(each.onnx)) for each in products}
-
-    def count(name, **dims):
-        network, model = graphs[name]
-        return flops_of_graph(model, network.spec, dims)
-
-    return count
-
-
-def shapes_of(network, recipe):
-    return {weight.name: weight.shape for weight in resident_weights(network, recipe.request)}
+    return counted_graphs(recipe, tiny_cache)
 
 
 @pytest.mark.parametrize(
@@ -59,24 +40,19 @@ def test_small_costs_what_its_graph_holds(recipe, counted, rows):
 
 
 def test_text_encoders_cost_what_their_graphs_hold(recipe, counted):
-    networks = {network.name: network for network in recipe.networks()}
     for slot in recipe.facts.slots:
-        network = networks[slot.engine]
-        shapes = shapes_of(network, recipe)
-        assert network.operations(shapes, {"B": 3}) == counted(slot.engine, B=3)
+        assert recipe.planned(slot.engine, B=3) == counted(slot.engine, B=3)
 
 
 @pytest.mark.parametrize("name", ["condition_large", "condition_small"])
 def test_conditioning_costs_what_its_graph_holds(recipe, counted, name):
-    (network,) = (each for each in recipe.networks() if each.name == name)
     dims = {"G": 4, "S": 9, "T": 7}
-    assert network.operations(shapes_of(network, recipe), dims) == counted(name, **dims)
+    assert recipe.planned(name, **dims) == counted(name, **dims)
 
 
 def test_the_decoder_costs_what_its_graph_holds(recipe, counted):
-    (network,) = (each for each in recipe.networks() if each.name == "vae_decoder")
-    shapes, dims = shapes_of(network, recipe), {"B": 2, "h": 6, "w": 10}
-    assert network.operations(shapes, dims) == counted("vae_decoder", **dims)
+    dims = {"B": 2, "h": 6, "w": 10}
+    assert recipe.planned("vae_decoder", **dims) == counted("vae_decoder", **dims)
 
 
 def test_all_but_the_layers_is_next_to_nothing_at_real_size(sd35_recipe):

@@ -15,7 +15,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from random_pairs.shapes import ClipShape, QwenShape, T5Shape
+from random_pairs.sd3.shapes import ClipShape, T5Shape
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
