@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import click
 import torch
@@ -28,33 +26,6 @@ from random_pairs.family import PairShape
 from random_pairs.pairs import MADE_FROM, PairFiles, pair_files, write_pair
 from random_pairs.weights import Shard
 
-
-def sd3_files(
-    out: Path, large: str, small: str, layers: int | None, *, tiny_text: bool, dtype: torch.dtype
-) -> PairFiles:
-    """Of SD3 or SD3.5."""
-    text = TINY_TEXT if tiny_text else REAL_TEXT
-    shape = PairShape(f"{large}-{small}", TRANSFORMERS[large], TRANSFORMERS[small], text)
-    return pair_files(out, shape.cut(layers), dtype)
-
-
-def flux2_files(
-    out: Path, large: str, small: str, layers: int | None, *, tiny_text: bool, dtype: torch.dtype
-) -> PairFiles:
-    """Of FLUX.2."""
-    ours, theirs = (KLEIN[name].cut(layers, tiny_text=tiny_text) for name in (large, small))
-    return klein_files(out, ours, theirs, dtype)
-
-
-class FamilyOfPairs(NamedTuple):
-    """Its members by name, and what a pair of them is written from."""
-
-    members: tuple[str, ...]
-    files: Callable[..., PairFiles]
-
-
-FAMILIES = {"sd3": FamilyOfPairs(tuple(TRANSFORMERS), sd3_files), "flux2": FamilyOfPairs(tuple(KLEIN), flux2_files)}
-MEMBERS = "; ".join(f"{name}: {', '.join(row.members)}" for name, row in FAMILIES.items())
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NAMES = [name for row in FAMILIES.values() for name in row.transformers]
 
@@ -115,7 +86,7 @@ def main(
     shape = shape_of(family, large, small, tiny_text=text == "tiny")
     start = perf_counter()
     with hush_libraries():
-        files = row.files(out, names[0], names[1], layers, tiny_text=text == "tiny", dtype=DTYPES[dtype])
+        files = pair_files(out, shape.cut(layers), DTYPES[dtype])
         written = write_told(files)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     Console(highlight=False).print(

@@ -50,8 +50,6 @@ def _block() -> torch.Tensor:
 
 def _checkpoint_spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """As `spread_of`, but for what real checkpoints hold otherwise."""
-    if name.endswith("running_var"):  # a variance is no less than nothing
-        return 0.05, 1.0
     if name == "pos_embed.pos_embed":  # sines and cosines
         return 0.5**0.5, 0.0
     if name.endswith("SelfAttention.q.weight"):  # T5 scales its queries here, and not in its attention

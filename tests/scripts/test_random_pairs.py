@@ -1,4 +1,4 @@
-"""Pairs of real shapes with random weights."""
+"""Pairs of SD3's shapes with random weights."""
 
 import json
 import math
@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
 from hsexport.checkpoints.shards import read_headers
-from hsexport.checkpoints.weights import stored
 from hsexport.families.pair import load_pair
 from random_pairs import weights
-from random_pairs.flux2 import klein_files
 from random_pairs.noise import BLOCK
 from random_pairs.pairs import make_pair, pair_files, write_pair
 from random_pairs.sd3.pair import SD35, PairShape
@@ -186,25 +184,6 @@ def test_the_note_tells_every_shape_apart(tmp_path):
     files = [pair_files(tmp_path, shape, torch.bfloat16) for shape in (NARROW, replace(NARROW, sample_size=16))]
     assert len({file.made_from for file in files}) == 2
     assert json.loads(files[0].made_from)["dtype"] == "torch.bfloat16"
-
-
-def test_klein_pair_is_whole_and_its_parts_lie_where_they_belong(tmp_path):
-    """Cut to a block of each kind, and narrow; each member reads by its own encoder."""
-    qwen = QwenShape(16, inner=32)
-    large, small = (KleinShape(3, 2, heads, qwen, (2, 2, 2, 2), 128, 16).cut(1, tiny_text=False) for heads in (3, 2))
-    folders = write_pair(klein_files(tmp_path / "pair", large, small, torch.bfloat16, LIMIT), silent)
-    pair = load_pair(*map(str, folders))
-    assert [member.config.layers for member in pair.members] == [2, 2]
-    assert set(pair.parts.encoders) == {"text", "small_text"} and "vae" not in pair.small.directory.parts
-    variance = stored(read_headers(folders[0] / "vae")["bn.running_var"]).read()
-    assert variance.min() > 0.5
-
-
-def test_real_klein_keeps_its_width_when_it_is_cut():
-    cut = KLEIN["klein-9b"].cut(2, tiny_text=True)
-    assert (cut.layers, cut.single_layers, cut.text.width, cut.text.layers) == (2, 2, 4096, 28)
-    whole = KLEIN["klein-4b"].cut(None, tiny_text=False)
-    assert whole == KLEIN["klein-4b"]
 
 
 @pytest.mark.slow

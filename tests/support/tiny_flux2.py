@@ -10,8 +10,6 @@ from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2
 from random_pairs.flux2.shapes import Qwen3Shape
 from random_pairs.flux2.text_side import new_qwen3, new_qwen_tokenizer
 from random_pairs.noise import randomise
-from random_pairs.shapes import KleinShape, QwenShape
-from random_pairs.text_side import new_qwen3, new_qwen_tokenizer
 
 CHANNELS = 4
 """Of the VAE; a token has four times as many numbers."""
@@ -34,9 +32,17 @@ def make_flux2_pipeline(
 ) -> Path:
     """Writes a whole pipeline; the VAE is the same for all."""
     tokenizer = new_qwen_tokenizer()
-    qwen = QwenShape(text, inner=2 * text)
-    shape = KleinShape(layers, single_layers, heads, qwen, axes, channels=4 * CHANNELS, timestep_channels=16)
-    transformer = Flux2Transformer2DModel(**shape.transformer())
+    transformer = Flux2Transformer2DModel(
+        in_channels=4 * CHANNELS,
+        num_layers=layers,
+        num_single_layers=single_layers,
+        attention_head_dim=sum(axes),
+        num_attention_heads=heads,
+        joint_attention_dim=3 * text,
+        timestep_guidance_channels=16,
+        axes_dims_rope=axes,
+        guidance_embeds=False,
+    )
     pipeline = Flux2KleinPipeline(
         transformer=randomise(transformer, seed),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),

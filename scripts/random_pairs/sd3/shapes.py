@@ -1,4 +1,4 @@
-"""SD3's, SD3.5's and FLUX.2's shapes, as diffusers' and transformers' configurations have them."""
+"""SD3's and SD3.5's shapes, as diffusers' and transformers' configurations have them."""
 
 from __future__ import annotations
 
@@ -39,20 +39,6 @@ class T5Shape:
     heads: int = 2
     head_size: int = 8
     vocabulary: int | None = None
-
-
-@dataclass(frozen=True)
-class QwenShape:
-    """A Qwen3; a `vocabulary` of None is its tokenizer's own. One layer more than FLUX.2 reads, if nobody says more."""
-
-    width: int
-    inner: int
-    layers: int = 28
-    heads: int = 4
-    keys: int = 2
-    head_size: int = 4
-    vocabulary: int | None = None
-    tied: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    Qwen2TokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -66,48 +63,5 @@ def new_t5(shape: T5Shape, tokenizer: T5Tokenizer) -> T5EncoderModel:
             num_heads=shape.heads,
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,
-        )
-    )
-
-
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-"""What Qwen3's own comes to for one message without tools."""
-
-
-def new_qwen_tokenizer() -> Qwen2TokenizerFast:
-    """One token a byte, and a few pairs of them, behind Qwen3's chat template."""
-    letters = sorted(ByteLevel.alphabet())
-    merges = [("a", "p"), ("t", "e"), ("\u0120", "a"), ("\u010a", "\u010a")]
-    pieces = [*letters, *(first + second for first, second in merges)]
-    tokenizer = Qwen2TokenizerFast(
-        vocab={piece: i for i, piece in enumerate(pieces)},
-        merges=merges,
-        pad_token=SPECIAL[0],
-        eos_token=SPECIAL[2],
-        unk_token=SPECIAL[0],
-        additional_special_tokens=list(SPECIAL),
-    )
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-def new_qwen3(shape: QwenShape, tokenizer: Qwen2TokenizerFast) -> Qwen3ForCausalLM:
-    """A Qwen3 over its tokenizer's vocabulary, or a larger one."""
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=shape.vocabulary or len(tokenizer),
-            hidden_size=shape.width,
-            intermediate_size=shape.inner,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.keys,
-            head_dim=shape.head_size,
-            rope_theta=1000000.0,
-            tie_word_embeddings=shape.tied,
         )
     )
