@@ -60,6 +60,11 @@ def shape_of(family: str, large: str | None, small: str | None, *, tiny_text: bo
     return row.pair(large or row.transformers[0], small or row.transformers[1], tiny_text=tiny_text)
 
 
+def _at(place: int) -> str:
+    """The name that stands there in each family."""
+    return " or ".join(row.transformers[place] for row in FAMILIES.values())
+
+
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--out",
@@ -68,8 +73,8 @@ def shape_of(family: str, large: str | None, small: str | None, *, tiny_text: bo
     help="gets the folders large, a whole pipeline, and small, a transformer with what it does not share",
 )
 @click.option("--family", type=click.Choice(list(FAMILIES)), default="sd3")
-@click.option("--large", type=click.Choice(NAMES), help="default: the family's first")
-@click.option("--small", type=click.Choice(NAMES), help="default: the family's second")
+@click.option("--large", type=click.Choice(NAMES), help=f"default: {_at(0)}")
+@click.option("--small", type=click.Choice(NAMES), help=f"default: {_at(1)}")
 @click.option("--layers", type=click.IntRange(1), help="cut every kind of layers of both transformers down to so many")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bf16")
 @click.option(

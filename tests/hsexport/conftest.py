@@ -1,4 +1,6 @@
-"""The command as users run it, in a process of its own, and a pair of real size without a number in it."""
+"""The command as users run it, in a process of its own, pairs of real size without a number in them, a bundle of a tiny
+FLUX.2 pair.
+"""
 
 import os
 import subprocess
@@ -67,3 +69,42 @@ def hollow_pair():
         return write_pair(files, lambda _: None)  # what is there, it keeps
 
     return written
+
+
+@pytest.fixture(scope="session")
+def flux2_dirs(tmp_path_factory):
+    """Folders (large, small): another width and another text encoder each, drawn with guidance."""
+    from tiny_flux2 import make_flux2_pair
+
+    return make_flux2_pair(tmp_path_factory.mktemp("flux2_pair"))
+
+
+@pytest.fixture(scope="session")
+def flux2_store(tmp_path_factory):
+    """Where every bundle of the pair's engines comes from."""
+    return tmp_path_factory.mktemp("flux2_store")
+
+
+@pytest.fixture(scope="session")
+def flux2_built(flux2_store, tmp_path_factory):
+    """Builds a bundle of two folders, 32x32 pixels of 8x8 tokens by default, sides from 16 to 80,
+    after two others at most.
+    """
+    from tiny_flux2 import ASKED
+
+    from hsexport.build.build import build
+    from hsexport.build.request import BuildRequest
+    from hsexport.progress import Reporter
+
+    def built(large, small, **asked):
+        out = tmp_path_factory.mktemp("flux2") / "bundle"
+        build(BuildRequest(str(large), small and str(small), out, flux2_store, **{**ASKED, **asked}), Reporter())
+        return out
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def flux2_bundle(flux2_built, flux2_dirs):
+    """For ort-cpu."""
+    return flux2_built(*flux2_dirs)

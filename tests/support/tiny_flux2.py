@@ -15,6 +15,14 @@ CHANNELS = 4
 """Of the VAE; a token has four times as many numbers."""
 TEXT_LENGTH = 80
 """Tokens of a prompt, in place of 512."""
+ASKED = {
+    "light": (1, 1),
+    "size": (32, 32),
+    "max_size": (80, 80),
+    "max_sequence_length": TEXT_LENGTH,
+    "references": 2,
+}
+"""What the pair's bundles are built with, if nothing else is asked for."""
 
 
 def make_flux2_pair(directory: Path, *, distilled: bool = False, small_distilled: bool | None = None, **overrides):

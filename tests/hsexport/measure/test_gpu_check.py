@@ -137,9 +137,10 @@ def test_a_terminal_shows_brackets_as_they_are():
     assert "'hsexport[tensorrt]'" in console.file.getvalue()
 
 
-def test_without_a_backend_that_works_the_command_says_so_and_fails(tmp_path):
+@pytest.mark.parametrize("scale", ["demo", "klein"])
+def test_without_a_backend_that_works_the_command_says_so_and_fails(tmp_path, scale):
     done = subprocess.run(
-        [str(ROOT / "scripts" / "gpu_check"), "--backend", "nonsense", "--out", str(tmp_path)],
+        [str(ROOT / "scripts" / "gpu_check"), "--scale", scale, "--backend", "nonsense", "--out", str(tmp_path)],
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -148,6 +149,7 @@ def test_without_a_backend_that_works_the_command_says_so_and_fails(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("gpu_check: no backend works here")
     report = msgspec.json.decode((tmp_path / "gpu_check.json").read_bytes(), type=Report)
     assert [state.backend for state in report.backends] == ["nonsense"]
+    assert report.plan["scale"] == scale
     assert "there is no backend 'nonsense'" in (tmp_path / "gpu_check.md").read_text()
 
 

@@ -10,8 +10,6 @@ from hsexport.families.recipe import Recipe
 from hsexport.plan.machine import Machine
 from hsexport.plan.networks import resident_weights
 
-NOWHERE = Path("bundle"), Path("cache")
-
 
 @dataclass(frozen=True)
 class Asked(Recipe):
@@ -83,14 +81,14 @@ def make_recipe():
     return recipe_of
 
 
-def recipe_of(
-    large, small, *, precision="fp32", options=None, backend="ort-cpu", out=NOWHERE[0], cache=NOWHERE[1], **request
-):
+def recipe_of(large, small, *, precision="fp32", options=None, backend="ort-cpu", **request):
     """The recipe of a pair."""
     from hsengines.build import build_options
     from hsexport.build.recipe import recipe_for
 
     options = options or build_options(backend, precision=precision)
-    asked = BuildRequest(str(large), str(small), out, cache, options=options, backend=backend, **request)
+    asked = BuildRequest(
+        str(large), str(small), Path("bundle"), Path("cache"), options=options, backend=backend, **request
+    )
     found = recipe_for(asked)
     return Asked(found.pair, found.facts, found.adapters, asked)

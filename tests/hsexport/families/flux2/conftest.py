@@ -1,51 +1,9 @@
-"""A tiny FLUX.2 pair, its large transformer in other layouts, and a bundle of it."""
+"""The tiny FLUX.2 pair's large transformer in other layouts."""
 
 import pytest
 from quantised_files import state_of
 from single_file_twin import black_forest_state, write_twin
-from tiny_flux2 import TEXT_LENGTH, make_flux2_pair, make_flux2_pipeline
-
-
-@pytest.fixture(scope="session")
-def flux2_dirs(tmp_path_factory):
-    """Folders (large, small): another width and another text encoder each, drawn with guidance."""
-    return make_flux2_pair(tmp_path_factory.mktemp("flux2_pair"))
-
-
-@pytest.fixture(scope="session")
-def flux2_store(tmp_path_factory):
-    """Where every bundle of the pair's engines comes from."""
-    return tmp_path_factory.mktemp("flux2_store")
-
-
-@pytest.fixture(scope="session")
-def flux2_built(flux2_store, tmp_path_factory):
-    """Builds a bundle of two folders, 32x32 pixels of 8x8 tokens by default, sides from 16 to 80,
-    after two others at most.
-    """
-    from hsexport.build.build import build
-    from hsexport.build.request import BuildRequest
-    from hsexport.progress import Reporter
-
-    def built(large, small, **asked):
-        out = tmp_path_factory.mktemp("flux2") / "bundle"
-        options = {
-            "light": (1, 1),
-            "size": (32, 32),
-            "max_size": (80, 80),
-            "max_sequence_length": TEXT_LENGTH,
-            "references": 2,
-        } | asked
-        build(BuildRequest(str(large), small and str(small), out, flux2_store, **options), Reporter())
-        return out
-
-    return built
-
-
-@pytest.fixture(scope="session")
-def flux2_bundle(flux2_built, flux2_dirs):
-    """For ort-cpu."""
-    return flux2_built(*flux2_dirs)
+from tiny_flux2 import make_flux2_pipeline
 
 
 @pytest.fixture(scope="package")
