@@ -109,6 +109,17 @@ def test_every_kind_of_step_draws_after_a_picture(session, schedule):
     assert result.region is None or result.region.shape == (1, 64)
 
 
+def test_the_fast_way_of_inpainting_keeps_what_is_not_marked_and_draws_the_rest(session):
+    image, mask = picture(64, 72), np.zeros((72, 64), np.uint8)
+    mask[16:40, 24:64] = 255
+    asked = {"image": image, "mask": mask, "strength": 0.9, "reference": image}
+    fast, whole = (session.generate("a pear", schedule=name, steps=8, **asked) for name in ("edit", "large"))
+    assert "region" in str(fast.schedule) and fast.region.sum() < fast.region.size / 2
+    assert np.array_equal(fast.image[mask == 0], image[mask == 0])
+    off, undrawn = (np.abs(each.astype(int) - whole.image)[mask == 255].mean() for each in (fast.image, image))
+    assert off < undrawn
+
+
 def test_a_region_of_everything_is_the_whole_model(session):
     whole = session.generate("a fox", reference=ONE, schedule="large:6").latents
     asked = "large:2,region:4;signal=random,ratio=1.0,reselect=1"
