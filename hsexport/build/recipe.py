@@ -102,7 +102,7 @@ def changeable_of(pair: Pair, slots: Iterable[TextSlot], part: str) -> Changeabl
     for member in pair.members:
         if member.role == part:
             return changeable_from(member.tensors, pair.family.places(member.config))
-    (slot,) = (slot for slot in slots if slot.engine == part)
+    slot = next(slot for slot in slots if slot.engine == part)  # sides may share it
     return changeable_from(*pair.family.encoder_tensors(pair, slot))
 
 

@@ -101,6 +101,12 @@ def test_embeddings_make_the_prompt_s_picture(lib, handle, session):
     np.testing.assert_array_equal(images, session.generate("red", seed=7, guidance_scale=3.0).images)
 
 
+def test_embeddings_are_for_the_adapters_that_are_asked_for(lib, handle):
+    found = c.POINTER(t.Embeddings)()
+    assert lib.hsr_encode(handle, t.request_for(b"red", lora=b"style"), c.byref(found)) != t.OK
+    assert lib.hsr_last_error().decode().startswith("there is no adapter 'style'")
+
+
 def test_latents_replace_the_noise(lib, handle, session):
     noise = np.random.default_rng(0).standard_normal(
         session.generate("x", schedule="small:1").latents.shape, np.float32

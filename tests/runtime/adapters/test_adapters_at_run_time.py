@@ -277,11 +277,13 @@ def test_bad_adapter_is_told_in_one_line(session, tiny_pair_dirs, tmp_path, spoi
     drawn(session)  # which goes on
 
 
-def test_part_for_text_encoders_is_left_out_and_told(session, tiny_pair_dirs, tmp_path):
+@pytest.mark.parametrize("start", ["text_encoder_4.", "lora_te_"])
+def test_part_for_text_encoders_that_are_not_there_is_left_out_and_told(session, tiny_pair_dirs, tmp_path, start):
     tensors = lora_of(tiny_pair_dirs[0], [QUERY])
-    tensors |= {f"text_encoder.{name.removeprefix('transformer.')}": value for name, value in tensors.items()}
+    tensors |= {f"{start}{name.removeprefix('transformer.')}": value for name, value in tensors.items()}
     save_file(tensors, tmp_path / "both.safetensors")
-    with pytest.warns(AdapterWarning, match=r"also changes text encoders \(2 tensors\): that part is left out"):
+    told = r"also changes text encoders that are not there \(2 tensors\): that part is left out"
+    with pytest.warns(AdapterWarning, match=told):
         drawn(session.with_adapters(str(tmp_path / "both.safetensors")))
 
 
