@@ -9,7 +9,7 @@ from hsexport.measure.formats import calibrated
 from hsexport.measure.graphs import weight_bytes
 
 pytest.importorskip("tensorrt_rtx")
-pytestmark = pytest.mark.slow  # 1.5 to 2.6 GB of weights in fp32, half of it cast and as an engine
+pytestmark = [pytest.mark.slow, pytest.mark.wide]  # 1.5 to 2.6 GB of weights in fp32, half of it cast and as an engine
 
 HEADS = {"large": 32, "small": 24}
 """Of 128 numbers: klein 9B and 4B."""
