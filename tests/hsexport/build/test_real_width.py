@@ -7,7 +7,8 @@ import pytest
 from hsengines.build import build_options
 
 pytest.importorskip("tensorrt_rtx")
-pytestmark = [pytest.mark.slow, pytest.mark.wide]  # 1.6 GB of weights in fp32, twice 0.8 GB cast, twice 0.8 GB of engine
+# 1.6 GB of weights in fp32, twice 0.8 GB cast, twice 0.8 GB of engine
+pytestmark = [pytest.mark.slow, pytest.mark.wide]
 
 LAYERS = 2
 OVERHEAD_BYTES = 2_500_000  # of each layer and profile, as at the demo's width
