@@ -189,6 +189,18 @@ class Network:
         return rng.integers(0, top, shape).astype(tensor.dtype)
 
 
+def on_meta(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A network's `skeleton` of what makes its module; torch is imported when it is asked for."""
+
+    def skeleton() -> nn.Module:
+        import torch
+
+        with torch.device("meta"):
+            return make()
+
+    return skeleton
+
+
 def reference_outputs(module: nn.Module, spec: EngineSpec, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the torch module answers to `inputs`."""
     import torch

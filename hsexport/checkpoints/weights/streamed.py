@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from accelerate.hooks import attach_align_device_hook
 from torch import nn
 
-from hsexport.checkpoints.weights.weights import Weights
+from hsexport.checkpoints.shards import TensorHeader
+from hsexport.checkpoints.weights.weights import Weights, stored
 from hsexport.progress import OnBytes
 from hsruntime.adapters.headers import DTYPES
 
 BF16 = DTYPES["BF16"]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -26,6 +30,18 @@ def tensor_of(array: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Te
     if array.dtype == BF16:  # numpy has no such type of its own, and torch casts several times as fast
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(dtype)
     return torch.from_numpy(array).to(dtype)
+
+
+def filled(make: Callable[[], Model], tensors: Mapping[str, TensorHeader], dtype: torch.dtype) -> Model:
+    """What `make` makes, with a checkpoint's tensors in place of its own; none of its own is ever in memory.
+
+    Raises PairError for weights in a type of no network.
+    """
+    with init_empty_weights(include_buffers=True):
+        model = make()
+    weights = {name: tensor_of(stored(header).read(), dtype) for name, header in tensors.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
 
 
 def streamed(skeleton: nn.Module, weights: Weights, on_bytes: OnBytes | None = None) -> nn.Module:

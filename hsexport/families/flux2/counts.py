@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from hsexport.families.flux2.config import TransformerConfig
-from hsexport.families.shared.counts import Dims, Shapes, products
+from hsexport.families.shared.counts import Dims, Shapes, middle_of, products
 from hsruntime.facts import Operations
 
 CHUNKS = 17
@@ -14,17 +14,16 @@ CHUNKS = 17
 output."""
 
 
-def left_out_by(config: TransformerConfig, outer: tuple[int, int]) -> tuple[str, ...]:
+def left_out_by(config: TransformerConfig, outer: tuple[int, int] | None) -> tuple[str, ...]:
     """How names of weights begin in the blocks that a light form leaves out, joint and single-stream ones in a row."""
-    joint, stop = config.num_layers, config.layers - outer[1]
-    numbers = range(outer[0], stop)
+    joint, numbers = config.num_layers, middle_of(config.layers, outer)
     return (
         *(f"transformer_blocks.{number}." for number in numbers if number < joint),
         *(f"single_transformer_blocks.{number - joint}." for number in numbers if number >= joint),
     )
 
 
-def without_middle(config: TransformerConfig, outer: tuple[int, int]) -> TransformerConfig:
+def without_middle(config: TransformerConfig, outer: tuple[int, int] | None) -> TransformerConfig:
     """A transformer of the outer blocks alone, as far as counting goes."""
     gone = left_out_by(config, outer)
     joint = sum(name.startswith("transformer_blocks.") for name in gone)

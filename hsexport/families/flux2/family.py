@@ -18,6 +18,7 @@ from hsexport.families.flux2.parts import Parts, encoder_tensors
 from hsexport.families.flux2.single_file import places_of, read_single_file
 from hsexport.families.flux2.text import side_of, text_side
 from hsexport.families.pair import Member, Pair
+from hsexport.families.shared.counts import middle_of
 from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Flux2(Family):
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
         """The first and last blocks, joint and single-stream ones counted in a row."""
         kept = without_middle(member.config, outer)
-        if sum(outer) >= member.config.layers:
+        if not middle_of(member.config.layers, outer):
             raise PairError(
                 f"--light {outer[0]}+{outer[1]} leaves out none of the {member.config.layers} blocks of {member}",
                 "keep fewer",

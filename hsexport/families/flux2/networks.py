@@ -22,7 +22,7 @@ from hsexport.families.pair import Member
 from hsexport.families.recipe import Recipe
 from hsexport.families.shared.step_specs import RESIDUAL, TRACE_DIMS, cached_step, profiles, residual, whole_step
 from hsexport.families.shared.weights import member_weights
-from hsexport.networks.network import Network
+from hsexport.networks.network import Network, on_meta
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,15 +63,15 @@ def _step_network(
 
         return TokenTransformer(transformer_like(config), facts.positions, text, references=references, **form)
 
-    without = without_middle(config, form["outer"]) if form.get("light") else config
-    left_out = left_out_by(config, form["outer"]) if form.get("light") else ()
     outer = form.get("outer")
-    made = _network(recipe, spec, member, module, ("modulation", "context", *narrow), left_out=left_out)
+    without = outer if form.get("light") else None
+    narrow = ("modulation", "context", *narrow)
+    made = _network(recipe, spec, member, module, narrow, left_out=left_out_by(config, without))
     return replace(
         made,
         limits={"positions": (1 + references) * facts.positions.rows * facts.positions.columns, "step": "S"},
         facts={**made.facts} | ({"outer blocks": "+".join(map(str, outer))} if outer else {}),
-        layers=without.layers,
+        layers=without_middle(config, without).layers,
         activations=lambda dims, fused: transformer_activations(config, dims, fused=fused),
     )
 
@@ -116,15 +116,9 @@ def _network(
     """What all of a member's networks share; each has the weights that its part of the transformer reads."""
     facts, config = getattr(recipe.facts, member.role), member.config
 
-    def skeleton() -> nn.Module:
-        import torch
-
-        with torch.device("meta"):
-            return module()
-
     return Network(
         spec,
-        skeleton,
+        on_meta(module),
         TRACE_DIMS,
         weights=member_weights(
             member,

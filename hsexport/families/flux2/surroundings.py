@@ -15,7 +15,7 @@ from hsexport.families.flux2.text import states_of
 from hsexport.families.recipe import Recipe
 from hsexport.families.shared.vae_networks import Half, vae_networks
 from hsexport.families.shared.weights import config_fact, encoder_weights, modern
-from hsexport.networks.network import Network
+from hsexport.networks.network import Network, on_meta
 from hsruntime.facts import TextSlot
 
 if TYPE_CHECKING:
@@ -42,17 +42,14 @@ def _states(slot: TextSlot, encoder: EncoderConfig) -> tuple[TensorSpec, ...]:
 def _encoder_network(recipe: Recipe, encoder: EncoderConfig, slot: TextSlot) -> Network:
     ids = TensorSpec("ids", "int32", ("B", slot.length))
 
-    def skeleton() -> nn.Module:
-        import torch
-
+    def module() -> nn.Module:
         from hsexport.families.flux2.qwen3_modules import Qwen3Encoder
 
-        with torch.device("meta"):
-            return Qwen3Encoder(encoder.shape, slot.length, slot.pad_id)
+        return Qwen3Encoder(encoder.shape, slot.length, slot.pad_id)
 
     return Network(
         EngineSpec(slot.engine, (ids,), _states(slot, encoder), _profile(recipe)),
-        skeleton,
+        on_meta(module),
         {"B": 3},
         {"ids": encoder.shape.vocab_size},
         weights=_encoder_weights(recipe, slot, encoder),

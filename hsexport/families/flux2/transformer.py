@@ -8,12 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import Flux2Transformer2DModel
 from torch import Tensor, nn
 
-from hsexport.checkpoints.weights import stored
-from hsexport.checkpoints.weights.streamed import tensor_of
+from hsexport.checkpoints.weights.streamed import filled
 from hsexport.families.flux2.config import TransformerConfig
 from hsexport.families.flux2.rotary import Turned, image_turns, text_turns
 from hsexport.families.pair import Member
@@ -28,6 +26,7 @@ from hsexport.families.shared.blocks import (
     joined,
     project,
 )
+from hsexport.families.shared.counts import middle_of
 from hsruntime.facts import Positions
 
 
@@ -38,16 +37,7 @@ def transformer_like(config: TransformerConfig) -> Flux2Transformer2DModel:
 
 def original_of(member: Member, dtype: torch.dtype = torch.float32) -> Flux2Transformer2DModel:
     """Diffusers' own model of a member, from whatever layout. Raises PairError for weights in a type of no network."""
-    with init_empty_weights(include_buffers=True):
-        model = transformer_like(member.config)
-    weights = {name: tensor_of(stored(header).read(), dtype) for name, header in member.tensors.items()}
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
-
-
-def middle_of(layers: int, outer: tuple[int, int] | None) -> range:
-    """The blocks, of both kinds counted together, between so many in front and so many behind; none without `outer`."""
-    return range(outer[0], layers - outer[1]) if outer else range(0)
+    return filled(lambda: transformer_like(member.config), member.tensors, dtype)
 
 
 class Streams:

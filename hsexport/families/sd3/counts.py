@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from hsexport.families.sd3.config import TransformerConfig
-from hsexport.families.shared.counts import Dims, Shapes, products
+from hsexport.families.shared.counts import Dims, Shapes, middle_of, products
 from hsruntime.facts import Operations
 
 
@@ -17,14 +17,9 @@ def modulation_chunks(config: TransformerConfig) -> int:
     return of_image + 6 * (config.num_layers - 1) + 2 + 2
 
 
-def middle_of(config: TransformerConfig, outer: tuple[int, int]) -> range:
-    """The blocks that a light one leaves out."""
-    return range(outer[0], config.num_layers - outer[1])
-
-
 def without_middle(config: TransformerConfig, outer: tuple[int, int]) -> TransformerConfig:
     """A transformer of the outer blocks alone, as far as counting goes."""
-    middle = middle_of(config, outer)
+    middle = middle_of(config.num_layers, outer)
     dual = tuple(layer for layer in config.dual_attention_layers if layer not in middle)
     return replace(config, num_layers=sum(outer), dual_attention_layers=dual)
 

@@ -13,11 +13,12 @@ from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
 from hsexport.families.pair import Member, Pair
 from hsexport.families.sd3.config import BUFFERS, FAMILY, TransformerConfig, check_checkpoint, transformer_config_from
-from hsexport.families.sd3.counts import middle_of, modulation_chunks, transformer_operations, without_middle
+from hsexport.families.sd3.counts import modulation_chunks, transformer_operations, without_middle
 from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.parts import encoder_tensors
 from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
+from hsexport.families.shared.counts import middle_of
 from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Sd3(Family):
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
         """The first and last blocks."""
         config = member.config
-        if not middle_of(config, outer):
+        if not middle_of(config.num_layers, outer):
             raise PairError(
                 f"--light {outer[0]}+{outer[1]} leaves out none of the {config.num_layers} blocks of {member}",
                 "keep fewer",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from hsengines.spec import EngineSpec, TensorSpec
 from hsexport.families.pair import Member
 from hsexport.families.recipe import Recipe
-from hsexport.families.sd3.counts import conditioning_operations, middle_of, modulation_chunks, transformer_activations
+from hsexport.families.sd3.counts import conditioning_operations, modulation_chunks, transformer_activations
 from hsexport.families.sd3.fp32_blocks import transformer_rules
 from hsexport.families.sd3.weight_rules import transformer_weight_rules
 from hsexport.families.sd3.weights import transformer_weights
+from hsexport.families.shared.counts import middle_of
 from hsexport.families.shared.step_specs import RESIDUAL, TRACE_DIMS, cached_step, profiles, residual, whole_step
-from hsexport.networks.network import Network
+from hsexport.networks.network import Network, on_meta
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,7 +93,7 @@ def _denoiser(
             return TokenTransformer(model, kept)
         return TokenTransformer(model, kept, takes_cache=True, outer=light.outer if light else None)
 
-    made = _network(recipe, spec, member, module, narrow, left_out=(outer and middle_of(config, outer)) or ())
+    made = _network(recipe, spec, member, module, narrow, left_out=middle_of(config.num_layers, outer))
     return replace(
         made,
         limits={"positions": kept.rows * kept.columns, "step": "S"},
@@ -117,15 +118,9 @@ def _network(
     kept, config = getattr(recipe.facts, member.role).positions, member.config
     light = recipe.facts.light if member.role == "large" and not conditions else None
 
-    def skeleton() -> nn.Module:
-        import torch
-
-        with torch.device("meta"):
-            return module()
-
     return Network(
         spec,
-        skeleton,
+        on_meta(module),
         TRACE_DIMS,
         weights=transformer_weights(
             member, kept, recipe.adapters[member.role], conditions=conditions, left_out=left_out

@@ -10,14 +10,12 @@ from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
-from accelerate import init_empty_weights
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from hsexport.checkpoints.weights import stored
-from hsexport.checkpoints.weights.streamed import tensor_of
+from hsexport.checkpoints.weights.streamed import filled
 from hsexport.families.pair import Member
 from hsexport.families.sd3.config import TransformerConfig
 from hsexport.families.shared.blocks import (
@@ -31,6 +29,7 @@ from hsexport.families.shared.blocks import (
     joined,
     project,
 )
+from hsexport.families.shared.counts import middle_of
 from hsruntime.facts import Positions
 
 
@@ -41,11 +40,7 @@ def transformer_like(config: TransformerConfig) -> SD3Transformer2DModel:
 
 def original_of(member: Member, dtype: torch.dtype = torch.float32) -> SD3Transformer2DModel:
     """Diffusers' own model of a member, from whatever layout. Raises PairError for weights in a type of no network."""
-    with init_empty_weights(include_buffers=True):
-        model = transformer_like(member.config)
-    weights = {name: tensor_of(stored(header).read(), dtype) for name, header in member.tensors.items()}
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
+    return filled(lambda: transformer_like(member.config), member.tensors, dtype)
 
 
 def image_key_value(attention: Attention, x: Tensor) -> KeyValue:
@@ -113,7 +108,7 @@ class TokenTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.takes_cache = takes_cache
-        self.middle = range(outer[0], len(model.transformer_blocks) - outer[1]) if outer else range(0)
+        self.middle = middle_of(len(model.transformer_blocks), outer)
         self.added = Added()
         self.transformer_blocks = model.transformer_blocks
         self.norm_out = model.norm_out

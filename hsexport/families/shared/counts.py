@@ -10,6 +10,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 Dims = Mapping[str, int]
 
 
+def middle_of(layers: int, outer: tuple[int, int] | None) -> range:
+    """The blocks that a light form of so many layers leaves out; none without `outer`."""
+    return range(outer[0], layers - outer[1]) if outer else range(0)
+
+
 def products(shapes: Shapes, dims: Dims, rows: Mapping[str, tuple[str, ...]], others: tuple[str, ...]) -> int:
     """Of the matrices: over which dimensions each is taken, by how its name begins, or as `others`."""
     total = 0

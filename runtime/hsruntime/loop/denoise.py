@@ -45,6 +45,7 @@ def denoise(loop: Loop, request: Request) -> tuple[Schedule, list[SegmentTime], 
         ran.append(structs.replace(segment, steps=segment.steps - spare))
         if spare:
             left[0] = structs.replace(left[0], steps=left[0].steps + spare)
+    loop.take_picture()
     return structs.replace(schedule, segments=ran), times, chooser.region
 
 

@@ -57,12 +57,10 @@ class Executor:
 
     def decode(self) -> np.ndarray:
         """Pictures (B, H, W, 3) uint8 of the loop's latents."""
-        self.loop.take_picture()
         return self._decoder.decode()
 
     def latents(self) -> np.ndarray:
         """The loop's latents (B, C, h, w) float32; a small copy beside decoding them."""
-        self.loop.take_picture()
         return latents_from_tokens(self.loop.picture.read(), self._latent.patch_size, self._grid)
 
     def close(self) -> None:
