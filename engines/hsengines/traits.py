@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from hsengines.errors import BackendUnavailable
+from hsengines.weights import CONVOLUTION, PRODUCT, TABLE
 
 DEFAULT_BACKEND = "ort-cpu"
 """Builds and runs anywhere: what is taken where none is named, and the reference that others are held to."""
@@ -30,6 +31,8 @@ class BackendTraits:
     """The formats that weights may be stored in, beside the type that the graph computes with (`hsengines.weights`)."""
     weight_architectures: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """For which compute capabilities a format is, of those that are not for all."""
+    quantised_kinds: tuple[str, ...] = (PRODUCT,)
+    """What may read a quantised weight without numbers being made of all of it at every run."""
     quantised_passes: tuple[str, ...] = ()
     """Graph passes that it needs behind quantisation, by name."""
     products_with_bias: bool = True
@@ -65,7 +68,8 @@ BACKENDS = {
         extra="cpu",
         passes=("ort_operators",),
         weights=("int8", "int4", "int8-full"),
-        quantised_passes=("ort_integers",),
+        quantised_kinds=(PRODUCT, CONVOLUTION, TABLE),
+        quantised_passes=("ort_tables", "ort_integers"),
         products_with_bias=False,
         rules=("gather-nd-indices", "bf16-on-cpu"),
     ),
@@ -74,6 +78,7 @@ BACKENDS = {
         extra="openvino",
         precisions=("fp32", "bf16"),
         weights=("int8", "int4", "int8-full"),
+        quantised_kinds=(PRODUCT, CONVOLUTION, TABLE),
         int8_bits=7,
         fused_attention=True,
         rules=("gather-nd-indices",),

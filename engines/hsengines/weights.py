@@ -25,6 +25,10 @@ class WeightFormat:
 
 UNQUANTIZED = "unquantized"
 """In the type that the graph computes with."""
+PRODUCT, CONVOLUTION, TABLE = "product", "convolution", "table"
+"""What reads a weight: multiplies with it, slides it over a picture, looks rows of it up."""
+BYTES = "int8"
+"""The format of what no product reads, whichever is asked for."""
 FORMATS = {
     "int8": WeightFormat(8, "8-bit integers"),
     "int4": WeightFormat(4, "4-bit integers, scales found by least squares", blocks=(64, 32)),
@@ -77,10 +81,17 @@ def block_of(format: str, columns: int) -> int | None:
     return next((block for block in blocks if columns % block == 0), None) if blocks else 0
 
 
-def fitting(format: str, rows: int, columns: int) -> tuple[str, str]:
-    """What a matrix that is to be stored in a format can be stored in, and why if that is another one."""
-    if format != UNQUANTIZED and min(rows, columns) < SMALLEST:
+def fitting(format: str, rows: int, columns: int, kind: str = PRODUCT) -> tuple[str, str]:
+    """What a weight of that kind can be stored in where it is to be in a format, and why if that is another one.
+
+    Rows are output channels or what is looked up, columns all the numbers of one.
+    """
+    if format == UNQUANTIZED:
+        return format, ""
+    if min(rows, columns) < SMALLEST:
         return UNQUANTIZED, "narrow: nothing would be won"
+    if kind != PRODUCT:
+        return BYTES, "" if format == BYTES else f"a {kind}, not a product"
     if block_of(format, columns) is None:
         return "int8", f"no block of {format} divides its rows"
     return format, ""

@@ -148,9 +148,7 @@ def _print_stored(console: Console, manifest: Manifest) -> None:
     quantised = {name: record for name, record in manifest.engines.items() if record.products}
     if not quantised:
         return
-    table = Table(
-        "engine", "products by their weights", "stored otherwise", "because", "block that errs most", box=None
-    )
+    table = Table("engine", "read by format", "stored otherwise", "because", "block that errs most", box=None)
     for name, record in quantised.items():
         counts = ", ".join(f"{count} {format}" for format, count in record.products.items())
         blocks = record.parity.blocks if record.parity else {}

@@ -140,7 +140,7 @@ def calibration(bundle: Path, file: Path, count: int) -> dict[str, Any]:
     for format in FORMATS:
         asked = asked_weights(format)
         for told, ranges in ways_of(known).items():
-            storage = Storage(partial(network.format_of, asked), ranges.largest)
+            storage = Storage(partial(network.format_of, asked), largest=ranges.largest)
             found = values_of(engine, [Quantise(storage), Dequantise()], seen)
             rows.append({"format": format, "ranges": told, "errors": dict(errors(found, wanted, seen))})
     return {"rows": rows, "steps": len(seen), "regions": sum(step.region for step in seen)}

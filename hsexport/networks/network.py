@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -11,8 +11,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from hsengines.errors import HSError
-from hsengines.spec import FLOATS, EngineSpec, TensorSpec
-from hsengines.weights import UNQUANTIZED, Asked, format_of
+from hsengines.spec import FLOATS, EngineSpec, TensorSpec, numpy_dtype
+from hsengines.weights import PRODUCT, UNQUANTIZED, Asked, format_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,8 +78,9 @@ class Network:
 
     In fp16 or bf16 the tensors that match `narrow_tensors` (as fnmatch has it) carry that type, all other
     inputs and outputs stay float32; `fp32_blocks` stay fp32 inside, as norms do, and `stays_fp32` keeps the whole
-    network out of it. `weight_rules` say what of it is stored otherwise than asked for; `group` is what users may call
-    it and its like together ("text"). `layers` is a transformer's depth.
+    network out of it. `weight_rules` say what of it is stored otherwise than asked for, `kind` what reads nearly all of
+    its weights, `tables` are patterns of those of which rows are looked up; `group` is what users may call it and its
+    like together ("text"). `layers` is a transformer's depth.
 
     For the plan: `unread` are patterns of weights that the graph does not read; `operations(shapes, dims)` counts
     floating-point operations of a run from the weights' shapes, `activations(dims, fused)` the numbers alive at its
@@ -96,6 +97,8 @@ class Network:
     fp32_blocks: tuple[Fp32Rule, ...] = ()
     stays_fp32: bool = False
     weight_rules: tuple[WeightRule, ...] = ()
+    kind: str = PRODUCT
+    tables: tuple[str, ...] = ()
     group: str = ""
     layers: int = 0
     unread: tuple[str, ...] = ()
@@ -126,9 +129,16 @@ class Network:
         """What this network is cast to in a bundle of that precision."""
         return "fp32" if self.stays_fp32 else bundle
 
-    def weights_in(self, asked: Sequence[Asked]) -> str:
-        """The format that its weights are stored in, or all of them instead; "unquantized" if it has none."""
-        format = format_of(asked, self.name, self.group) if self.weights else UNQUANTIZED
+    def is_table(self, weight: str) -> bool:
+        """Whether rows of a weight of that name are looked up."""
+        return any(fnmatchcase(weight.removesuffix(".weight"), pattern) for pattern in self.tables)
+
+    def weights_in(self, asked: Sequence[Asked], kinds: Collection[str]) -> str:
+        """The format that its weights are stored in, or all of them instead, where `kinds` may read quantised ones.
+
+        "unquantized" if it has none.
+        """
+        format = format_of(asked, self.name, self.group) if self.weights and self.kind in kinds else UNQUANTIZED
         whole = (r for r in self.weight_rules if r.modules == ("*",) and format in r.formats)
         return next((rule.instead for rule in whole), format)
 
@@ -137,7 +147,7 @@ class Network:
         for entry in reversed(asked):
             if entry.modules and entry.holds(self.name, self.group) and fnmatchcase(module, entry.modules):
                 return entry.format, "asked for"
-        format = self.weights_in(asked)
+        format = self.weights_in(asked, (self.kind,))
         rule = next((rule for rule in self.weight_rules if rule.holds(module, format)), None)
         return (rule.instead, rule.reason) if rule and rule.instead != format else (format, "")
 
@@ -176,7 +186,10 @@ class Network:
         return {d: min(extent, ranges[d].maximum) if d in ranges else extent for d, extent in self.trace_dims.items()}
 
     def sample_inputs(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
-        """Random inputs at `dims` (default: `check_dims`): normal floats, uniform integers below their limits."""
+        """Random inputs at `dims` (default: `check_dims`): normal floats, uniform integers below their limits.
+
+        Floats are what bfloat16 has, so that each precision is asked the same, and half of a golden's bytes are zeros.
+        """
         rng = np.random.default_rng(seed)
         extents = dict(dims or self.check_dims)
         return {tensor.name: self._sample(tensor, extents, rng) for tensor in self.spec.inputs}
@@ -184,7 +197,7 @@ class Network:
     def _sample(self, tensor: TensorSpec, dims: dict[str, int], rng: np.random.Generator) -> np.ndarray:
         shape = tensor.resolve(dims)
         if np.dtype(tensor.dtype).kind == "f":
-            return rng.standard_normal(shape).astype(tensor.dtype)
+            return rng.standard_normal(shape).astype(numpy_dtype("bfloat16")).astype(tensor.dtype)
         top = TensorSpec(tensor.name, "int64", (self.limits[tensor.name],)).resolve(dims)[0]
         return rng.integers(0, top, shape).astype(tensor.dtype)
 

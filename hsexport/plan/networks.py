@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from hsengines.spec import FLOATS, numpy_dtype
-from hsengines.weights import FORMATS, UNQUANTIZED, Asked, asked_weights, block_of, fitting
+from hsengines.traits import traits_of
+from hsengines.weights import (
+    CONVOLUTION,
+    FORMATS,
+    PRODUCT,
+    TABLE,
+    UNQUANTIZED,
+    Asked,
+    asked_weights,
+    block_of,
+    fitting,
+)
 from hsexport.build.request import BuildRequest
 from hsexport.checkpoints.weights import Weight, Weights
 from hsexport.networks.network import Network
@@ -63,11 +74,11 @@ def resident_weights(network: Network, request: BuildRequest) -> list[ResidentWe
     rules = [rule for rule in network.fp32_rules(precision, request.fp32) if not rule.operators]
     wide = [pattern for rule in rules for pattern in rule.modules]
     held: list[ResidentWeight] = []
-    asked = asked_weights(request.options.weights)
+    asked, kinds = asked_weights(request.options.weights), traits_of(request.backend).quantised_kinds
     for name, weight in _distinct(network.weights):
         if network.reads(name):
             own = "fp32" if any(fnmatchcase(name.rpartition(".")[0], pattern) for pattern in wide) else precision
-            format = _format_of(network, asked, name, weight)
+            format = _format_of(network, asked, kinds, name, weight)
             size = stored_bytes(format, weight.shape, item_bytes(own))
             stored = weight.stored
             unchanged = stored is not None and stored.dtype == STORED[own] and format == UNQUANTIZED
@@ -75,13 +86,26 @@ def resident_weights(network: Network, request: BuildRequest) -> list[ResidentWe
     return held
 
 
-def _format_of(network: Network, asked: Sequence[Asked], name: str, weight: Weight) -> str:
-    """What a weight is stored in: of products, which are matrices that a module multiplies with."""
-    module, _, kind = name.rpartition(".")
-    if kind != "weight" or len(weight.shape) != 2:
+def _format_of(network: Network, asked: Sequence[Asked], kinds: Collection[str], name: str, weight: Weight) -> str:
+    """What a weight is stored in."""
+    kind = _kind_of(network, name, weight)
+    if kind not in kinds or network.weights_in(asked, kinds) == UNQUANTIZED:
         return UNQUANTIZED
-    wanted, _ = network.format_of(asked, module)
-    return fitting(wanted, *weight.shape)[0]
+    wanted, _ = network.format_of(asked, name.removesuffix(".weight"))
+    return fitting(wanted, *_matrix(weight.shape), kind)[0]
+
+
+def _kind_of(network: Network, name: str, weight: Weight) -> str:
+    """What reads a weight, as its name and rank tell; empty for norms, biases and the like."""
+    if network.is_table(name):
+        return TABLE
+    ranks = {2: PRODUCT, 4: CONVOLUTION}
+    return ranks.get(len(weight.shape), "") if name.endswith(".weight") else ""
+
+
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Output channels, and all the numbers of one."""
+    return shape[0], math.prod(shape[1:])
 
 
 def stored_bytes(format: str, shape: Sequence[int], item: int) -> int:
@@ -89,7 +113,7 @@ def stored_bytes(format: str, shape: Sequence[int], item: int) -> int:
     numbers = math.prod(shape)
     if format == UNQUANTIZED:
         return numbers * item
-    block = block_of(format, shape[1])
+    block = block_of(format, _matrix(shape)[1])
     scales = numbers // block if block else shape[0]
     return numbers * FORMATS[format].bits // 8 + scales * (1 if format == "nvfp4" else item)
 

@@ -78,9 +78,10 @@ def plan_of(
     """
     options, backend, precision = request.options, request.backend, request.options.precision
     weights = {network.name: resident_weights(network, request) for network in networks}
-    asked = asked_weights(options.weights)
+    asked, kinds = asked_weights(options.weights), traits_of(backend).quantised_kinds
     plans = tuple(
-        network_plan(net, weights[net.name], net.precision_in(precision), net.weights_in(asked)) for net in networks
+        network_plan(net, weights[net.name], net.precision_in(precision), net.weights_in(asked, kinds))
+        for net in networks
     )
     schedule = schedule_for(facts)
     stages = stage_plans(plans, backend, machine, stripped=options.leaves_weights or options.takes_weights)

@@ -125,7 +125,8 @@ def work_of(
 
     def narrow_flops(kind: Kind, rows: int) -> int:
         """Attention, whose operations grow with the square of tokens, has no weights to be quantised."""
-        format = networks["large" if kind == "region" else kind].weights_in(asked_weights(request.options.weights))
+        network = networks["large" if kind == "region" else kind]
+        format = network.weights_in(asked_weights(request.options.weights), (network.kind,))
         if format == UNQUANTIZED or not (FORMATS[format].activations and request.calibration):
             return 0
         terms = {name: count for name, count in models[kind].operations["layers"].items() if name.count("*") < 2}

@@ -97,7 +97,9 @@ def train_decoder(
     def loss(step: int) -> torch.Tensor:
         picked = latents[batch_at(seed, step, BATCH, len(latents))]
         noise = torch.randn(picked.shape, generator=generator_at(seed, step)).to(latents.device)
-        return decoder_loss(vae.decode(picked + deviation * noise).sample, _batch(pictures, seed, step))
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            decoded = vae.decode(picked + deviation * noise).sample
+        return decoder_loss(decoded.float(), _batch(pictures, seed, step))
 
     vae.to(memory_format=torch.channels_last)
     _train("decoder", vae.decoder, loss, work, steps, progress)

@@ -86,6 +86,7 @@ def _key(product: Product, run: Run, rules: Sequence[Fp32Rule]) -> BuildKey:
     if product.weights != UNQUANTIZED:
         facts["weights by module"] = json.dumps([e.__dict__ for e in run.asked_weights if e.modules])
         facts["weight rules"] = json.dumps([rule.__dict__ for rule in product.network.weight_rules])
+        facts["tables"] = ", ".join(product.network.tables)
         facts["calibration"] = run.ranges(product.name).digest
     return BuildKey("graph", product.name, facts)
 
@@ -119,6 +120,8 @@ def _storage(product: Product, run: Run) -> Storage | None:
     traits, ranges = traits_of(run.request.backend), run.ranges(product.name)
     return Storage(
         lambda module: product.network.format_of(run.asked_weights, module),
+        traits.quantised_kinds,
+        product.network.is_table,
         ranges.largest,
         ranges.importance,
         numpy_dtype(FLOATS[product.precision]),

@@ -12,6 +12,7 @@ import msgspec
 
 from hsengines.backend import Backend, get_backend
 from hsengines.spec import EngineSpec
+from hsengines.traits import traits_of
 from hsengines.weights import UNQUANTIZED, Asked, asked_weights
 from hsexport.build.calibration import Calibration, Ranges, read_calibration
 from hsexport.build.request import BuildRequest
@@ -93,7 +94,8 @@ class Run:
     def products(self, networks: Iterable[Network]) -> list[Product]:
         """Each network as the first stage takes it."""
         precision, asked = self.request.options.precision, self.asked_weights
-        return [Product(n, n.precision_in(precision), weights=n.weights_in(asked)) for n in networks]
+        kinds = traits_of(self.request.backend).quantised_kinds
+        return [Product(n, n.precision_in(precision), weights=n.weights_in(asked, kinds)) for n in networks]
 
     @cached_property
     def asked_weights(self) -> tuple[Asked, ...]:

@@ -26,7 +26,7 @@ QWEN3_FP32 = (
     ),
 )
 ALL, FEW_BITS = tuple(FORMATS), ("int4", "nvfp4")
-TEXT_WEIGHTS = (WeightRule(("embed_tokens",), ALL, UNQUANTIZED, "rows are looked up, nothing is multiplied with them"),)
+TEXT_TABLES = ("embed_tokens",)
 
 
 def transformer_weight_rules(layers: int, single_layers: int) -> tuple[WeightRule, ...]:

@@ -10,7 +10,7 @@ from hsexport.checkpoints.shards import read_headers
 from hsexport.checkpoints.weights import Weights, stored
 from hsexport.families.flux2.counts import encoder_operations
 from hsexport.families.flux2.parts import PATCH, TAKEN, EncoderConfig
-from hsexport.families.flux2.rules import QWEN3_FP32, TEXT_WEIGHTS
+from hsexport.families.flux2.rules import QWEN3_FP32, TEXT_TABLES
 from hsexport.families.flux2.text import states_of
 from hsexport.families.recipe import Recipe
 from hsexport.families.shared.vae_networks import Half, vae_networks
@@ -56,7 +56,7 @@ def _encoder_network(recipe: Recipe, encoder: EncoderConfig, slot: TextSlot) -> 
         facts=config_fact(encoder.document) | {"pad": str(slot.pad_id)},
         narrow_tensors=("states_*",),
         fp32_blocks=QWEN3_FP32,
-        weight_rules=TEXT_WEIGHTS,
+        tables=TEXT_TABLES,
         group="text",
         operations=lambda shapes, dims: encoder_operations(shapes, dims, slot.length),
     )

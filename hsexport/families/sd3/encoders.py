@@ -11,7 +11,7 @@ from hsexport.families.sd3.counts import encoder_operations
 from hsexport.families.sd3.fp32_blocks import T5
 from hsexport.families.sd3.parts import TEXT_ENCODERS, EncoderConfig
 from hsexport.families.sd3.text import encoders_of
-from hsexport.families.sd3.weight_rules import TEXT
+from hsexport.families.sd3.weight_rules import TEXT, TEXT_TABLES
 from hsexport.families.sd3.weights import text_weights, vae_weights
 from hsexport.families.shared.vae_networks import Half, vae_networks
 from hsexport.families.shared.weights import config_fact
@@ -44,6 +44,7 @@ def _text_encoder(recipe: Recipe, slot: TextSlot, encoder: EncoderConfig) -> Net
         narrow_tensors=("states", "pooled"),
         fp32_blocks=T5 if encoder.kind == "t5" else (),
         weight_rules=TEXT,
+        tables=TEXT_TABLES,
         group="text",
         operations=lambda shapes, dims: encoder_operations(shapes, dims, length),
     )

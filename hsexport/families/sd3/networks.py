@@ -133,4 +133,5 @@ def _network(
         narrow_tensors=narrow,
         fp32_blocks=transformer_rules(config.num_layers),
         weight_rules=transformer_weight_rules(config.num_layers),
+        tables=("position_table",),
     )

@@ -6,11 +6,8 @@ from hsengines.weights import FORMATS, UNQUANTIZED
 from hsexport.networks.network import WeightRule
 
 ALL, FEW_BITS = tuple(FORMATS), ("int4", "nvfp4")
-LOOKED_UP = ("*shared", "*embed_tokens", "*token_embedding", "*position_embedding", "*relative_attention_bias")
-TEXT = (
-    WeightRule(LOOKED_UP, ALL, UNQUANTIZED, "rows are looked up, nothing is multiplied with them"),
-    WeightRule(("*text_projection",), ALL, UNQUANTIZED, "its one answer is what every step is modulated by"),
-)
+TEXT_TABLES = ("*shared", "*embed_tokens", "*token_embedding")
+TEXT = (WeightRule(("*text_projection",), ALL, UNQUANTIZED, "its one answer is what every step is modulated by"),)
 
 
 def transformer_weight_rules(layers: int) -> tuple[WeightRule, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hsengines.spec import EngineSpec, Profile, TensorSpec
-from hsengines.weights import FORMATS, UNQUANTIZED
+from hsengines.weights import BYTES, CONVOLUTION, FORMATS
 from hsexport.checkpoints.weights import Weights
 from hsexport.families.recipe import Recipe
 from hsexport.families.shared.counts import Dims, decoder_activations, vae_operations
@@ -17,7 +17,7 @@ from hsexport.networks.network import Network, WeightRule
 if TYPE_CHECKING:
     from torch import nn
 
-UNQUANTISED = (WeightRule(("*",), tuple(FORMATS), UNQUANTIZED, "nearly all of it is convolutions"),)
+IN_BYTES = (WeightRule(("*",), tuple(FORMATS), BYTES, "nearly all of it is convolutions"),)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def vae_networks(
             {"B": 2, "h": 6, "w": 10},
             weights=half.weights,
             facts=config_fact(document),
-            weight_rules=UNQUANTISED,
+            weight_rules=IN_BYTES,
+            kind=CONVOLUTION,
             group="vae",
             operations=lambda shapes, dims: vae_operations(shapes, own(dims)),
             activations=activations,

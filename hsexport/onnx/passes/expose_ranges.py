@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass, add_initializer
-from hsexport.onnx.passes.quantise import products
+from hsexport.onnx.passes.readings import products
 
 LARGEST, SQUARES = "largest", "squares"
 
@@ -32,11 +32,10 @@ class ExposeRanges(GraphPass):
         """In place."""
         read: dict[ir.Value, list[str]] = {}
         columns: dict[ir.Value, int] = {}
-        for node, weight, turned in products(model.graph):
-            value, shape = node.inputs[0], weight.const_value
-            if value is not None and shape is not None:
-                read.setdefault(value, []).append(weight.name or "")
-                columns[value] = shape.shape.numpy()[0 if turned else 1]
+        for reading in products(model.graph):
+            if (value := reading.node.inputs[0]) is not None:
+                read.setdefault(value, []).append(reading.name)
+                _, columns[value] = reading.shape
         for number, (value, weights) in enumerate(read.items()):
             self.weights[number] = weights
             _expose(model.graph, value, columns[value], number)

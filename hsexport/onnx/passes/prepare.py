@@ -10,8 +10,8 @@ from hsengines.traits import traits_of
 from hsexport.networks.network import Fp32Rule
 from hsexport.onnx.passes.cast_precision import CastPrecision
 from hsexport.onnx.passes.graph_pass import GraphPass, PassError, apply
-from hsexport.onnx.passes.ort_integers import OrtIntegers
 from hsexport.onnx.passes.ort_operators import OrtOperators
+from hsexport.onnx.passes.ort_quantised import OrtIntegers, OrtTables
 from hsexport.onnx.passes.quantise import Quantise, Storage
 from hsexport.onnx.passes.single_output_attention import SingleOutputAttention
 
@@ -19,6 +19,7 @@ PASSES: dict[str, Callable[[], GraphPass]] = {
     "single_output_attention": SingleOutputAttention,
     "ort_operators": OrtOperators,
     "ort_integers": OrtIntegers,
+    "ort_tables": OrtTables,
 }
 """Passes over a graph as it was exported, or quantised, before any cast, as the traits of a backend name them."""
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from hsengines.weights import FORMATS, UNQUANTIZED, block_of, fitting
+from hsengines.weights import CONVOLUTION, FORMATS, PRODUCT, TABLE, UNQUANTIZED, block_of, fitting
 from hsexport.onnx.passes.graph_pass import ORT_DOMAIN, GraphPass, add_initializer
 from hsexport.onnx.passes.name_by_module import UniqueNames, module_path, node_name
 from hsexport.onnx.passes.ort_operators import turn_weights
-from hsexport.onnx.passes.plain_products import PlainProducts
+from hsexport.onnx.passes.ort_quantised import PlainProducts
+from hsexport.onnx.passes.readings import FLOAT, Reading, convolutions, products, tables
 from hsexport.onnx.quantisation import LARGEST, TYPES, Form, Quantised, quantised, scale_of_scales
 from hsexport.onnx.weights import HeldQuantised, held_quantised
 
-FLOAT = ir.DataType.FLOAT
 HELD_BLOCK = 32
 """Weights to a scale where a checkpoint has 8-bit integers of its own (Q8_0)."""
 ACTIVATIONS = {"fp8": ir.DataType.FLOAT8E4M3FN, "int8": ir.DataType.INT8}
@@ -30,10 +30,13 @@ class Storage:
 
     `format_of(module)` names a format, and why where it is not the network's own. `largest` is the largest
     activation that a weight is multiplied with, `importance` (columns,) the mean square of each; both by the weight's
-    name, from a calibration. `scale_type` is what the graph will compute in.
+    name, from a calibration. `scale_type` is what the graph will compute in. `kinds` are what may read a quantised
+    weight; `is_table(weight)`: whether its rows are looked up, and few enough at a time.
     """
 
     format_of: Callable[[str], tuple[str, str]]
+    kinds: Collection[str] = (PRODUCT,)
+    is_table: Callable[[str], bool] = lambda _: False
     largest: Mapping[str, float] = field(default_factory=dict)
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     scale_type: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
@@ -41,38 +44,15 @@ class Storage:
     products_with_bias: bool = True
 
 
-@dataclass(frozen=True)
-class Product:
-    """A product with a weight, which lies (columns, rows) if it is turned; the format, and why it is another."""
-
-    node: ir.Node
-    weight: ir.Value
-    turned: bool
-    format: str = UNQUANTIZED
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """The weight's."""
-        return self.weight.name or ""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Output channels, and what is summed over."""
-        assert self.weight.const_value is not None
-        rows, columns = self.weight.const_value.shape.numpy()
-        return (columns, rows) if self.turned else (rows, columns)
-
-
 class Quantise(GraphPass):
-    """Puts DequantizeLinear in front of products, and their weights, quantised, in front of that.
+    """Puts DequantizeLinear in front of what reads weights, and the weights, quantised, in front of that.
 
     Where the format has a type for activations and their range is known, QuantizeLinear and DequantizeLinear come in
     front of the other side. Weights are quantised one at a time while the model is saved. Requires fp32: a cast to half
     comes after it, and makes the scales half that fit into it already.
 
-    Afterwards `stored` counts products by the format of their weights, `kept` those in another format than the
-    network's by format and reason, `measured` those whose activations are quantised.
+    Afterwards `stored` counts readings by the format of their weights, `kept` those in another format than the
+    network's by format and reason, `measured` products whose activations are quantised.
     """
 
     domains = ("", "ai.onnx", ORT_DOMAIN)
@@ -88,63 +68,48 @@ class Quantise(GraphPass):
         """In place."""
         turn_weights(model.graph)
         if not self._storage.products_with_bias:
-            PlainProducts([p.name for p in self._products(model.graph) if p.format != UNQUANTIZED])(model)
-        found = self._products(model.graph)
-        self.stored.update(p.format for p in found)
-        self.kept.update((p.format, p.reason) for p in found if p.reason)
+            few = [r.name for r in self._readings(model.graph) if r.kind == PRODUCT and r.format != UNQUANTIZED]
+            PlainProducts(few)(model)
+        found = self._readings(model.graph)
+        self.stored.update(r.format for r in found)
+        self.kept.update((r.format, r.reason) for r in found if r.reason)
         added = Added(model.graph, self._storage)
-        for product in found:
-            if product.format != UNQUANTIZED:
-                product.node.replace_input_with(1, added.weight(product))
+        for reading in found:
+            if reading.format != UNQUANTIZED:
+                reading.node.replace_input_with(reading.place, added.weight(reading))
         for (value, kind), readers in self._measured(found).items():
             largest = max(self._storage.largest[reader.name] for reader in readers)
             wide = added.activation(value, kind, largest, readers[0].node)
             for reader in readers:
                 reader.node.replace_input_with(0, wide)
             self.measured += len(readers)
-        for product in found:
-            if not product.weight.uses() and product.name in model.graph.initializers:
-                del model.graph.initializers[product.name]
+        for reading in found:
+            if not reading.weight.uses() and reading.name in model.graph.initializers:
+                del model.graph.initializers[reading.name]
         return ir.passes.PassResult(model, modified=bool(found))
 
-    def _products(self, graph: ir.Graph) -> list[Product]:
-        return [self._decided(Product(*found)) for found in products(graph)]
+    def _readings(self, graph: ir.Graph) -> list[Reading]:
+        all_kinds = {
+            PRODUCT: products(graph),
+            CONVOLUTION: convolutions(graph),
+            TABLE: tables(graph, self._storage.is_table),
+        }
+        return [self._decided(r) for kind, found in all_kinds.items() if kind in self._storage.kinds for r in found]
 
-    def _decided(self, product: Product) -> Product:
-        wanted, reason = self._storage.format_of(product.name.removesuffix(".weight"))
-        format, other = fitting(wanted, *product.shape)
-        return Product(product.node, product.weight, product.turned, format, other or reason)
+    def _decided(self, reading: Reading) -> Reading:
+        wanted, reason = self._storage.format_of(reading.name.removesuffix(".weight"))
+        format, other = fitting(wanted, *reading.shape, reading.kind)
+        return replace(reading, format=format, reason=other or reason)
 
-    def _measured(self, found: list[Product]) -> dict[tuple[ir.Value, str], list[Product]]:
+    def _measured(self, found: list[Reading]) -> dict[tuple[ir.Value, str], list[Reading]]:
         """Products by what they read and the type it is to be quantised to."""
-        readers: dict[tuple[ir.Value, str], list[Product]] = {}
-        for product in found:
-            kind = FORMATS[product.format].activations if product.format != UNQUANTIZED else ""
-            value = product.node.inputs[0]
-            if kind and value is not None and product.name in self._storage.largest:
-                readers.setdefault((value, kind), []).append(product)
+        readers: dict[tuple[ir.Value, str], list[Reading]] = {}
+        for reading in found:
+            kind = FORMATS[reading.format].activations if reading.format != UNQUANTIZED else ""
+            value = reading.node.inputs[0]
+            if kind and value is not None and reading.name in self._storage.largest:
+                readers.setdefault((value, kind), []).append(reading)
         return readers
-
-
-def products(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value, bool]]:
-    """Products with a matrix that is read by their like alone: the node, the matrix, whether it lies turned."""
-    for node in graph:
-        turned = node.op_type == "MatMul"
-        weight = node.inputs[1] if turned or _is_plain(node) else None
-        if weight is None or weight.const_value is None or not weight.is_initializer() or weight.dtype != FLOAT:
-            continue
-        alone = all(reader.op_type == node.op_type and place == 1 for reader, place in weight.uses())
-        if alone and len(weight.const_value.shape.numpy()) == 2:
-            yield node, weight, turned
-
-
-def _is_plain(node: ir.Node) -> bool:
-    """Whether a node is x times a weight (rows, columns), plus a bias."""
-    return (
-        node.op_type == "Gemm"
-        and node.attributes.get_int("transB", 0) == 1
-        and node.attributes.get_int("transA", 0) == 0
-    )
 
 
 class Added:
@@ -155,32 +120,32 @@ class Added:
         self._names = UniqueNames(node.name or "" for node in graph)
         self._weights: dict[str, ir.Value] = {}
 
-    def weight(self, product: Product) -> ir.Value:
-        """The quantised weight and what makes numbers of it, in front of the product."""
-        if product.name not in self._weights:
-            self._weights[product.name] = self._weight(product)
-        return self._weights[product.name]
+    def weight(self, reading: Reading) -> ir.Value:
+        """The quantised weight and what makes numbers of it, in front of what reads it."""
+        if reading.name not in self._weights:
+            self._weights[reading.name] = self._weight(reading)
+        return self._weights[reading.name]
 
-    def _weight(self, product: Product) -> ir.Value:
-        format, name, (rows, columns) = product.format, product.name, product.shape
-        held = held_quantised(product.weight.const_value)
+    def _weight(self, reading: Reading) -> ir.Value:
+        format, name, (rows, columns), turned = reading.format, reading.name, reading.shape, reading.turned
+        tensor = reading.weight.const_value
+        assert tensor is not None
+        held = held_quantised(tensor) if reading.kind == PRODUCT else None
         held = held if held and held.kind == format else None
         block = HELD_BLOCK if held and held.kind == "int8" else block_of(format, columns) or 0
         bits = self._storage.int8_bits if format == "int8-full" else 8
         form = Form(format, block, self._storage.scale_type, bits, self._storage.importance.get(name))
-        assert product.weight.const_value is not None
-        made, turned = Made(product.weight.const_value, product.turned, form, held), product.turned
-        values = self._lazy(f"{name}.{format}", made.values, TYPES[format], _turn((rows, columns), turned))
+        made = Made(tensor, turned, form, held)
+        values = self._lazy(f"{name}.{format}", made.values, TYPES[format], reading.lies)
         scale_shape = _turn((rows, columns // block), turned) if block else (rows,)
         scale_type = TYPES["fp8"] if format == "nvfp4" else np.dtype(np.float32)
         scale = self._lazy(f"{name}.scale", made.scales, scale_type, scale_shape)
         if format == "nvfp4":
             whole = self._lazy(f"{name}.scale.scale", made.scale_of_scales, np.dtype(np.float32), ())
-            scale = self._node("DequantizeLinear", [scale, whole], product.node, FLOAT, scale_shape)
+            scale = self._node("DequantizeLinear", [scale, whole], reading.node, FLOAT, scale_shape)
         summed = 0 if turned else 1
         attributes = {"axis": summed, "block_size": block} if block else {"axis": 1 - summed}
-        shape = tuple(product.weight.const_value.shape.numpy())
-        return self._node("DequantizeLinear", [values, scale], product.node, FLOAT, shape, attributes)
+        return self._node("DequantizeLinear", [values, scale], reading.node, FLOAT, reading.lies, attributes)
 
     def activation(self, value: ir.Value, kind: str, largest: float, before: ir.Node) -> ir.Value:
         """What a product reads, rounded to the type and back."""
@@ -235,7 +200,7 @@ class Made:
 
     def values(self) -> np.ndarray:
         """As the weight lies."""
-        return self._lying(self._found().values)
+        return self._lying(self._found().values).reshape(self._tensor.shape.numpy())
 
     def scales(self) -> np.ndarray:
         """(rows,), or beside the blocks as the weight lies."""
@@ -259,5 +224,5 @@ class Made:
             values, scales = self._held.read()
             one_each = np.broadcast_to(scales, (len(values), 1)) if scales.ndim == 0 else scales
             return Quantised(values, np.ascontiguousarray(one_each))
-        matrix = self._tensor.numpy().astype(np.float32, copy=False)
-        return quantised(matrix.T if self._turned else matrix, self._form)
+        numbers = self._tensor.numpy().astype(np.float32, copy=False)
+        return quantised(numbers.T if self._turned else numbers.reshape(len(numbers), -1), self._form)

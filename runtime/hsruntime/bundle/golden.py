@@ -16,9 +16,9 @@ MOST_BYTES = 2**31
 
 
 def save_golden(path: Path, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-    """Writes an uncompressed npz with members in/<name> and out/<name>; the same arrays give the same bytes."""
+    """Writes a compressed npz with members in/<name> and out/<name>; the same arrays give the same bytes."""
     members = {f"in/{n}": a for n, a in inputs.items()} | {f"out/{n}": a for n, a in outputs.items()}
-    np.savez(path, allow_pickle=False, **members)
+    np.savez_compressed(path, allow_pickle=False, **members)
 
 
 def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

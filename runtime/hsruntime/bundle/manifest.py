@@ -58,7 +58,7 @@ class Fp32Block(Strict, frozen=True, kw_only=True):
 
 
 class OtherWeights(Strict, frozen=True, kw_only=True):
-    """Products whose weights are stored in another format than their network's."""
+    """Products, convolutions and tables whose weights are stored in another format than their network's."""
 
     format: str
     products: Count
@@ -83,7 +83,8 @@ class EngineRecord(Strict, frozen=True, kw_only=True):
     weight_format: str
     """How its weights are stored; `unquantized`: in the type that the graph computes with."""
     products: dict[str, Count] = msgspec.field(default_factory=dict)
-    """How many products there are by the format of their weights, and with quantised activations by `activations`."""
+    """How many products there are by the format of their weights, convolutions and tables among them where the backend
+    takes these quantised, and by `activations` with quantised activations."""
     other_weights: list[OtherWeights] = msgspec.field(default_factory=list)
     fp32_blocks: list[Fp32Block]
     options: dict[str, str]

@@ -14,7 +14,7 @@ from hsexport.onnx.graph_files import load_graph, save_graph
 from hsexport.onnx.passes.cast_precision import CastPrecision
 from hsexport.onnx.passes.dequantise import Dequantise
 from hsexport.onnx.passes.graph_pass import apply
-from hsexport.onnx.passes.ort_integers import OrtIntegers
+from hsexport.onnx.passes.ort_quantised import OrtIntegers
 from hsexport.onnx.passes.quantise import Quantise, Storage
 
 rng = np.random.default_rng(0)
