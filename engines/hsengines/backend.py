@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -52,6 +53,14 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what the engine holds; bindings made from it must not be enqueued again."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each run of an engine, and of all of them together by the library's own names of operators."""
+
+    runs: tuple[float, ...]
+    operators: Mapping[str, float]
 
 
 def check_binding(spec: EngineSpec, inputs: Tensors, outputs: Tensors) -> dict[str, int]:
@@ -134,6 +143,14 @@ class Backend(ABC, Generic[Options]):
             if not found:
                 raise BackendUnavailable(f"{told}nor any other: {self.why_not_here()}", "run it on another machine")
             raise BackendUnavailable(f"{told}only {', '.join(found)}", "name one that it finds, or leave --device out")
+
+    def profile(self, engine: Path, inputs: Weights, rounds: int, threads: int = 0) -> Timings:
+        """Where the time goes of `rounds` runs over `inputs`, after one that does not count. Raises BackendUnavailable.
+
+        `threads` as of a device.
+        """
+        del engine, inputs, rounds, threads
+        raise BackendUnavailable(f"backend '{self.name}' does not tell where its time goes", "name a bundle for a CPU")
 
     @abstractmethod
     def _open(self, name: str, threads: int, *, graphs: bool) -> Device:

@@ -14,15 +14,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from hsengines.backend import Backend, get_backend
 from hsengines.cores import usable_cores
-from hsengines.spec import EngineSpec
+from hsengines.spec import EngineSpec, numpy_dtype
 from hsexport.build.quiet import hush_libraries
 from hsexport.measure.bench.rounds import Contestant, Shot
 from hsexport.measure.blocks import PATH, Measured, bundle_argument, measured_on, measurement, table, threads_option
 from hsexport.measure.prompts import PROMPT, Prompt
 from hsexport.measure.turns import column, in_turns, medians, outside_engines, schedule_times, seconds_of, speedups
 from hsruntime import Session
-from hsruntime.bundle.reader import open_bundle
+from hsruntime.bundle.reader import Bundle, open_bundle
 from hsruntime.facts import Facts, size_text
 from hsruntime.loop.flow import seeded_noise
 from hsruntime.options import SessionOptions
@@ -42,14 +43,18 @@ PAUSE_SECONDS = 0.05  # lets the other library's threads fall asleep
 
 PROMPTS = ("red apple", "fox", "violin", "birthday cake", "octopus", "red paper lantern")
 KINDS = {
-    "products": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention"),
+    "products": (
+        *("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulNBits", "MatMulIntegerToFloat", "Attention"),
+        *("FullyConnected", "FullyConnectedCompressed", "FullyConnectedQuantizedLegacy"),
+    ),
     "norms and elementwise": (
         *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "SkipLayerNormalization"),
-        *("SkipSimplifiedLayerNormalization", "Gelu", "FastGelu", "Sigmoid", "QuickGelu"),
+        *("SkipSimplifiedLayerNormalization", "Gelu", "FastGelu", "Sigmoid", "QuickGelu", "QuantizeLinear"),
         *("Add", "Mul", "Sin", "Cos"),
+        *("Subgraph", "MVN", "RMS", "FakeQuantize", "Multiply", "PowerStatic", "Eltwise"),
     ),
 }
-"""Operators by kind; every other one moves numbers about or bends their shape."""
+"""ONNX Runtime's operators and OpenVINO's by kind; every other one moves numbers about or bends their shape."""
 MOVING = "moving"
 ROWS = 2  # guidance's
 
@@ -223,40 +228,39 @@ def speed(bundle: Path, large: str | None, small: str | None, rounds: int, threa
 
 
 def profiled(
-    engine: Path, spec: EngineSpec, dims: dict[str, int], rounds: int, threads: int
+    backend: Backend, engine: Path, spec: EngineSpec, dims: dict[str, int], rounds: int, threads: int
 ) -> tuple[float, dict[str, float]]:
-    """Seconds of a run, the median after the first, and the share of nodes' time by kind of work."""
-    from hsengines.ort.cpu import profile_graph
-
+    """Seconds of a run, the median, and the share of operators' time by kind of work."""
     rng = np.random.default_rng(0)
-    inputs = {t.name: rng.standard_normal(t.resolve(dims)).astype(t.dtype) % 1 for t in spec.inputs}
-    events = profile_graph(engine, inputs, rounds + 1, threads)
-    runs = [e["dur"] / 1e6 for e in events if e.get("name") == "model_run"][1:]
-    spent = dict.fromkeys((*KINDS, MOVING), 0)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            operator = event["args"]["op_name"]
-            kind = next((kind for kind, operators in KINDS.items() if operator in operators), MOVING)
-            spent[kind] += event["dur"]
+    drawn = {t.name: (rng.random(t.resolve(dims)), numpy_dtype(t.dtype)) for t in spec.inputs}
+    found = backend.profile(engine, {n: array.astype(dtype) for n, (array, dtype) in drawn.items()}, rounds, threads)
+    spent = dict.fromkeys((*KINDS, MOVING), 0.0)
+    for operator, seconds in found.operators.items():
+        spent[next((kind for kind, operators in KINDS.items() if operator in operators), MOVING)] += seconds
     whole = sum(spent.values())
-    return float(np.median(runs)), {kind: duration / whole for kind, duration in spent.items()}
+    return float(np.median(found.runs)), {kind: seconds / whole for kind, seconds in spent.items()}
 
 
 @measurement(
-    "step: {step} | ms: {ms:.0f} | counted GFLOP a second: {gflops_per_second:.0f}"
+    "bundle: {bundle} | step: {step} | ms: {ms:.0f} | counted GFLOP a second: {gflops_per_second:.0f}"
     " | share of products: {shares[products]:.2f} | of norms and elementwise: {shares[norms and elementwise]:.2f}"
     " | of moving numbers: {shares[moving]:.2f}"
 )
-@bundle_argument
+@click.argument("bundles", nargs=-1, required=True, type=PATH)
 @click.option("--rounds", default=20, type=click.IntRange(1), help="steps of each, after one that does not count")
 @threads_option
-def profile_engines(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
-    """Profile a step of large, of large on the region, and of small; BUNDLE is one for ort-cpu.
+def profile_engines(bundles: tuple[Path, ...], rounds: int, threads: int) -> dict[str, Any]:
+    """Profile a step of large, of large on the region, and of small; BUNDLES are for CPUs.
 
-    It explains why a schedule falls short of what counting operations promises: only matrix products are counted.
+    It explains why a schedule falls short of what counting operations promises, since only matrix products are counted,
+    and why one bundle is faster than another. OpenVINO's attention is in its fused elementwise code.
     """
-    opened, rows = open_bundle(bundle), []
-    facts = opened.manifest.facts
+    return {"rows": [row for bundle in bundles for row in profile_rows(open_bundle(bundle), rounds, threads)]}
+
+
+def profile_rows(opened: Bundle, rounds: int, threads: int) -> list[dict[str, Any]]:
+    """One row a step."""
+    facts, rows, backend = opened.manifest.facts, [], get_backend(opened.manifest.backend)
     steps = {"large": ("large", "full"), "large on the region": ("large", "region"), "small": ("small", "full")}
     for step, (name, profile) in steps.items():
         record = opened.manifest.engines[name]
@@ -264,9 +268,10 @@ def profile_engines(bundle: Path, rounds: int, threads: int) -> dict[str, Any]:
         dims = {dim: size.optimum for dim, size in sizes.items()} | {"G": ROWS}
         active = dims.get("M", dims.get("N", 0))
         flops = ROWS * step_flops(getattr(facts, name), active, active + dims.get("R", 0), facts.text_tokens)
-        seconds, shares = profiled(opened.file(record.file), record.spec, dims, rounds, threads)
+        seconds, shares = profiled(backend, opened.file(record.file), record.spec, dims, rounds, threads)
         rate = flops / 1e9 / seconds
         rows.append(
             {"step": step, "ms": 1000 * seconds, "gflops": flops / 1e9, "gflops_per_second": rate, "shares": shares}
+            | {"bundle": opened.path.name}
         )
-    return {"rows": rows}
+    return rows

@@ -340,3 +340,17 @@ def test_cpu_without_bf16_is_told_what_it_lacks(device, narrow, monkeypatch):
     words = "'narrow' computes in bf16; for CPU OpenVINO lists FP32, INT8; build with --precision fp32"
     with pytest.raises(BackendUnavailable, match=words):
         backend.load(path, spec, device)
+
+
+def test_a_profile_tells_each_run_and_where_its_time_goes(backend, onnx):
+    inputs = {"active": np.ones((8, 3), np.float32), "past": np.ones((4, 3), np.float32)}
+    found = backend.profile(onnx, inputs, 5, 1)
+    assert len(found.runs) == 5
+    assert all(seconds > 0 for seconds in found.runs)
+    assert sum(found.operators.values()) > 0
+    assert any("Reduce" in operator for operator in found.operators)
+
+
+def test_backend_without_a_profile_says_so(onnx):
+    with pytest.raises(BackendUnavailable, match="backend 'null' does not tell where its time goes"):
+        get_backend("null").profile(onnx, {}, 1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import openvino as ov
 
-from hsengines.backend import NO_WEIGHTS, Binding, Engine, Weights, check_binding
+from hsengines.backend import NO_WEIGHTS, Binding, Engine, Timings, Weights, check_binding
 from hsengines.build import BuildOptions
 from hsengines.cores import checked_threads, usable_cores
 from hsengines.device import Device, HostDevice, Tensor, Tensors
@@ -70,6 +72,23 @@ class OpenVinoBackend(GraphBackend):
             told = f"OpenVINO cannot compile '{spec.name}' for {device.name}: {_told(err)}"
             raise EngineLoadError(told, "name another --device, or build for another backend") from err
 
+    def profile(self, engine: Path, inputs: Weights, rounds: int, threads: int = 0) -> Timings:
+        """By OpenVINO's own counters, on the CPU."""
+        screen(engine)
+        settings = self._settings(CPU, checked_threads(threads) or usable_cores()) | {"PERF_COUNT": True}
+        model = self._core.compile_model(self._core.read_model(engine), CPU, settings)
+        request, operators, runs = model.create_infer_request(), Counter[str](), []
+        for name, array in inputs.items():
+            request.set_tensor(name, _viewed(array))
+        request.infer()
+        for _ in range(rounds):
+            start = perf_counter()
+            request.infer()
+            runs.append(perf_counter() - start)
+            for node in request.get_profiling_info():
+                operators[node.node_type] += node.real_time.total_seconds()
+        return Timings(tuple(runs), operators)
+
     def _check_precision(self, model: ov.Model, network: str, device: str) -> None:
         precision, hint = "fp32", "name another --device"
         if _computes_in_bf16(model):
@@ -82,15 +101,19 @@ class OpenVinoBackend(GraphBackend):
         return list(self._core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
 
     def _compiled(self, model: ov.Model, device: str, *, kept: bool) -> ov.CompiledModel:
-        # Types as the graph has them: left to itself it computes fp32 in bf16 where the CPU can.
-        settings: dict[str, Any] = {"EXECUTION_MODE_HINT": "ACCURACY", "NUM_STREAMS": 1}
-        if THREADS in self._core.get_property(device, "SUPPORTED_PROPERTIES"):
-            settings[THREADS] = self._threads
+        settings = self._settings(device, self._threads)
         if self.cache and kept:
             folder = {"CACHE_DIR": str(self.cache / "openvino")}
             with suppress(RuntimeError, ValueError):  # a folder that cannot be written, a full disk
                 return self._core.compile_model(model, device, settings | folder)
         return self._core.compile_model(model, device, settings)
+
+    def _settings(self, device: str, threads: int) -> dict[str, Any]:
+        # Types as the graph has them: left to itself it computes fp32 in bf16 where the CPU can.
+        settings: dict[str, Any] = {"EXECUTION_MODE_HINT": "ACCURACY", "NUM_STREAMS": 1}
+        if THREADS in self._core.get_property(device, "SUPPORTED_PROPERTIES"):
+            settings[THREADS] = threads
+        return settings
 
     def _read(self, engine: Path, spec: EngineSpec) -> ov.Model:
         screen(engine)

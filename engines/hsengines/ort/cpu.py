@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hsengines.backend import NO_WEIGHTS, Weights
+from hsengines.backend import NO_WEIGHTS, Timings, Weights
 from hsengines.build import BuildOptions
 from hsengines.cores import checked_threads
 from hsengines.device import Device, HostDevice
@@ -36,19 +36,6 @@ def run_graph(onnx: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     session = open_unchecked(onnx, session_options(), PROVIDERS)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-
-def profile_graph(onnx: Path, inputs: Mapping[str, np.ndarray], rounds: int, threads: int = 0) -> list[dict[str, Any]]:
-    """ONNX Runtime's events of as many runs of any ONNX file: of each run, and of each node. Raises EngineLoadError."""
-    options = session_options(threads)
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "run")
-        session = open_unchecked(onnx, options, PROVIDERS)
-        for _ in range(rounds):
-            session.run(None, dict(inputs))
-        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return events
 
 
 def _check_lowered(engine: str, lowered: Path) -> None:
@@ -79,6 +66,24 @@ class OrtCpuBackend(OrtBackend):
         options = session_options(self._threads)
         replace_weights(options, replaced)
         return OrtEngine(spec, open_session(engine, spec, options, PROVIDERS))
+
+    def profile(self, engine: Path, inputs: Weights, rounds: int, threads: int = 0) -> Timings:
+        """By ONNX Runtime's own events."""
+        options = session_options(threads)
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "run")
+            session = open_unchecked(engine, options, PROVIDERS)
+            for _ in range(rounds + 1):
+                session.run(None, dict(inputs))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        starts = [event["ts"] for event in events if event.get("name") == "model_run"]
+        operators: Counter[str] = Counter()
+        for event in events:
+            if event["ts"] >= starts[1] and event["name"].endswith("_kernel_time"):
+                operators[event["args"]["op_name"]] += event["dur"] / 1e6
+        runs = tuple(event["dur"] / 1e6 for event in events if event.get("name") == "model_run")
+        return Timings(runs[1:], operators)
 
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options
