@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 Weights = Mapping[str, np.ndarray]
 """Numbers by the names of a graph's initialisers, C-contiguous."""
 NO_WEIGHTS: Weights = {}
+Timings = tuple[list[float], dict[str, float]]
+"""Seconds of each run of an engine, and of all of them together by the library's own names of operators."""
 Options = TypeVar("Options", bound="BuildOptions")
 """A backend's own record of what its builder can be told."""
 
@@ -53,14 +54,6 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what the engine holds; bindings made from it must not be enqueued again."""
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds of each run of an engine, and of all of them together by the library's own names of operators."""
-
-    runs: tuple[float, ...]
-    operators: Mapping[str, float]
 
 
 def check_binding(spec: EngineSpec, inputs: Tensors, outputs: Tensors) -> dict[str, int]:

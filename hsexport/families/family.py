@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from hsexport.checkpoints.documents import PairError
 from hsruntime.facts import Latent, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
@@ -78,8 +80,20 @@ class Family(ABC):
 
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
         """What `large` comes to with so many of the first and last blocks alone. Raises PairError."""
-        del large, outer
-        raise PairError(f"{member} is of a family without a light form", "leave --light out")
+        operations = self.operations(member.config, outer)
+        if sum(outer) >= large.layers:
+            raise PairError(
+                f"--light {outer[0]}+{outer[1]} leaves out none of the {large.layers} blocks of {member}", "keep fewer"
+            )
+        return structs.replace(large, layers=sum(outer), outer=outer, operations=operations)
+
+    def operations(self, config: Any, outer: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
+        """A pass of a transformer as the manifest counts it, or of so many of its first and last blocks alone.
+
+        Raises PairError for a family without a light form.
+        """
+        del config, outer
+        raise PairError(f"family {self.name} has no light form", "leave --light out")
 
     @abstractmethod
     def sigmas(self, pair: Pair) -> Sigmas:

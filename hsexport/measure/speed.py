@@ -233,12 +233,13 @@ def profiled(
     """Seconds of a run, the median, and the share of operators' time by kind of work."""
     rng = np.random.default_rng(0)
     drawn = {t.name: (rng.random(t.resolve(dims)), numpy_dtype(t.dtype)) for t in spec.inputs}
-    found = backend.profile(engine, {n: array.astype(dtype) for n, (array, dtype) in drawn.items()}, rounds, threads)
+    inputs = {name: array.astype(dtype) for name, (array, dtype) in drawn.items()}
+    runs, operators = backend.profile(engine, inputs, rounds, threads)
     spent = dict.fromkeys((*KINDS, MOVING), 0.0)
-    for operator, seconds in found.operators.items():
-        spent[next((kind for kind, operators in KINDS.items() if operator in operators), MOVING)] += seconds
+    for operator, seconds in operators.items():
+        spent[next((kind for kind, known in KINDS.items() if operator in known), MOVING)] += seconds
     whole = sum(spent.values())
-    return float(np.median(found.runs)), {kind: seconds / whole for kind, seconds in spent.items()}
+    return float(np.median(runs)), {kind: seconds / whole for kind, seconds in spent.items()}
 
 
 @measurement(

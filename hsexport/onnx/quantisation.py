@@ -7,6 +7,7 @@ each column weighted by the mean square of what it is multiplied with, where tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -27,8 +28,8 @@ SCALE_TYPE = np.dtype(ml_dtypes.float8_e4m3fn)
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 BETWEEN = (E2M1[1:] + E2M1[:-1]) / 2
 """The numbers of nvfp4, and where one ends and the next begins."""
-ROWS = 512
-"""Looked at together: what is computed on the way is several times as large as the matrix."""
+NUMBERS = 2**20
+"""Looked at together, in whole rows: what is computed on the way is several times as large."""
 STARTS = (1.0, 0.85)
 """Shares of the largest weight that the search for a scale begins with: the rest is cut off."""
 TURNS = 1
@@ -71,13 +72,19 @@ def quantised(matrix: np.ndarray, form: Form) -> Quantised:
     if form.format == "nvfp4":
         return _nvfp4(matrix, form, weight)
     values, scales = np.empty(matrix.shape, TYPES[form.format]), []
-    for start in range(0, len(matrix), ROWS):
-        blocks, importance = _blocks(matrix[start : start + ROWS], form, weight)
+    for rows in _parts(matrix):
+        blocks, importance = _blocks(matrix[rows], form, weight)
         scale = _fitted(blocks, form, importance) if form.block else _widest(blocks, form)
         found = _rounded(blocks / scale, form).reshape(len(blocks), -1).numpy()
-        values[start : start + ROWS] = found.astype(values.dtype)
+        values[rows] = found.astype(values.dtype)
         scales.append(scale[..., 0].numpy())
     return Quantised(values, np.concatenate(scales))
+
+
+def _parts(matrix: np.ndarray) -> Iterator[slice]:
+    """Rows that are looked at together."""
+    step = max(1, NUMBERS // max(1, matrix.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(matrix), step))
 
 
 def _blocks(rows: np.ndarray, form: Form, weight: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -138,12 +145,10 @@ def _nvfp4(matrix: np.ndarray, form: Form, weight: torch.Tensor | None) -> Quant
     whole = scale_of_scales(matrix, form)
     inner = Form("nvfp4", form.block, SCALE_TYPE)
     values, scales = np.empty(matrix.shape, TYPES["nvfp4"]), []
-    for start in range(0, len(matrix), ROWS):
-        blocks, importance = _blocks(matrix[start : start + ROWS] / whole, form, weight)
+    for rows in _parts(matrix):
+        blocks, importance = _blocks(matrix[rows] / whole, form, weight)
         scale = _fitted(blocks, inner, importance)
-        values[start : start + ROWS] = (
-            _rounded(blocks / scale, inner).reshape(len(blocks), -1).numpy().astype(TYPES["nvfp4"])
-        )
+        values[rows] = _rounded(blocks / scale, inner).reshape(len(blocks), -1).numpy().astype(TYPES["nvfp4"])
         scales.append(scale[..., 0].numpy().astype(SCALE_TYPE))
     return Quantised(values, np.concatenate(scales), whole)
 

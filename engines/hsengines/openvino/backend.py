@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -77,7 +77,8 @@ class OpenVinoBackend(GraphBackend):
         screen(engine)
         settings = self._settings(CPU, checked_threads(threads) or usable_cores()) | {"PERF_COUNT": True}
         model = self._core.compile_model(self._core.read_model(engine), CPU, settings)
-        request, operators, runs = model.create_infer_request(), Counter[str](), []
+        request, runs = model.create_infer_request(), []
+        operators: dict[str, float] = defaultdict(float)
         for name, array in inputs.items():
             request.set_tensor(name, _viewed(array))
         request.infer()
@@ -87,7 +88,7 @@ class OpenVinoBackend(GraphBackend):
             runs.append(perf_counter() - start)
             for node in request.get_profiling_info():
                 operators[node.node_type] += node.real_time.total_seconds()
-        return Timings(tuple(runs), operators)
+        return runs, operators
 
     def _check_precision(self, model: ov.Model, network: str, device: str) -> None:
         precision, hint = "fp32", "name another --device"

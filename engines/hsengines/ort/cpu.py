@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,12 +78,12 @@ class OrtCpuBackend(OrtBackend):
                 session.run(None, dict(inputs))
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         starts = [event["ts"] for event in events if event.get("name") == "model_run"]
-        operators: Counter[str] = Counter()
+        operators: dict[str, float] = defaultdict(float)
         for event in events:
             if event["ts"] >= starts[1] and event["name"].endswith("_kernel_time"):
                 operators[event["args"]["op_name"]] += event["dur"] / 1e6
-        runs = tuple(event["dur"] / 1e6 for event in events if event.get("name") == "model_run")
-        return Timings(runs[1:], operators)
+        runs = [event["dur"] / 1e6 for event in events if event.get("name") == "model_run"]
+        return runs[1:], operators
 
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options

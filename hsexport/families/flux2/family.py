@@ -6,9 +6,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
-from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import DEFAULT_STEPS, Family
 from hsexport.families.flux2.config import TransformerConfig, check_checkpoint, transformer_config_from
@@ -18,7 +15,6 @@ from hsexport.families.flux2.parts import Parts, encoder_tensors
 from hsexport.families.flux2.single_file import places_of, read_single_file
 from hsexport.families.flux2.text import side_of, text_side
 from hsexport.families.pair import Member, Pair
-from hsexport.families.shared.counts import middle_of
 from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
@@ -82,18 +78,12 @@ class Flux2(Family):
             positions=Positions(origin="corner", table_size=max(rows, columns), rows=rows, columns=columns),
             text=text_of(member),
             guidance="none" if config.is_distilled else "classifier-free",
-            operations=transformer_operations(config),
+            operations=self.operations(config),
         )
 
-    def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
-        """The first and last blocks, joint and single-stream ones counted in a row."""
-        kept = without_middle(member.config, outer)
-        if not middle_of(member.config.layers, outer):
-            raise PairError(
-                f"--light {outer[0]}+{outer[1]} leaves out none of the {member.config.layers} blocks of {member}",
-                "keep fewer",
-            )
-        return structs.replace(large, layers=kept.layers, outer=outer, operations=transformer_operations(kept))
+    def operations(self, config: TransformerConfig, outer: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
+        """Joint and single-stream blocks counted in a row."""
+        return transformer_operations(without_middle(config, outer) if outer else config)
 
     def sigmas(self, pair: Pair) -> Sigmas:
         """Shifted by how many tokens and steps there are."""

@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
 from hsexport.checkpoints.documents import PairError
 from hsexport.checkpoints.shards import Place, TensorHeader, read_headers
 from hsexport.families.family import Family
@@ -18,7 +16,6 @@ from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.parts import encoder_tensors
 from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
-from hsexport.families.shared.counts import middle_of
 from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
@@ -87,19 +84,12 @@ class Sd3(Family):
             given=modulation_chunks(config) * config.width,
             positions=Positions(origin="centre", table_size=config.pos_embed_max_size, rows=rows, columns=columns),
             text=TEXT,
-            operations=transformer_operations(config),
+            operations=self.operations(config),
         )
 
-    def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
-        """The first and last blocks."""
-        config = member.config
-        if not middle_of(config.num_layers, outer):
-            raise PairError(
-                f"--light {outer[0]}+{outer[1]} leaves out none of the {config.num_layers} blocks of {member}",
-                "keep fewer",
-            )
-        kept = without_middle(config, outer)
-        return structs.replace(large, layers=kept.num_layers, outer=outer, operations=transformer_operations(kept))
+    def operations(self, config: TransformerConfig, outer: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
+        """The runtime's own formula."""
+        return transformer_operations(without_middle(config, outer) if outer else config)
 
     def sigmas(self, pair: Pair) -> Sigmas:
         """The scheduler's."""
