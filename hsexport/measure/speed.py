@@ -248,7 +248,7 @@ def profiled(
     " | of moving numbers: {shares[moving]:.2f}"
 )
 @click.argument("bundles", nargs=-1, required=True, type=PATH)
-@click.option("--rounds", default=20, type=click.IntRange(1), help="steps of each, after one that does not count")
+@click.option("--rounds", default=100, type=click.IntRange(1), help="steps of each, after one that does not count")
 @threads_option
 def profile_engines(bundles: tuple[Path, ...], rounds: int, threads: int) -> dict[str, Any]:
     """Profile a step of large, of large on the region, and of small; BUNDLES are for CPUs.

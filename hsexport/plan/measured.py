@@ -11,6 +11,10 @@ EXPORT_PROCESS = 600_000_000
 EXPORT_PER_TENSOR = 350_000
 """What tracing and translating hold for each weight of a network, its numbers aside."""
 
+QUANTISING = 3
+"""For each number of the largest weight while it is quantised: in 8 bits, as the last one still is, and as it is
+written."""
+
 GRAPH_PER_TENSOR = 1_700
 """An ONNX file without its weights, for each weight that it names: of real pairs, whose many cache tensors count;
 the tiny pair of the script has 600."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hsengines.traits import traits_of
+from hsengines.weights import UNQUANTIZED
 from hsexport.plan import measured
 from hsexport.plan.machine import Machine
 from hsexport.plan.networks import NetworkPlan
@@ -36,6 +37,7 @@ def stage_plans(
     # Goldens read one layer's weights at a time, casts one tensor's: as it lies, and in fp32.
     reading = max(network.largest_parameters for network in networks) * (WIDE + NARROW)
     host = measured.EXPORT_PROCESS + most * measured.EXPORT_PER_TENSOR + reading
+    stored = max((net.largest_parameters for net in networks if net.weights != UNQUANTIZED), default=0)
     weights = copied = sum(network.bundle_bytes for network in networks)
     copied_why = "one copy of the weights"
     if resident and machine.checkpoint_beside_cache:
@@ -54,7 +56,7 @@ def stage_plans(
         packed, packed_why = compiled if resident else copied, "a copy: the bundle lies on another disk than the cache"
     stages = (
         StagePlan("export", graphs + goldens, host, "graphs without weights"),
-        StagePlan("optimise", graphs + copied, host, copied_why),
+        StagePlan("optimise", graphs + copied, host + measured.QUANTISING * stored, copied_why),
         StagePlan("compile", compiled, building, compiled_why, certain=False),
         StagePlan("verify", 0, running, "the largest engine, run once on the host", certain=False),
         StagePlan("pack", packed, measured.EXPORT_PROCESS, packed_why),
