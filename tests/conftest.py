@@ -11,6 +11,18 @@ settings.register_profile("hsexport", deadline=None)
 settings.load_profile("hsexport")
 
 
+DEAR = ("flux2_built", "demo_build", "library")
+"""Fixtures that take long to make: the tests of each share a process, where there are several."""
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
+def pytest_collection_modifyitems(items):
+    """Tests of one file share a process, too: so do their own fixtures."""
+    for item in items:
+        group = next((name for name in DEAR if name in item.fixturenames), item.nodeid.partition("::")[0])
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny_pair_dirs(tmp_path_factory):
     """Folders (large, small), two layers each, dual attention in the first: every kind of cache slot occurs."""

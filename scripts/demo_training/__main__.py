@@ -125,9 +125,9 @@ class Training:
 @click.option("--large-steps", default=2600)
 @click.option("--small-steps", default=2400)
 @click.option("--again-steps", default=700, help="of large once more, on the frozen text encoders")
-@click.option("--decoder-steps", default=500, help="of the VAE's decoder alone")
-@click.option("--longer-steps", default=2200, help="of large, longer")
-@click.option("--distilled-steps", default=800, help="of small, on large's velocities")
+@click.option("--decoder-steps", default=3000, help="of the VAE's decoder alone")
+@click.option("--longer-steps", default=6000, help="of large, longer")
+@click.option("--distilled-steps", default=3000, help="of small, on large's velocities")
 @click.option("--seed", default=0)
 @click.option("--compiled/--no-compiled", default=True, help="torch.compile the transformers (needs a C++ compiler)")
 def main(out: Path, work: Path, begun: Path | None, **asked: Any) -> None:

@@ -5,6 +5,7 @@ import pytest
 from one_line import told_in_one_line
 
 from hsruntime.bundle.reader import open_bundle
+from hsruntime.schedule.presets import resolve_schedule
 
 
 @pytest.fixture
@@ -21,8 +22,9 @@ def test_tune_tells_what_it_measured_and_writes_the_winner(hsexport, own_bundle,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "winner" in done.stdout and "too slow by counting" in done.stdout
-    default = open_bundle(own_bundle).manifest.facts.defaults.schedule
-    assert f"{default} is " in done.stdout
+    told = next(line for line in done.stdout.splitlines() if " times as fast as " in line).partition(" is ")[0]
+    default = open_bundle(own_bundle).manifest.facts.defaults
+    assert str(resolve_schedule(told, None, default.steps)) == default.schedule  # which may be spelled at more length
     assert "now the default" in done.stdout and "hybridstitch, 28 steps" in done.stdout
     assert (tmp_path / "own.bundle.tune" / "ledger.jsonl").is_file()
 

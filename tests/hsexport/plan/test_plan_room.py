@@ -282,6 +282,19 @@ def test_weights_in_fewer_bits_are_counted_and_proposed_mildest_first(sd35_recip
     assert "text=int8" in proposed[0]
 
 
+def test_tables_and_convolutions_count_as_the_backend_stores_them_and_quantising_takes_memory(sd35_recipe, roomy):
+    plain, eight = (
+        plan_for(sd35_recipe(options=build_options("ort-cpu", weights=weights)), roomy)
+        for weights in ("unquantized", "int8")
+    )
+    for name in ("vae_decoder", "vae_encoder", "text_encoder", "text_encoder_3"):
+        assert network(eight, name).bundle_bytes < 0.27 * network(plain, name).bundle_bytes
+    assert network(eight, "vae_decoder").weights == "int8"
+    largest = max(net.largest_parameters for net in eight.networks)
+    assert stage(eight, "optimise").host_bytes - stage(plain, "optimise").host_bytes == 3 * largest
+    assert stage(eight, "export").host_bytes == stage(plain, "export").host_bytes
+
+
 def test_roofline_of_products_in_8_bits_is_faster_by_those_alone(sd35_recipe, roomy):
     def seconds(weights, **more):
         options = build_options("tensorrt", precision="bf16", weights=weights)

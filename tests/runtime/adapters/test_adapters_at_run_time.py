@@ -171,6 +171,7 @@ def timed(work):
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
+@pytest.mark.slow
 def test_swapping_three_adapters_leaks_nothing_and_is_no_slower_than_opening(tiny_bundle, folder):
     bundle, backend = open_bundle(tiny_bundle), Counting()
     options = SessionOptions(adapters_kept=1, shapes_kept=1)
