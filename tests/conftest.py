@@ -13,14 +13,18 @@ settings.load_profile("hsexport")
 
 DEAR = ("flux2_built", "demo_build", "library")
 """Fixtures that take long to make: the tests of each share a process, where there are several."""
+DEAREST = "flux2_built"
+"""Two text encoders of 27 layers are traced for it: its tests are slow, and the oracles say much the same sooner."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
+@pytest.hookimpl(tryfirst=True)  # pytest and pytest-xdist read the marks in their own
 def pytest_collection_modifyitems(items):
     """Tests of one file share a process, too: so do their own fixtures."""
     for item in items:
         group = next((name for name in DEAR if name in item.fixturenames), item.nodeid.partition("::")[0])
         item.add_marker(pytest.mark.xdist_group(group))
+        if group == DEAREST:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

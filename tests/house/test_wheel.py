@@ -111,6 +111,7 @@ def test_wheel_with_cpu_extra_brings_no_torch(bare_python, tmp_path):
     assert not names & {"torch", "diffusers", "transformers", "onnx", "pydantic", "polygraphy", "typer"}
 
 
+@pytest.mark.slow
 def test_picture_without_torch_is_the_same_byte_for_byte(bare_python, tiny_bundle, tmp_path):
     folders = [tmp_path / "bare", tmp_path / "here"]
     for folder in folders:
@@ -128,6 +129,7 @@ def test_wheel_carries_the_c_library_for_this_platform(wheel):
     assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}.whl")
 
 
+@pytest.mark.slow
 def test_installed_library_is_linked_and_finds_its_own_environment(bare_python, tiny_bundle, tmp_path):
     """The wheel's own library, without a word about Python: it lies in the environment that it hosts."""
     needs("cmake", "g++")

@@ -72,6 +72,7 @@ def built(root, large, small, cache, **request):
     return root / "bundle", reporter.told
 
 
+@pytest.mark.slow
 def test_gguf_and_fp8_folder_equal_diffusers_with_their_numbers(tiny_pair_dirs, tiny_cache, tmp_path):
     """Large is one GGUF file, small a pipeline whose transformer is in fp8 and whose T5 is a GGUF file."""
     large, small = tiny_pair_dirs
