@@ -66,7 +66,7 @@ OTHERS += [("int8", "openvino", 0.3, 36), ("int4", "openvino", 0.2, 18), ("int8-
 
 @pytest.mark.parametrize(
     ("format", "backend", "share", "decibels"),
-    [("int8", "ort-cpu", 0.3, 36), *OTHERS],
+    [("int8", "ort-cpu", 0.3, 34), *OTHERS],  # which rounds activations, too, where it multiplies bytes
 )
 def test_transformer_is_as_small_as_the_format_and_pictures_stay_near(
     stored, demo_bundle, format, backend, share, decibels
@@ -87,7 +87,7 @@ def test_bundle_tells_what_is_stored_otherwise_and_why(stored, hsexport):
     assert "int8" in told
     assert "its error is the velocity's" in told
     manifest = open_bundle(stored("int8")).manifest
-    assert manifest.engines["vae_decoder"].weight_format == "unquantized"
+    assert {manifest.engines[name].weight_format for name in ("vae_decoder", "vae_encoder")} == {"int8"}
     assert manifest.engines["text_encoder"].weight_format == "int8"
 
 
