@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from hsexport.checkpoints.documents import PairError
-from hsruntime.facts import Latent, Sigmas, Sizes, TextSide, TextSlot, Transformer
+from hsruntime.facts import Latent, Operations, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,20 +80,20 @@ class Family(ABC):
 
     def light(self, member: Member, large: Transformer, outer: tuple[int, int]) -> Transformer:
         """What `large` comes to with so many of the first and last blocks alone. Raises PairError."""
-        operations = self.operations(member.config, outer)
+        operations = self.operations(member, outer)
         if sum(outer) >= large.layers:
             raise PairError(
                 f"--light {outer[0]}+{outer[1]} leaves out none of the {large.layers} blocks of {member}", "keep fewer"
             )
         return structs.replace(large, layers=sum(outer), outer=outer, operations=operations)
 
-    def operations(self, config: Any, outer: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
+    def operations(self, member: Member, outer: tuple[int, int] | None = None) -> dict[str, Operations]:
         """A pass of a transformer as the manifest counts it, or of so many of its first and last blocks alone.
 
         Raises PairError for a family without a light form.
         """
-        del config, outer
-        raise PairError(f"family {self.name} has no light form", "leave --light out")
+        del outer
+        raise PairError(f"{member} is of a family without a light form", "leave --light out")
 
     @abstractmethod
     def sigmas(self, pair: Pair) -> Sigmas:

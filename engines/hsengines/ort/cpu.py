@@ -77,13 +77,12 @@ class OrtCpuBackend(OrtBackend):
             for _ in range(rounds + 1):
                 session.run(None, dict(inputs))
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        starts = [event["ts"] for event in events if event.get("name") == "model_run"]
+        first, *ran = (event for event in events if event.get("name") == "model_run")
         operators: dict[str, float] = defaultdict(float)
         for event in events:
-            if event["ts"] >= starts[1] and event["name"].endswith("_kernel_time"):
+            if event["ts"] >= first["ts"] + first["dur"] and event["name"].endswith("_kernel_time"):
                 operators[event["args"]["op_name"]] += event["dur"] / 1e6
-        runs = [event["dur"] / 1e6 for event in events if event.get("name") == "model_run"]
-        return runs[1:], operators
+        return [event["dur"] / 1e6 for event in ran], operators
 
     def _try(self, engine: Path, spec: EngineSpec, options: BuildOptions) -> None:
         del options

@@ -15,7 +15,7 @@ from hsexport.families.flux2.parts import Parts, encoder_tensors
 from hsexport.families.flux2.single_file import places_of, read_single_file
 from hsexport.families.flux2.text import side_of, text_side
 from hsexport.families.pair import Member, Pair
-from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
+from hsruntime.facts import Latent, Operations, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,12 +78,12 @@ class Flux2(Family):
             positions=Positions(origin="corner", table_size=max(rows, columns), rows=rows, columns=columns),
             text=text_of(member),
             guidance="none" if config.is_distilled else "classifier-free",
-            operations=self.operations(config),
+            operations=self.operations(member),
         )
 
-    def operations(self, config: TransformerConfig, outer: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
+    def operations(self, member: Member, outer: tuple[int, int] | None = None) -> dict[str, Operations]:
         """Joint and single-stream blocks counted in a row."""
-        return transformer_operations(without_middle(config, outer) if outer else config)
+        return transformer_operations(without_middle(member.config, outer))
 
     def sigmas(self, pair: Pair) -> Sigmas:
         """Shifted by how many tokens and steps there are."""

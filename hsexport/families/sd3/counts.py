@@ -17,11 +17,11 @@ def modulation_chunks(config: TransformerConfig) -> int:
     return of_image + 6 * (config.num_layers - 1) + 2 + 2
 
 
-def without_middle(config: TransformerConfig, outer: tuple[int, int]) -> TransformerConfig:
+def without_middle(config: TransformerConfig, outer: tuple[int, int] | None) -> TransformerConfig:
     """A transformer of the outer blocks alone, as far as counting goes."""
     middle = middle_of(config.num_layers, outer)
     dual = tuple(layer for layer in config.dual_attention_layers if layer not in middle)
-    return replace(config, num_layers=sum(outer), dual_attention_layers=dual)
+    return replace(config, num_layers=config.num_layers - len(middle), dual_attention_layers=dual)
 
 
 def transformer_operations(config: TransformerConfig) -> dict[str, Operations]:

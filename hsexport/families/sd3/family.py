@@ -16,7 +16,7 @@ from hsexport.families.sd3.pair_check import check_pair
 from hsexport.families.sd3.parts import encoder_tensors
 from hsexport.families.sd3.single_file import places_of, read_single_file
 from hsexport.families.sd3.text import text_side
-from hsruntime.facts import Latent, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
+from hsruntime.facts import Latent, Operations, Positions, Sigmas, Sizes, TextSide, TextSlot, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,12 +84,12 @@ class Sd3(Family):
             given=modulation_chunks(config) * config.width,
             positions=Positions(origin="centre", table_size=config.pos_embed_max_size, rows=rows, columns=columns),
             text=TEXT,
-            operations=self.operations(config),
+            operations=self.operations(member),
         )
 
-    def operations(self, config: TransformerConfig, outer: tuple[int, int] | None = None) -> dict[str, dict[str, int]]:
+    def operations(self, member: Member, outer: tuple[int, int] | None = None) -> dict[str, Operations]:
         """The runtime's own formula."""
-        return transformer_operations(without_middle(config, outer) if outer else config)
+        return transformer_operations(without_middle(member.config, outer))
 
     def sigmas(self, pair: Pair) -> Sigmas:
         """The scheduler's."""

@@ -81,6 +81,6 @@ def test_a_family_without_a_light_form_is_told(bundle):
     root = bundle.parent
     for small in (None, str(root / "small")):
         request = BuildRequest(str(root / "large"), small, root / "light", root / "cache", light=(1, 1))
-        with pytest.raises(PairError, match=r"family .* has no light form.*leave --light out"):
+        with pytest.raises(PairError, match=r"large .*is of a family without a light form.*leave --light out"):
             build(request, Reporter())
     assert not (root / "light").exists()
